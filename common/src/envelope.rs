@@ -1,0 +1,142 @@
+//! How a chunk travels and rests: a header of 8 bytes and the data, plain or compressed.
+//!
+//! `version u8 = 1 | codec u8 | key id u16 LE (reserved, 0) | raw length u32 LE | data`. The hash that names a chunk is
+//! over the raw bytes, so that the codec may change without changing any name.
+
+use crate::hash::ChunkHash;
+use crate::manifest::CHUNK_LEN_MAX;
+
+/// Length of the header in bytes.
+pub const HEADER_LEN: usize = 8;
+
+/// The longest envelope: zstd may grow data that does not compress, but then [`seal`] stores it plain.
+pub const ENVELOPE_LEN_MAX: usize = HEADER_LEN + CHUNK_LEN_MAX as usize;
+
+const VERSION: u8 = 1;
+const CODEC_NONE: u8 = 0;
+const CODEC_ZSTD: u8 = 1;
+/// Below this many bytes compression saves less than a frame costs.
+const COMPRESS_LEN_MIN: usize = 128;
+const ZSTD_LEVEL: i32 = 1;
+
+/// Why an envelope is refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum EnvelopeError {
+    /// Shorter than a header, or the data is not as long as the header says.
+    #[error("the chunk's envelope is cut short or too long")]
+    Malformed,
+    /// A version, codec or key id that this program does not know.
+    #[error("the chunk's envelope has an unknown version, codec or key id")]
+    Unsupported,
+    /// A raw length of 0 or above the limit.
+    #[error("the chunk's raw length is out of range")]
+    BadLength,
+    /// The data do not decompress to what the header says.
+    #[error("the chunk's data is damaged")]
+    Damaged,
+    /// The raw bytes have another hash than the name says.
+    #[error("the chunk's bytes do not have the hash it is named by")]
+    HashMismatch,
+}
+
+/// Wraps raw bytes (1 to [`CHUNK_LEN_MAX`]), compressed if that makes them smaller.
+///
+/// # Panics
+/// If the length is out of range: chunks come from the chunker, which keeps it.
+pub fn seal(raw: &[u8]) -> Vec<u8> {
+    assert!(!raw.is_empty() && raw.len() <= CHUNK_LEN_MAX as usize, "a chunk of {} bytes", raw.len());
+    let compressed = if raw.len() >= COMPRESS_LEN_MIN && looks_compressible(raw) {
+        zstd::bulk::compress(raw, ZSTD_LEVEL).ok().filter(|data| data.len() + data.len() / 16 < raw.len())
+    } else {
+        None
+    };
+    let (codec, data) = compressed.as_deref().map_or((CODEC_NONE, raw), |data| (CODEC_ZSTD, data));
+    let mut out = Vec::with_capacity(HEADER_LEN + data.len());
+    out.extend_from_slice(&[VERSION, codec, 0, 0]);
+    out.extend_from_slice(&(raw.len() as u32).to_le_bytes());
+    out.extend_from_slice(data);
+    out
+}
+
+/// A sample of a long chunk is compressed first: most large files (archives, pictures, video) do not shrink, and
+/// finding that out on 4 KiB costs a hundredth of finding it out on the whole.
+fn looks_compressible(raw: &[u8]) -> bool {
+    const SAMPLE: usize = 4096;
+    if raw.len() <= 4 * SAMPLE {
+        return true;
+    }
+    let middle = raw.len() / 2;
+    let sample = &raw[middle..middle + SAMPLE];
+    zstd::bulk::compress(sample, ZSTD_LEVEL).is_ok_and(|data| data.len() < SAMPLE - SAMPLE / 16)
+}
+
+/// The raw length that the header states. Checks the header, not the data.
+pub fn raw_len(envelope: &[u8]) -> Result<u32, EnvelopeError> {
+    let header: &[u8; HEADER_LEN] = envelope.first_chunk().ok_or(EnvelopeError::Malformed)?;
+    let [version, codec, key_low, key_high, len @ ..] = *header;
+    if version != VERSION || codec > CODEC_ZSTD || key_low != 0 || key_high != 0 {
+        return Err(EnvelopeError::Unsupported);
+    }
+    match u32::from_le_bytes(len) {
+        0 => Err(EnvelopeError::BadLength),
+        len if len > CHUNK_LEN_MAX => Err(EnvelopeError::BadLength),
+        len => Ok(len),
+    }
+}
+
+/// Unwraps an envelope and verifies that its bytes are the ones that `hash` names.
+pub fn open(hash: &ChunkHash, envelope: &[u8]) -> Result<Vec<u8>, EnvelopeError> {
+    let len = raw_len(envelope)? as usize;
+    let data = &envelope[HEADER_LEN..];
+    let raw = if envelope[1] == CODEC_ZSTD {
+        zstd::bulk::decompress(data, len).map_err(|_| EnvelopeError::Damaged)?
+    } else {
+        data.to_vec()
+    };
+    if raw.len() != len {
+        return Err(EnvelopeError::Malformed);
+    }
+    if hash.matches(&raw) { Ok(raw) } else { Err(EnvelopeError::HashMismatch) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn what_is_sealed_opens(raw in proptest::collection::vec(any::<u8>(), 1..70_000), zeros in 0usize..70_000) {
+            let mut raw = raw;
+            raw.resize(raw.len() + zeros, 0);
+            let envelope = seal(&raw);
+            prop_assert!(envelope.len() <= HEADER_LEN + raw.len());
+            prop_assert_eq!(raw_len(&envelope).unwrap() as usize, raw.len());
+            prop_assert_eq!(open(&ChunkHash::of(&raw), &envelope).unwrap(), raw);
+        }
+
+        #[test]
+        fn anything_else_is_refused_without_panic(bytes in proptest::collection::vec(any::<u8>(), 0..100)) {
+            prop_assert!(open(&ChunkHash::of(b"x"), &bytes).is_err());
+        }
+    }
+
+    #[test]
+    fn lies_are_found() {
+        let raw = vec![7; 1000];
+        let hash = ChunkHash::of(&raw);
+        let good = seal(&raw);
+        assert!(good.len() < 100, "a thousand equal bytes compress");
+        assert_eq!(open(&ChunkHash::of(b"other"), &good), Err(EnvelopeError::HashMismatch));
+        assert_eq!(open(&hash, &good[..5]), Err(EnvelopeError::Malformed));
+        assert_eq!(open(&hash, &good[..good.len() - 1]), Err(EnvelopeError::Damaged));
+        let mut lies = good.clone();
+        lies[4..8].copy_from_slice(&999u32.to_le_bytes());
+        assert_eq!(open(&hash, &lies), Err(EnvelopeError::Damaged));
+        lies[4..8].copy_from_slice(&u32::MAX.to_le_bytes());
+        assert_eq!(open(&hash, &lies), Err(EnvelopeError::BadLength));
+        let mut keyed = good;
+        keyed[2] = 1;
+        assert_eq!(open(&hash, &keyed), Err(EnvelopeError::Unsupported));
+    }
+}

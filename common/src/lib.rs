@@ -1,0 +1,22 @@
+//! What both sides of syncmount must agree on: hashes, chunks, manifests, names, nodes and the protocol.
+//!
+//! Pure by rule: no IO, no clock, no threads, no async. Everything here is a value or a function of values, so that the
+//! client, the server and the simulator share one truth about what bytes mean.
+
+pub mod chunker;
+pub mod envelope;
+pub mod frame;
+pub mod hash;
+pub mod ids;
+pub mod manifest;
+pub mod name;
+pub mod node;
+pub mod protocol;
+pub mod time;
+
+pub use hash::{ChunkHash, ContentHash, FileHash};
+pub use ids::{DeviceId, Epoch, FolderId, NodeId, OpId, Rev, Seq};
+pub use manifest::{Extent, Manifest};
+pub use name::Name;
+pub use node::{Attrs, Content, Node, NodeKind, Placement, SymlinkTarget};
+pub use time::Timestamp;

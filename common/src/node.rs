@@ -1,0 +1,180 @@
+//! Nodes: what a folder consists of, as it travels and as both sides keep it.
+
+use crate::hash::{ContentHash, FileHash};
+use crate::ids::{DeviceId, NodeId, Rev};
+use crate::manifest::Manifest;
+use crate::name::Name;
+use crate::time::Timestamp;
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+use std::fmt;
+use utoipa::ToSchema;
+
+/// Manifests up to this many extents travel inside the node; longer ones are fetched by content hash.
+pub const INLINE_EXTENTS_MAX: usize = 32;
+
+/// What a node is. It never changes: a file that becomes a directory is another node.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum NodeKind {
+    /// A regular file.
+    File,
+    /// A directory.
+    Dir,
+    /// A symbolic link.
+    Symlink,
+}
+
+/// Where a node is found: a directory and a name in it. A hard-linked file has several.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Hash, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Placement {
+    /// The directory.
+    pub parent: NodeId,
+    /// The name in it.
+    pub name: Name,
+}
+
+/// What a node has beside its content.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Attrs {
+    /// Permission bits, 0 to 0o7777.
+    pub mode: u32,
+    /// When the content was last changed, by the clock of the device that changed it.
+    pub mtime: Timestamp,
+}
+
+/// The bits that [`Attrs::mode`] may have.
+pub const MODE_MASK: u32 = 0o7777;
+
+/// A content as a node refers to it.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Content {
+    /// Names the manifest.
+    pub hash: ContentHash,
+    /// Size of the file in bytes.
+    pub size: u64,
+    /// SHA-256 of the whole file; absent if nobody has had all of its bytes in hand yet.
+    pub sha256: Option<FileHash>,
+    /// The manifest itself if it has at most [`INLINE_EXTENTS_MAX`] extents; otherwise `GET /v1/contents/HASH` has it.
+    pub manifest: Option<Manifest>,
+}
+
+impl Content {
+    /// The content that `manifest` describes.
+    pub fn of(manifest: Manifest, sha256: Option<FileHash>) -> Self {
+        let hash = manifest.content_hash();
+        let size = manifest.size();
+        Self { hash, size, sha256, manifest: Some(manifest) }
+    }
+
+    /// The same, with the manifest left out if it is too long to travel inside a node.
+    pub fn for_travel(mut self) -> Self {
+        if self.manifest.as_ref().is_some_and(|manifest| manifest.extents().len() > INLINE_EXTENTS_MAX) {
+            self.manifest = None;
+        }
+        self
+    }
+}
+
+/// The longest target of a symlink, in bytes, as on Linux.
+pub const TARGET_LEN_MAX: usize = 4095;
+
+/// Where a symlink points: 1 to 4095 bytes without NUL, never interpreted.
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub struct SymlinkTarget(Box<[u8]>);
+
+/// A symlink's target is empty, too long, or has a NUL byte.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("a symlink's target has 1 to 4095 bytes and no NUL")]
+pub struct TargetError;
+
+impl SymlinkTarget {
+    /// Checks `bytes` and takes them as a target.
+    pub fn new(bytes: impl Into<Box<[u8]>>) -> Result<Self, TargetError> {
+        let bytes = bytes.into();
+        let valid = (1..=TARGET_LEN_MAX).contains(&bytes.len()) && !bytes.contains(&0);
+        if valid { Ok(Self(bytes)) } else { Err(TargetError) }
+    }
+
+    /// The bytes of the target.
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl fmt::Debug for SymlinkTarget {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&String::from_utf8_lossy(&self.0), f)
+    }
+}
+
+impl Serialize for SymlinkTarget {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        crate::protocol::text_or_hex::serialize(&self.0, to)
+    }
+}
+
+impl<'de> Deserialize<'de> for SymlinkTarget {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        Self::new(crate::protocol::text_or_hex::deserialize(from)?).map_err(de::Error::custom)
+    }
+}
+
+impl utoipa::PartialSchema for SymlinkTarget {
+    fn schema() -> utoipa::openapi::RefOr<utoipa::openapi::schema::Schema> {
+        Name::schema()
+    }
+}
+
+impl ToSchema for SymlinkTarget {}
+
+/// The state of a node at one revision, as the server tells it. A removed node is a tombstone: `deleted`, no names.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Node {
+    /// Who it is.
+    pub id: NodeId,
+    /// The sequence number of its last change.
+    pub rev: Rev,
+    /// What it is.
+    pub kind: NodeKind,
+    /// Whether it has been removed.
+    pub deleted: bool,
+    /// Where it is found; empty for a tombstone and for the root.
+    pub names: Vec<Placement>,
+    /// Mode and mtime.
+    pub attrs: Attrs,
+    /// For files: the bytes.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub content: Option<Content>,
+    /// For symlinks: the target.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub target: Option<SymlinkTarget>,
+    /// The device that made the last change.
+    pub author: DeviceId,
+    /// The sequence number of the last change of the content.
+    pub content_rev: Rev,
+    /// The device that made it.
+    pub content_author: DeviceId,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn targets_are_checked() {
+        assert!(SymlinkTarget::new(&b"../a/b"[..]).is_ok());
+        for bad in [vec![], vec![b'a'; 4096], vec![b'a', 0]] {
+            assert_eq!(SymlinkTarget::new(bad), Err(TargetError));
+        }
+    }
+
+    #[test]
+    fn short_manifests_travel_inside() {
+        let content = Content::of(Manifest::default(), None);
+        assert!(content.for_travel().manifest.is_some());
+    }
+}

@@ -1,0 +1,42 @@
+//! Chunks by hash.
+//!
+//! `POST /v1/chunks/missing` asks which of many hashes the server lacks. `POST /v1/chunks` stores a framed body of chunks
+//! (safe to repeat: a chunk is named by what it is). `POST /v1/chunks/fetch` answers many hashes with one framed stream, in
+//! the order asked. `GET /v1/chunks/HASH` answers one envelope, `GET /v1/contents/HASH` a manifest's encoding; both never
+//! change and may be cached for ever.
+
+use crate::hash::ChunkHash;
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+/// The largest number of hashes in one request.
+pub const HASHES_MAX: usize = 10_000;
+
+/// The largest body of one put, in bytes.
+pub const PUT_LEN_MAX: usize = 64 * 1024 * 1024;
+
+/// A list of chunk hashes: the body of `missing` and `fetch`.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ChunkList {
+    /// At most [`HASHES_MAX`].
+    pub chunks: Vec<ChunkHash>,
+}
+
+/// Which of the hashes asked for the server does not have, without repetition, in the order asked.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct MissingReply {
+    /// To be put.
+    pub missing: Vec<ChunkHash>,
+}
+
+/// What a put did. The chunks are durable when this is sent.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct PutReply {
+    /// How many chunks the body held.
+    pub received: u64,
+    /// How many of them the server did not have before.
+    pub stored: u64,
+}

@@ -1,0 +1,173 @@
+//! `POST /v1/folders/FOLDER/commit`: an ordered batch of operations, all or nothing.
+//!
+//! The body is a [`CommitRequest`] as JSON, or framed with the request as header and small chunks behind it. Names must be
+//! unique, parents alive and the tree free of cycles when the whole batch has been applied; in between they need not be, so
+//! two files can swap names in one batch. The reply is [`Committed`], or an error: `conflict` with [`ConflictDetails`] (a
+//! node has moved on since the rev that the operation was based on, or the tree has: poll the feed and plan again),
+//! `missing` with [`MissingDetails`] (put the chunks and send the same again). Nothing is stored with an error. The same op
+//! id again gets the first `Committed` again.
+
+use super::changes::Device;
+use crate::hash::{ChunkHash, ContentHash, FileHash};
+use crate::ids::{Epoch, NodeId, OpId, Rev, Seq};
+use crate::manifest::Manifest;
+use crate::node::{Attrs, Node, NodeKind, Placement, SymlinkTarget};
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+/// The largest number of operations in one batch.
+pub const OPS_MAX: usize = 10_000;
+
+/// The largest body of one commit, in bytes.
+pub const COMMIT_LEN_MAX: usize = 64 * 1024 * 1024;
+
+/// A content that the batch's operations may refer to.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct NewContent {
+    /// What it consists of. Each chunk is known to the server or rides along.
+    pub manifest: Manifest,
+    /// SHA-256 of the whole file if it is known.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub sha256: Option<FileHash>,
+}
+
+/// The batch.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct CommitRequest {
+    /// Chosen by the client, new for each batch.
+    pub op_id: OpId,
+    /// The epoch that the revs belong to.
+    pub epoch: Epoch,
+    /// Who commits.
+    pub device: Device,
+    /// Contents that are new to the server, as far as the client knows.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub contents: Vec<NewContent>,
+    /// What to do. A node appears at most once.
+    pub ops: Vec<Op>,
+}
+
+/// One operation on one node.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
+#[serde(tag = "op", rename_all = "snake_case", deny_unknown_fields)]
+pub enum Op {
+    /// Makes a node, or brings a removed one back.
+    Create {
+        /// Its id, made by the client.
+        id: NodeId,
+        /// 0 for a new id, the tombstone's rev for a node that comes back.
+        base: Rev,
+        /// What it is.
+        kind: NodeKind,
+        /// Where; at least one, exactly one unless it is a file.
+        names: Vec<Placement>,
+        /// Mode and mtime.
+        attrs: Attrs,
+        /// For files: the bytes.
+        #[serde(skip_serializing_if = "Option::is_none", default)]
+        content: Option<ContentHash>,
+        /// For symlinks: the target.
+        #[serde(skip_serializing_if = "Option::is_none", default)]
+        target: Option<SymlinkTarget>,
+    },
+    /// Changes a node in the parts that are given. The root can change its attributes only.
+    Update {
+        /// Which.
+        id: NodeId,
+        /// The rev it was based on.
+        base: Rev,
+        /// Its new names: a move, a rename, a link.
+        #[serde(skip_serializing_if = "Option::is_none", default)]
+        names: Option<Vec<Placement>>,
+        /// Its new mode and mtime.
+        #[serde(skip_serializing_if = "Option::is_none", default)]
+        attrs: Option<Attrs>,
+        /// Its new bytes.
+        #[serde(skip_serializing_if = "Option::is_none", default)]
+        content: Option<ContentHash>,
+    },
+    /// Removes a node. A directory must be empty when the batch has been applied.
+    Remove {
+        /// Which.
+        id: NodeId,
+        /// The rev it was based on.
+        base: Rev,
+    },
+}
+
+impl Op {
+    /// The node that the operation is about.
+    pub const fn id(&self) -> NodeId {
+        match self {
+            Self::Create { id, .. } | Self::Update { id, .. } | Self::Remove { id, .. } => *id,
+        }
+    }
+
+    /// The rev that the operation is based on.
+    pub const fn base(&self) -> Rev {
+        match self {
+            Self::Create { base, .. } | Self::Update { base, .. } | Self::Remove { base, .. } => *base,
+        }
+    }
+}
+
+/// The whole batch is durable. Operation `i` got rev `first_seq + i`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Committed {
+    /// The rev of the first operation.
+    pub first_seq: Seq,
+    /// The rev of the last one; `first_seq - 1` for an empty batch.
+    pub last_seq: Seq,
+}
+
+/// What stands against an operation.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum ConflictReason {
+    /// The node has another rev than the operation was based on, or exists already, or does not exist.
+    Rev,
+    /// Another node has that name.
+    NameTaken,
+    /// The parent has been removed or never existed.
+    ParentGone,
+    /// The parent is not a directory.
+    ParentNotDir,
+    /// The directory still has entries.
+    NotEmpty,
+    /// The directory would lie inside itself.
+    Cycle,
+}
+
+/// Why one operation of a batch cannot be done.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Conflict {
+    /// Index of the operation in the batch.
+    pub index: u32,
+    /// What stands against it.
+    pub reason: ConflictReason,
+    /// The current state of the node, if there is one.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub current: Option<Node>,
+}
+
+/// `details` of the error `conflict` (409).
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ConflictDetails {
+    /// Every operation that cannot be done, at most 100.
+    pub conflicts: Vec<Conflict>,
+}
+
+/// `details` of the error `missing` (409).
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct MissingDetails {
+    /// Chunks that the batch's contents need and the server does not have.
+    pub chunks: Vec<ChunkHash>,
+    /// Contents that operations name but that neither the server nor the batch describes.
+    pub contents: Vec<ContentHash>,
+}

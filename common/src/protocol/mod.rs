@@ -1,0 +1,18 @@
+//! Requests and replies, one file per resource, named like the server's handlers.
+//!
+//! The protocol version is the `/v1/` of every path and is sent as a header too; unknown fields are refused, so a change
+//! that an old peer could misread cannot pass unnoticed.
+
+pub mod changes;
+pub mod chunks;
+pub mod commit;
+pub mod error;
+pub mod files;
+pub mod folders;
+pub mod text_or_hex;
+
+/// Header that names the protocol version in requests and replies.
+pub const VERSION_HEADER: &str = "syncmount-protocol";
+
+/// The version that this program speaks.
+pub const VERSION: &str = "1";
