@@ -1,1 +1,28 @@
-//! placeholder
+//! The sync engine: what the folder looks like here, what the server was told, and what follows from the difference.
+//!
+//! Sans-IO: facts come in through method calls, each with the time it happened; what is to be done comes out of
+//! [`Engine::poll`] and [`Engine::take_record`]. No thread, socket, file or clock is used here, so a simulation can drive
+//! whole worlds of engines from one seed.
+//!
+//! Observations are kept, work is derived: a node carries what the user sees (`local`) and what both sides last agreed on
+//! (`synced`); whatever differs is work. There is no queue of operations that could disagree with the tree.
+
+pub mod backoff;
+mod batch;
+mod conflict;
+mod engine;
+mod feed;
+mod local;
+mod output;
+mod reconcile;
+mod state;
+mod tree;
+
+pub use batch::INLINE_FILE_MAX;
+pub use conflict::conflict_name;
+pub use engine::{Engine, Identity, Pending, Restored};
+pub use local::{DraftUpdate, Refusal, RenameMode};
+pub use output::{Changed, CommitAnswer, Effect, PrepareAnswer, Record};
+pub use reconcile::{Copy, Facts, Kept, Merged, merge};
+pub use state::{Body, Draft, FileBody, Row, RowSynced, State};
+pub use tree::{Entry, Synced};

@@ -1,0 +1,329 @@
+//! From differences to commits: which nodes go into the next batch, and what becomes of it.
+//!
+//! A node drags along what it needs: new directories above it, the node that has its name at the server, the former
+//! entries of a directory that is removed. So a prefix of the work, in the order in which it was done here, is always a
+//! batch that the server can take as a whole.
+
+use crate::engine::Engine;
+use crate::output::{CommitAnswer, Effect};
+use crate::state::{Body, FileBody, State};
+use crate::tree::{Entry, Synced};
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use syncmount_common::protocol::commit::{CommitRequest, Committed, NewContent, Op};
+use syncmount_common::{Content, ContentHash, Manifest, NodeId, OpId, Rev, Timestamp};
+
+/// How many operations a batch has at most, apart from what the last one drags along.
+pub(crate) const OPS_PER_BATCH: usize = 1000;
+
+/// How many bytes of small files a batch may carry: two of the largest batches fit into the memory set aside for them.
+const INLINE_PER_BATCH: u64 = 4 * 1024 * 1024;
+
+/// Files up to this size ride inside commits.
+pub const INLINE_FILE_MAX: u64 = 64 * 1024;
+
+/// How many nodes are looked at for one batch: drafts that are still being prepared must not make each batch cost as
+/// much as all the work there is.
+const LOOK_MAX: usize = 50_000;
+
+/// A batch that has been handed out and not been answered.
+pub(crate) struct InFlight {
+    op_id: OpId,
+    sent: Vec<Sent>,
+}
+
+struct Sent {
+    node: NodeId,
+    /// What the server has after it.
+    after: Option<Arc<State>>,
+    content: bool,
+}
+
+struct Batch {
+    ops: Vec<Op>,
+    sent: Vec<Sent>,
+    contents: Vec<NewContent>,
+    known: HashSet<ContentHash>,
+    inline: u64,
+}
+
+impl Engine {
+    /// The next commit, if there is work and none is in flight. Hand it to the server until there is an answer, always
+    /// with the same op id, then call [`Engine::committed`].
+    pub fn next_commit(&mut self, now: Timestamp) -> Option<CommitRequest> {
+        if self.in_flight.is_some() || self.feed.has_news() || self.feed.awaits_page() || self.tree.dirty_len() == 0 {
+            return None;
+        }
+        let epoch = self.feed.cursor()?.epoch;
+        let batch = self.gather();
+        if batch.ops.is_empty() {
+            return None;
+        }
+        let mut random = [0; 10];
+        random[..8].copy_from_slice(&self.next_random().to_le_bytes());
+        let op_id = OpId::new_v7(now.unix_ms(), &random);
+        self.in_flight = Some(InFlight { op_id, sent: batch.sent });
+        let device = self.identity.device.clone();
+        Some(CommitRequest { op_id, epoch, device, contents: batch.contents, ops: batch.ops })
+    }
+
+    /// Whether a commit is waiting for its answer.
+    pub fn is_committing(&self) -> bool {
+        self.in_flight.is_some()
+    }
+
+    pub(crate) fn is_in_flight(&self, id: NodeId) -> bool {
+        self.in_flight.as_ref().is_some_and(|batch| batch.sent.iter().any(|sent| sent.node == id))
+    }
+
+    fn gather(&self) -> Batch {
+        let mut batch =
+            Batch { ops: Vec::new(), sent: Vec::new(), contents: Vec::new(), known: HashSet::new(), inline: 0 };
+        let mut decided = HashMap::new();
+        for id in self.tree.dirty().take(LOOK_MAX) {
+            if batch.ops.len() >= self.ops_max || batch.inline >= INLINE_PER_BATCH {
+                break;
+            }
+            let mut group = Vec::new();
+            if self.collect(id, &mut group, &mut decided) {
+                for id in group {
+                    self.add(id, &mut batch);
+                }
+            } else {
+                // What it dragged along may go with another node.
+                for id in group {
+                    decided.remove(&id);
+                }
+                decided.insert(id, false);
+            }
+        }
+        batch
+    }
+
+    /// Adds `id` and all it needs to `group`; `false` if any of it cannot go yet. `decided` holds the nodes that are in the
+    /// batch or a group already (`true`) or cannot go (`false`).
+    fn collect(&self, id: NodeId, group: &mut Vec<NodeId>, decided: &mut HashMap<NodeId, bool>) -> bool {
+        let mut todo = vec![id];
+        while let Some(id) = todo.pop() {
+            match decided.get(&id) {
+                Some(true) => continue,
+                Some(false) => return false,
+                None => {}
+            }
+            let Some(entry) = self.tree.get(id) else { continue };
+            if !entry.is_dirty() {
+                continue;
+            }
+            if self.failed.contains_key(&id) || !self.can_go(entry) {
+                return false;
+            }
+            decided.insert(id, true);
+            group.push(id);
+            self.needs(id, entry, &mut todo);
+        }
+        true
+    }
+
+    fn can_go(&self, entry: &Entry) -> bool {
+        match (&entry.local, entry.synced_state()) {
+            (Some(local), None) => local.body.draft().is_none_or(|draft| draft.prepared.is_some()),
+            (Some(local), Some(synced)) => {
+                local.names != synced.names
+                    || local.attrs.mode != synced.attrs.mode
+                    || local.body.draft().is_none_or(|draft| draft.prepared.is_some())
+            }
+            // Other devices should see the new file in the place of the old one, not nothing in between.
+            (None, Some(synced)) => synced.names.iter().all(|place| {
+                self.tree
+                    .child(place.parent, place.name.as_bytes())
+                    .and_then(|heir| self.tree.get(heir))
+                    .is_none_or(|heir| self.can_go(heir))
+            }),
+            (None, None) => false,
+        }
+    }
+
+    fn needs(&self, id: NodeId, entry: &Entry, todo: &mut Vec<NodeId>) {
+        let Some(local) = &entry.local else {
+            todo.extend(self.tree.displaced_from(id));
+            if let Some(synced) = entry.synced_state() {
+                let heirs =
+                    synced.names.iter().filter_map(|place| self.tree.child(place.parent, place.name.as_bytes()));
+                todo.extend(heirs);
+            }
+            return;
+        };
+        let synced = entry.synced_state();
+        for place in &local.names {
+            if self.tree.get(place.parent).is_some_and(|parent| parent.synced_state().is_none()) {
+                todo.push(place.parent);
+            }
+            if !synced.is_some_and(|synced| synced.names.contains(place)) {
+                todo.extend(self.tree.displaced_at(place).filter(|other| *other != id));
+                // Moved below a directory that the server still has inside this one: that one has to go first.
+                todo.extend(self.displaced_above(place.parent));
+            }
+        }
+    }
+
+    /// Directories above that the user has moved and the server has not.
+    fn displaced_above(&self, from: NodeId) -> Vec<NodeId> {
+        let mut out = Vec::new();
+        let mut at = from;
+        while at != NodeId::ROOT {
+            let Some(entry) = self.tree.get(at) else { break };
+            let Some(place) = entry.local.as_ref().and_then(|local| local.names.first()) else { break };
+            if entry.synced_state().is_some_and(|synced| !synced.names.contains(place)) {
+                out.push(at);
+            }
+            at = place.parent;
+        }
+        out
+    }
+
+    fn add(&self, id: NodeId, batch: &mut Batch) {
+        let Some(entry) = self.tree.get(id) else { return };
+        let base = entry.base_rev();
+        let (op, after, content) = match (&entry.local, entry.synced_state()) {
+            (Some(local), None) => create_op(id, base, local),
+            (Some(local), Some(synced)) => update_op(id, base, local, synced),
+            (None, _) => (Op::Remove { id, base }, None, None),
+        };
+        batch.ops.push(op);
+        batch.sent.push(Sent { node: id, after: after.map(Arc::new), content: content.is_some() });
+        if let Some(content) = content
+            && batch.known.insert(content.hash)
+        {
+            if content.size <= INLINE_FILE_MAX {
+                batch.inline += content.size;
+            }
+            // A content without its manifest came from the server, which therefore has it.
+            if let Some(manifest) = &content.manifest {
+                batch.contents.push(NewContent { manifest: Manifest::clone(manifest), sha256: content.sha256 });
+            }
+        }
+    }
+
+    /// The answer to the commit in flight.
+    pub fn committed(&mut self, op_id: OpId, answer: CommitAnswer, now: Timestamp) {
+        let Some(batch) = self.in_flight.take_if(|batch| batch.op_id == op_id) else { return };
+        match answer {
+            CommitAnswer::Committed(done) => self.acknowledge(&batch, done, now),
+            CommitAnswer::Conflict(_) => {
+                self.forget_offers(&batch);
+                self.feed.await_page();
+            }
+            CommitAnswer::Missing(_) => {
+                self.forget_offers(&batch);
+                self.supply(&batch, now);
+            }
+            CommitAnswer::Rejected(reason) => {
+                self.forget_offers(&batch);
+                self.rejected(&batch, &reason, now);
+            }
+            CommitAnswer::Resync => {
+                self.forget_offers(&batch);
+                self.begin_resync();
+            }
+        }
+    }
+
+    fn acknowledge(&mut self, batch: &InFlight, done: Committed, now: Timestamp) {
+        for (sent, rev) in batch.sent.iter().zip(done.first_seq..) {
+            let entry = self.tree.get(sent.node);
+            let local = entry.and_then(|entry| entry.local.clone());
+            let changed = entry.map_or(now, |entry| entry.changed);
+            let content_rev = if sent.content { rev } else { entry.map_or(0, Entry::content_rev) };
+            self.tree.set_offered(sent.node, false);
+            self.put(sent.node, local, Some(Synced { rev, content_rev, state: sent.after.clone() }), changed);
+            self.settle_if_acknowledged(sent.node);
+        }
+        self.ops_max = (self.ops_max * 2).min(OPS_PER_BATCH);
+        if self.feed.advance_own(done) {
+            self.touch_cursor();
+        }
+    }
+
+    fn forget_offers(&mut self, batch: &InFlight) {
+        for sent in &batch.sent {
+            if self.tree.get(sent.node).is_some_and(|entry| entry.offered) {
+                self.tree.set_offered(sent.node, false);
+                self.touch(sent.node);
+            }
+        }
+    }
+
+    fn supply(&mut self, batch: &InFlight, now: Timestamp) {
+        for sent in batch.sent.iter().filter(|sent| sent.content) {
+            if self.draft(sent.node).is_some_and(|draft| draft.prepared.is_some()) {
+                self.edit_draft(sent.node, now, |draft| draft.prepared = None);
+                self.to_prepare.push_back((sent.node, true));
+            } else if let Some(Body::File(FileBody::Clean(content))) =
+                self.tree.local(sent.node).map(|state| &state.body)
+            {
+                self.effects.push_back(Effect::Supply { content: content.clone() });
+            }
+        }
+    }
+
+    fn rejected(&mut self, batch: &InFlight, reason: &str, now: Timestamp) {
+        if batch.sent.len() > 1 && self.ops_max > 1 {
+            // One bad node must not stop the others: find it.
+            self.ops_max = 1;
+            return;
+        }
+        for sent in &batch.sent {
+            let retry_at = Timestamp(now.0.saturating_add(600_000_000_000));
+            self.failed.insert(sent.node, (retry_at, reason.to_owned()));
+        }
+    }
+}
+
+type Part = (Op, Option<State>, Option<Arc<Content>>);
+
+/// The body as it is once the server has it.
+fn settled(body: &Body) -> Body {
+    match body.content() {
+        Some(content) => Body::File(FileBody::Clean(Arc::new(Content::clone(content).for_travel()))),
+        None => body.clone(),
+    }
+}
+
+fn create_op(id: NodeId, base: Rev, local: &State) -> Part {
+    let content = local.body.content().cloned();
+    let target = match &local.body {
+        Body::Symlink(target) => Some(target.clone()),
+        _ => None,
+    };
+    let op = Op::Create {
+        id,
+        base,
+        kind: local.kind(),
+        names: local.names.clone(),
+        attrs: local.attrs,
+        content: content.as_ref().map(|content| content.hash),
+        target,
+    };
+    (op, Some(State { body: settled(&local.body), ..local.clone() }), content)
+}
+
+fn update_op(id: NodeId, base: Rev, local: &State, synced: &State) -> Part {
+    let names = (local.names != synced.names).then(|| local.names.clone());
+    let unknown = local.body.draft().is_some_and(|draft| draft.prepared.is_none());
+    let content = local.body.content().filter(|_| !local.body.same_as(&synced.body)).cloned();
+    // The mtime belongs to bytes that are not known yet: it goes with them.
+    let mut attrs = local.attrs;
+    if unknown {
+        attrs.mtime = synced.attrs.mtime;
+    }
+    let body = if content.is_some() { settled(&local.body) } else { synced.body.clone() };
+    let after = State { names: local.names.clone(), attrs, body };
+    let op = Op::Update {
+        id,
+        base,
+        names,
+        attrs: (attrs != synced.attrs).then_some(attrs),
+        content: content.as_ref().map(|content| content.hash),
+    };
+    (op, Some(after), content)
+}

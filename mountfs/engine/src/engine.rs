@@ -1,0 +1,416 @@
+//! The engine's state and the calls by which facts come in; dispatch, no policy.
+
+use crate::batch::InFlight;
+use crate::feed::Feed;
+use crate::output::{Effect, PrepareAnswer, Record};
+use crate::state::{Body, Draft, FileBody, Row, RowSynced, State};
+use crate::tree::{Entry, Synced, Tree};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::sync::Arc;
+use syncmount_common::protocol::changes::{Cursor, Device};
+use syncmount_common::{Content, Name, NodeId, NodeKind, Timestamp};
+
+/// How many drafts may be prepared at the same time; more wait here without costing anything.
+const PREPARING_MAX: usize = 64;
+
+/// How long a node that failed is left alone.
+const RETRY_AFTER_NS: i64 = 30_000_000_000;
+
+/// Who this engine is, and its randomness.
+#[derive(Clone, Debug)]
+pub struct Identity {
+    /// The device that commits are made as.
+    pub device: Device,
+    /// Seeds the ids of new nodes: must differ at every start.
+    pub seed: u64,
+}
+
+/// What was kept from an earlier run.
+#[derive(Clone, Debug, Default)]
+pub struct Restored {
+    /// The rows.
+    pub rows: Vec<(NodeId, Row)>,
+    /// The feed position.
+    pub cursor: Option<Cursor>,
+}
+
+/// How much is not at the server yet.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Pending {
+    /// Nodes with any work.
+    pub nodes: u64,
+    /// Files whose bytes are to be sent.
+    pub files: u64,
+    /// The sizes of these files.
+    pub bytes: u64,
+}
+
+/// The sync engine of one folder on one device.
+pub struct Engine {
+    pub(crate) identity: Identity,
+    pub(crate) tree: Tree,
+    pub(crate) feed: Feed,
+    pub(crate) in_flight: Option<InFlight>,
+    pub(crate) effects: VecDeque<Effect>,
+    /// Drafts to be prepared, with whether everything must be uploaded.
+    pub(crate) to_prepare: VecDeque<(NodeId, bool)>,
+    preparing: HashMap<NodeId, u64>,
+    /// Nodes that could not be sent: when to try again, and why.
+    pub(crate) failed: BTreeMap<NodeId, (Timestamp, String)>,
+    /// With 1, groups are sent one by one to find the one that the server refuses.
+    pub(crate) ops_max: usize,
+    touched: BTreeSet<NodeId>,
+    cursor_touched: bool,
+    retired: Vec<u64>,
+    random: u64,
+    /// Drafts by what they still need, for the status.
+    unsent: BTreeMap<NodeId, u64>,
+}
+
+impl Engine {
+    /// An engine with what was kept from an earlier run, or with nothing.
+    pub fn new(identity: Identity, restored: Restored) -> Self {
+        let random = identity.seed;
+        let mut engine = Self {
+            identity,
+            tree: Tree::new(),
+            feed: Feed::new(restored.cursor),
+            in_flight: None,
+            effects: VecDeque::new(),
+            to_prepare: VecDeque::new(),
+            preparing: HashMap::new(),
+            failed: BTreeMap::new(),
+            ops_max: crate::batch::OPS_PER_BATCH,
+            touched: BTreeSet::new(),
+            cursor_touched: false,
+            retired: Vec::new(),
+            random,
+            unsent: BTreeMap::new(),
+        };
+        engine.restore(restored.rows);
+        engine
+    }
+
+    fn restore(&mut self, mut rows: Vec<(NodeId, Row)>) {
+        // The order of work is the order of the changes; ids break ties so that a restart is repeatable.
+        rows.sort_by_key(|(id, row)| (row.changed, *id));
+        let ids: Vec<NodeId> = rows.iter().map(|(id, _)| *id).collect();
+        for (id, row) in rows {
+            let local = row.local.map(Arc::new);
+            let synced = match row.synced {
+                RowSynced::Never => None,
+                RowSynced::SameAsLocal { rev, content_rev } => Some(Synced { rev, content_rev, state: local.clone() }),
+                RowSynced::Differs { rev, content_rev, state } => {
+                    Some(Synced { rev, content_rev, state: state.map(Arc::new) })
+                }
+            };
+            if row.offered {
+                // Kept alive by the flag, which must be set before the tree may forget it.
+                self.tree.set_detached(id, local.clone().or_else(|| Some(placeholder())), None, row.changed);
+                self.tree.set_offered(id, true);
+            }
+            self.tree.set_detached(id, local, synced, row.changed);
+        }
+        for id in ids {
+            if self.tree.attach(id).is_err() {
+                // Two nodes with one name cannot come from this program; neither is lost if the later one steps aside.
+                self.step_aside(id, Timestamp::default());
+            }
+            self.note_draft(id);
+            if self.draft(id).is_some_and(|draft| draft.ready && draft.prepared.is_none()) {
+                self.to_prepare.push_back((id, false));
+            }
+            self.settle_if_acknowledged(id);
+        }
+    }
+
+    /// Work for the driver, until `None`. Call it after every other call.
+    pub fn poll(&mut self, now: Timestamp) -> Option<Effect> {
+        self.apply_feed(now);
+        if let Some(effect) = self.effects.pop_front() {
+            return Some(effect);
+        }
+        while self.preparing.len() < PREPARING_MAX {
+            let (node, upload) = self.to_prepare.pop_front()?;
+            let Some(draft) = self.draft(node) else { continue };
+            let generation = draft.generation;
+            if draft.ready && draft.prepared.is_none() && !self.preparing.contains_key(&node) {
+                self.preparing.insert(node, generation);
+                return Some(Effect::Prepare { node, generation, upload });
+            }
+        }
+        None
+    }
+
+    /// What must be kept before anything that follows from it is done or said.
+    pub fn take_record(&mut self) -> Record {
+        let touched = std::mem::take(&mut self.touched);
+        let rows = touched.into_iter().map(|id| (id, self.tree.get(id).map(row_of))).collect();
+        let cursor = std::mem::take(&mut self.cursor_touched).then(|| self.feed.cursor());
+        Record { rows, cursor, retired: std::mem::take(&mut self.retired) }
+    }
+
+    /// The answer to [`Effect::Prepare`].
+    pub fn prepared(&mut self, node: NodeId, generation: u64, answer: PrepareAnswer, now: Timestamp) {
+        self.preparing.remove(&node);
+        self.failed.remove(&node);
+        let current = self.draft(node).is_some_and(|draft| draft.generation == generation);
+        match answer {
+            PrepareAnswer::Ready(content) if current => {
+                self.edit_draft(node, now, |draft| draft.prepared = Some(content));
+                self.settle_if_acknowledged(node);
+            }
+            PrepareAnswer::Ready(_) | PrepareAnswer::Outdated | PrepareAnswer::Unreachable => {
+                self.to_prepare.push_back((node, false));
+            }
+            PrepareAnswer::Failed(reason) => {
+                self.failed.insert(node, (Timestamp(now.0.saturating_add(RETRY_AFTER_NS)), reason));
+            }
+        }
+    }
+
+    /// To be called now and then: what failed earlier is tried again.
+    pub fn tick(&mut self, now: Timestamp) {
+        // Also what failed "in the future": the clock may have been set back.
+        let due: Vec<NodeId> = self
+            .failed
+            .iter()
+            .filter(|(_, (at, _))| *at <= now || at.0.saturating_sub(now.0) > 2 * RETRY_AFTER_NS)
+            .map(|(id, _)| *id)
+            .collect();
+        for id in due {
+            self.failed.remove(&id);
+            self.to_prepare.push_back((id, true));
+        }
+    }
+
+    /// The staging file of `node` has become the cached `content`: the draft is over. `None` if it was written again.
+    /// Returns the staging file that nobody refers to from now on, once the record is kept.
+    pub fn settle(&mut self, node: NodeId, generation: u64, now: Timestamp) -> Option<Option<u64>> {
+        let entry = self.tree.get(node)?;
+        let (local, synced) = (entry.local.clone()?, entry.synced.clone()?);
+        let draft = local.body.draft().filter(|draft| draft.generation == generation)?;
+        let agreed = synced.state.as_ref().filter(|state| state.body.same_as(&local.body))?;
+        let staging = draft.staging;
+        let local = if local.names == agreed.names && local.attrs == agreed.attrs {
+            agreed.clone()
+        } else {
+            Arc::new(State { body: agreed.body.clone(), ..State::clone(&local) })
+        };
+        self.put(node, Some(local), Some(synced), now);
+        self.retired.extend(staging);
+        Some(staging)
+    }
+
+    pub(crate) fn settle_if_acknowledged(&mut self, node: NodeId) {
+        let Some(entry) = self.tree.get(node) else { return };
+        let (Some(local), Some(synced)) = (&entry.local, entry.synced_state()) else { return };
+        if let (Some(draft), Some(content)) = (local.body.draft(), synced.body.content())
+            && local.body.same_as(&synced.body)
+        {
+            let effect = Effect::Settle { node, generation: draft.generation, content: content.clone() };
+            self.effects.push_back(effect);
+        }
+    }
+
+    /// Everything known about a node.
+    pub fn entry(&self, id: NodeId) -> Option<&Entry> {
+        self.tree.get(id)
+    }
+
+    /// What the user sees of a node.
+    pub fn local(&self, id: NodeId) -> Option<&Arc<State>> {
+        self.tree.local(id)
+    }
+
+    /// The node with a name in a directory.
+    pub fn child(&self, parent: NodeId, name: &[u8]) -> Option<NodeId> {
+        self.tree.child(parent, name)
+    }
+
+    /// The entries of a directory by name.
+    pub fn children(&self, parent: NodeId) -> impl Iterator<Item = (&Name, NodeId)> + '_ {
+        self.tree.children(parent)
+    }
+
+    /// The path of a node from the root, for people; `None` if it is gone.
+    pub fn path(&self, id: NodeId) -> Option<String> {
+        let mut parts = Vec::new();
+        let mut at = id;
+        while at != NodeId::ROOT {
+            let place = self.tree.local(at)?.names.first()?;
+            parts.push(place.name.to_string());
+            at = place.parent;
+            if parts.len() > self.tree.len() {
+                return None;
+            }
+        }
+        parts.reverse();
+        Some(parts.join("/"))
+    }
+
+    /// The end of the feed as far as it is known here.
+    pub fn cursor(&self) -> Option<Cursor> {
+        self.feed.cursor()
+    }
+
+    /// Whether the folder has been read from the server at least once.
+    pub fn has_joined(&self) -> bool {
+        self.feed.cursor().is_some()
+    }
+
+    /// Number of nodes, with the root.
+    pub fn len(&self) -> usize {
+        self.tree.len()
+    }
+
+    /// Never true: the root is always there.
+    pub fn is_empty(&self) -> bool {
+        self.tree.len() == 0
+    }
+
+    /// How much is not at the server yet.
+    pub fn pending(&self) -> Pending {
+        Pending {
+            nodes: self.tree.dirty_len() as u64,
+            files: self.unsent.len() as u64,
+            bytes: self.unsent.values().sum(),
+        }
+    }
+
+    /// Files that could not be sent, with the reason.
+    pub fn problems(&self) -> impl Iterator<Item = (NodeId, &str)> + '_ {
+        self.failed.iter().map(|(id, (_, reason))| (*id, reason.as_str()))
+    }
+
+    /// Staging files that nodes refer to.
+    pub fn stagings(&self) -> impl Iterator<Item = (NodeId, &Draft)> + '_ {
+        self.tree.ids().filter_map(|id| Some((id, self.draft(id)?)))
+    }
+
+    /// Contents that nodes refer to, for checks.
+    pub fn contents(&self) -> impl Iterator<Item = (NodeId, &Arc<Content>)> + '_ {
+        self.tree.ids().filter_map(|id| Some((id, self.tree.local(id)?.body.content()?)))
+    }
+
+    /// All nodes, the root too.
+    pub fn ids(&self) -> impl Iterator<Item = NodeId> + '_ {
+        self.tree.ids()
+    }
+
+    /// Panics if the engine's indexes disagree with its tree. For tests and simulations.
+    pub fn check(&self) {
+        self.tree.check();
+    }
+
+    pub(crate) fn draft(&self, id: NodeId) -> Option<&Draft> {
+        self.tree.local(id)?.body.draft()
+    }
+
+    /// Replaces what is known about a node whose places are free.
+    pub(crate) fn put(&mut self, id: NodeId, local: Option<Arc<State>>, synced: Option<Synced>, now: Timestamp) {
+        self.tree.set(id, local, synced, now);
+        self.touch(id);
+    }
+
+    /// The same before its places are.
+    pub(crate) fn put_detached(
+        &mut self,
+        id: NodeId,
+        local: Option<Arc<State>>,
+        synced: Option<Synced>,
+        now: Timestamp,
+    ) {
+        self.tree.set_detached(id, local, synced, now);
+        self.touch(id);
+    }
+
+    pub(crate) fn touch(&mut self, id: NodeId) {
+        self.touched.insert(id);
+        self.note_draft(id);
+    }
+
+    pub(crate) fn touch_cursor(&mut self) {
+        self.cursor_touched = true;
+    }
+
+    /// No row refers to this staging file any more.
+    pub(crate) fn retire(&mut self, staging: u64) {
+        self.retired.push(staging);
+        self.effects.push_back(Effect::DropStaging(staging));
+    }
+
+    pub(crate) fn edit_draft(&mut self, id: NodeId, now: Timestamp, edit: impl FnOnce(&mut Draft)) {
+        let Some(entry) = self.tree.get(id) else { return };
+        let Some(mut local) = entry.local.clone() else { return };
+        let synced = entry.synced.clone();
+        if let Body::File(FileBody::Draft(draft)) = &mut Arc::make_mut(&mut local).body {
+            edit(draft);
+            self.put(id, Some(local), synced, now);
+        }
+    }
+
+    /// A new id: the time and 80 random bits.
+    pub(crate) fn new_id(&mut self, now: Timestamp) -> NodeId {
+        loop {
+            let mut random = [0; 10];
+            random[..8].copy_from_slice(&self.next_random().to_le_bytes());
+            random[8..].copy_from_slice(&self.next_random().to_le_bytes()[..2]);
+            let id = NodeId::new_v7(now.unix_ms(), &random);
+            if self.tree.get(id).is_none() {
+                return id;
+            }
+        }
+    }
+
+    /// SplitMix64 (Steele, Lea, Flood, "Fast Splittable Pseudorandom Number Generators", 2014).
+    pub(crate) fn next_random(&mut self) -> u64 {
+        self.random = self.random.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut z = self.random;
+        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        z ^ (z >> 31)
+    }
+
+    fn note_draft(&mut self, id: NodeId) {
+        let Some(entry) = self.tree.get(id) else {
+            self.unsent.remove(&id);
+            return;
+        };
+        let unsent = entry.local.as_ref().filter(|local| {
+            local.body.draft().is_some() && entry.synced_state().is_none_or(|synced| !local.body.same_as(&synced.body))
+        });
+        match unsent {
+            Some(local) => self.unsent.insert(id, local.body.size()),
+            None => self.unsent.remove(&id),
+        };
+    }
+}
+
+fn placeholder() -> Arc<State> {
+    Arc::new(State {
+        names: Vec::new(),
+        attrs: syncmount_common::Attrs { mode: 0, mtime: Timestamp(0) },
+        body: Body::Dir,
+    })
+}
+
+fn row_of(entry: &Entry) -> Row {
+    let synced = match &entry.synced {
+        None => RowSynced::Never,
+        Some(synced) if entry.local.is_some() && entry.local == synced.state => {
+            RowSynced::SameAsLocal { rev: synced.rev, content_rev: synced.content_rev }
+        }
+        Some(synced) => RowSynced::Differs {
+            rev: synced.rev,
+            content_rev: synced.content_rev,
+            state: synced.state.as_deref().cloned(),
+        },
+    };
+    Row { local: entry.local.as_deref().cloned(), synced, changed: entry.changed, offered: entry.offered }
+}
+
+/// Whether a state is a directory's.
+pub(crate) fn is_dir(state: &State) -> bool {
+    state.kind() == NodeKind::Dir
+}

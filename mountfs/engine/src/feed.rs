@@ -1,0 +1,531 @@
+//! The change feed: pages are collected until they are a complete state, then merged into the tree in one step.
+//!
+//! Merging never waits for disks or networks. What it needs to know first (the hash of a draft that may turn out to be
+//! the same bytes) it asks for, and holds the page meanwhile.
+
+use crate::conflict::{conflict_name, keeps_name};
+use crate::engine::{Engine, is_dir};
+use crate::output::{Changed, Effect};
+use crate::reconcile::{Copy, Facts, merge};
+use crate::state::{Body, FileBody, State};
+use crate::tree::{Entry, Synced};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::sync::Arc;
+use syncmount_common::protocol::changes::{ChangesPage, Cursor};
+use syncmount_common::protocol::commit::Committed;
+use syncmount_common::{Attrs, DeviceId, Name, Node, NodeId, Placement, Timestamp};
+
+/// How often a page is held back for hashes before drafts that keep changing count as different.
+const HELD_MAX: u32 = 3;
+
+/// How many conflicts without news from the feed it takes to compare everything anew.
+const FRUITLESS_MAX: u32 = 3;
+
+/// What has arrived of the feed.
+pub(crate) struct Feed {
+    cursor: Option<Cursor>,
+    /// Nodes of pages so far, complete if `complete`.
+    news: Vec<Node>,
+    complete: Option<Cursor>,
+    /// Where the next page begins if some have arrived but more follow.
+    partial: Option<Cursor>,
+    devices: HashMap<DeviceId, String>,
+    /// The server said conflict: nothing is sent before the next page.
+    awaits_page: bool,
+    fruitless: u32,
+    held: u32,
+    /// The pages are the whole folder, not what changed since the cursor.
+    whole: bool,
+}
+
+impl Feed {
+    pub(crate) fn new(cursor: Option<Cursor>) -> Self {
+        Self {
+            cursor,
+            news: Vec::new(),
+            complete: None,
+            partial: None,
+            devices: HashMap::new(),
+            awaits_page: false,
+            fruitless: 0,
+            held: 0,
+            whole: cursor.is_none(),
+        }
+    }
+
+    pub(crate) fn cursor(&self) -> Option<Cursor> {
+        self.cursor
+    }
+
+    pub(crate) fn has_news(&self) -> bool {
+        self.complete.is_some()
+    }
+
+    pub(crate) fn awaits_page(&self) -> bool {
+        self.awaits_page
+    }
+
+    pub(crate) fn await_page(&mut self) {
+        self.awaits_page = true;
+        self.fruitless += 1;
+    }
+
+    /// Own commits right behind the cursor need not be read back.
+    pub(crate) fn advance_own(&mut self, done: Committed) -> bool {
+        self.fruitless = 0;
+        match &mut self.cursor {
+            Some(cursor) if cursor.seq + 1 == done.first_seq => {
+                cursor.seq = done.last_seq;
+                true
+            }
+            _ => false,
+        }
+    }
+}
+
+/// One node's part of a step.
+struct Step {
+    before: Option<Arc<State>>,
+    after: Option<Arc<State>>,
+    synced: Option<Synced>,
+    copy: Option<(Copy, DeviceId)>,
+}
+
+type Steps = BTreeMap<NodeId, Step>;
+
+impl Engine {
+    /// Where the next page is to begin; `None`: at the begin.
+    pub fn next_page_from(&self) -> Option<Cursor> {
+        self.feed.partial.or(if self.feed.whole { None } else { self.feed.cursor })
+    }
+
+    /// Whether the next page should be asked for without holding it: something waits for it.
+    pub fn wants_page_now(&self) -> bool {
+        self.feed.awaits_page || self.feed.partial.is_some() || self.feed.whole
+    }
+
+    /// Whether a complete state waits to be merged; no further page should be asked for until then.
+    pub fn has_news(&self) -> bool {
+        self.feed.has_news()
+    }
+
+    /// A page that was asked for from [`Engine::next_page_from`].
+    pub fn page(&mut self, page: ChangesPage) {
+        self.feed.devices.extend(page.devices.into_iter().map(|device| (device.id, device.name)));
+        self.feed.news.extend(page.nodes);
+        if page.more {
+            self.feed.partial = Some(page.cursor);
+        } else {
+            self.feed.partial = None;
+            self.feed.complete = Some(page.cursor);
+        }
+    }
+
+    /// The server does not know our place in its history: read everything and compare.
+    pub fn begin_resync(&mut self) {
+        self.feed.news.clear();
+        self.feed.complete = None;
+        self.feed.partial = None;
+        self.feed.whole = true;
+        self.feed.awaits_page = true;
+    }
+
+    /// What people call a device.
+    pub fn device_name(&self, id: DeviceId) -> &str {
+        if id == self.identity.device.id {
+            return &self.identity.device.name;
+        }
+        self.feed.devices.get(&id).map_or("another device", String::as_str)
+    }
+
+    pub(crate) fn apply_feed(&mut self, now: Timestamp) {
+        if self.feed.complete.is_none() || self.in_flight.is_some() || self.hold_for_hashes() {
+            return;
+        }
+        let Some(cursor) = self.feed.complete.take() else { return };
+        let news = std::mem::take(&mut self.feed.news);
+        let other_life = self.feed.whole && self.feed.cursor.is_some();
+        if news.is_empty() && self.feed.awaits_page && self.feed.fruitless >= FRUITLESS_MAX {
+            self.feed.fruitless = 0;
+            self.begin_resync();
+            return;
+        }
+        if other_life {
+            self.forget_agreements(&news);
+        }
+        self.feed.held = 0;
+        self.feed.whole = false;
+        self.feed.awaits_page = false;
+        self.apply(news, now);
+        if self.feed.cursor != Some(cursor) {
+            self.feed.cursor = Some(cursor);
+            self.touch_cursor();
+        }
+    }
+
+    /// Drafts that might be the very bytes that arrived are hashed before anything is called a conflict.
+    fn hold_for_hashes(&mut self) -> bool {
+        if self.feed.held >= HELD_MAX {
+            return false;
+        }
+        let mut wanted = Vec::new();
+        for node in &self.feed.news {
+            let Some(content) = &node.content else { continue };
+            let rivals = node.names.iter().filter_map(|place| self.tree.child(place.parent, place.name.as_bytes()));
+            for id in rivals.chain([node.id]) {
+                let unknown = self
+                    .draft(id)
+                    .is_some_and(|draft| draft.ready && draft.prepared.is_none() && draft.size == content.size);
+                if unknown && !self.failed.contains_key(&id) {
+                    wanted.push(id);
+                }
+            }
+        }
+        if wanted.is_empty() {
+            return false;
+        }
+        for id in wanted.into_iter().rev() {
+            if !self.to_prepare.iter().any(|(queued, _)| *queued == id) {
+                self.to_prepare.push_front((id, false));
+            }
+        }
+        true
+    }
+
+    /// In another life of the history no earlier agreement counts, and nothing that is absent was removed.
+    fn forget_agreements(&mut self, news: &[Node]) {
+        let known: BTreeMap<NodeId, bool> = news.iter().map(|node| (node.id, node.deleted)).collect();
+        let ids: Vec<NodeId> = self.tree.ids().filter(|id| *id != NodeId::ROOT).collect();
+        for id in ids {
+            let Some(entry) = self.tree.get(id) else { continue };
+            let (local, changed) = (entry.local.clone(), entry.changed);
+            // A tombstone of the other life still has a rev to base a new creation on.
+            let synced =
+                known.get(&id).filter(|deleted| **deleted).map(|_| Synced { rev: 0, content_rev: 0, state: None });
+            self.tree.set_offered(id, false);
+            self.put(id, local, synced, changed);
+        }
+        if let Some(root) = self.tree.get(NodeId::ROOT).cloned() {
+            let synced = root.synced.map(|synced| Synced { rev: 0, content_rev: 0, ..synced });
+            self.put(NodeId::ROOT, root.local, synced, root.changed);
+        }
+    }
+
+    fn apply(&mut self, news: Vec<Node>, now: Timestamp) {
+        let mut steps = self.plan(news);
+        self.keep_parents(&mut steps);
+        let mut before: BTreeMap<NodeId, Option<Arc<State>>> = BTreeMap::new();
+        for (id, step) in &steps {
+            before.insert(*id, step.before.clone());
+            self.tree.detach(*id);
+        }
+        let mut queue = VecDeque::new();
+        let mut copies = Vec::new();
+        for (id, step) in steps {
+            self.put_detached(id, step.after.clone(), step.synced, now);
+            self.failed.remove(&id);
+            if step.after.is_some() {
+                queue.push_back(id);
+            }
+            copies.extend(step.copy.map(|copy| (id, copy)));
+        }
+        self.break_cycles(&mut queue, &mut before, now);
+        self.attach_all(queue, &mut before, now);
+        for (id, (copy, author)) in copies {
+            self.keep_copy(id, copy, author, &mut before, now);
+        }
+        self.report(before);
+    }
+
+    fn plan(&self, news: Vec<Node>) -> Steps {
+        let mut steps = Steps::new();
+        for node in news {
+            let entry = self.tree.get(node.id);
+            if entry.is_some_and(|entry| entry.base_rev() >= node.rev) {
+                continue;
+            }
+            if entry.is_none() && node.deleted {
+                continue;
+            }
+            let me = self.identity.device.id;
+            let facts = Facts {
+                content_changed: entry.is_none_or(|entry| node.content_rev > entry.content_rev()),
+                content_mine: node.content_author == me && entry.is_some(),
+                mine: node.author == me && entry.is_some(),
+            };
+            let remote = State::of_node(&node);
+            let synced = entry.and_then(Entry::synced_state).map(Arc::as_ref);
+            let local = entry.and_then(|entry| entry.local.as_ref());
+            let merged = merge(synced, local.map(Arc::as_ref), remote.as_ref(), facts);
+            let remote = remote.map(Arc::new);
+            let after = merged.local.map(|after| match &remote {
+                // One allocation for both views of the ordinary case.
+                Some(remote) if **remote == after => remote.clone(),
+                _ => Arc::new(after),
+            });
+            let synced = Some(Synced { rev: node.rev, content_rev: node.content_rev, state: remote });
+            let copy = merged.copy.map(|copy| (copy, node.content_author));
+            steps.insert(node.id, Step { before: local.cloned(), after, synced, copy });
+        }
+        steps
+    }
+
+    /// A directory stays (or comes back) as long as something in it does.
+    fn keep_parents(&self, steps: &mut Steps) {
+        let mut todo: Vec<NodeId> = Vec::new();
+        for (id, step) in steps.iter() {
+            match &step.after {
+                Some(after) => todo.extend(after.names.iter().map(|place| place.parent)),
+                None if step.before.as_deref().is_some_and(is_dir) => {
+                    let stays = self.tree.children(*id).any(|(_, child)| match steps.get(&child) {
+                        Some(child) => child.after.as_ref().is_some_and(|after| lies_in(after, *id)),
+                        None => true,
+                    });
+                    if stays {
+                        todo.push(*id);
+                    }
+                }
+                None => {}
+            }
+        }
+        while let Some(id) = todo.pop() {
+            let entry = self.tree.get(id);
+            let step = steps.get(&id);
+            let after = step.map_or_else(|| entry.and_then(|entry| entry.local.as_ref()), |step| step.after.as_ref());
+            if after.is_some() {
+                continue;
+            }
+            let synced = step.map_or_else(|| entry.and_then(|entry| entry.synced.clone()), |step| step.synced.clone());
+            let before = step.map_or_else(|| entry.and_then(|entry| entry.local.clone()), |step| step.before.clone());
+            let last = synced.as_ref().and_then(|synced| synced.state.clone());
+            let former = entry.and_then(Entry::synced_state).cloned();
+            let Some(state) = last.or_else(|| before.clone()).or(former) else { continue };
+            todo.extend(state.names.iter().map(|place| place.parent));
+            steps.insert(id, Step { before, after: Some(state), synced, copy: None });
+        }
+    }
+
+    /// Moves here and moves there may have put directories into each other: the moves made here are undone.
+    fn break_cycles(&mut self, queue: &mut VecDeque<NodeId>, before: &mut Before, now: Timestamp) {
+        let dirs: Vec<NodeId> = queue.iter().copied().filter(|id| self.tree.is_dir(*id)).collect();
+        for id in dirs {
+            while let Some(culprit) = self.moved_here_in_cycle(id) {
+                let Some(entry) = self.tree.get(culprit) else { break };
+                let (Some(local), Some(synced)) = (entry.local.clone(), entry.synced.clone()) else { break };
+                let Some(agreed) = synced.state.clone() else { break };
+                before.entry(culprit).or_insert_with(|| Some(local.clone()));
+                self.tree.detach(culprit);
+                let back = State { names: agreed.names.clone(), ..State::clone(&local) };
+                self.put_detached(culprit, Some(Arc::new(back)), Some(synced), now);
+                if !queue.contains(&culprit) {
+                    queue.push_back(culprit);
+                }
+            }
+        }
+    }
+
+    fn moved_here_in_cycle(&self, id: NodeId) -> Option<NodeId> {
+        let mut seen = BTreeSet::new();
+        let mut at = id;
+        while seen.insert(at) {
+            at = self.tree.local(at)?.names.first()?.parent;
+        }
+        let start = at;
+        loop {
+            let entry = self.tree.get(at)?;
+            let local = entry.local.as_ref()?;
+            if entry.synced_state().is_some_and(|synced| synced.names != local.names) {
+                return Some(at);
+            }
+            at = local.names.first()?.parent;
+            if at == start {
+                return None;
+            }
+        }
+    }
+
+    fn attach_all(&mut self, mut queue: VecDeque<NodeId>, before: &mut Before, now: Timestamp) {
+        let mut merged = HashMap::new();
+        while let Some(id) = queue.pop_front() {
+            self.follow_merged(id, &merged, now);
+            while let Err(other) = self.tree.attach(id) {
+                match self.settle_clash(id, other, before, now) {
+                    Clash::Renamed(loser) if loser == id => {}
+                    Clash::Renamed(loser) => {
+                        if self.tree.attach(loser).is_err() {
+                            queue.push_back(loser);
+                        }
+                    }
+                    Clash::Merged { loser, winner } => {
+                        merged.insert(loser, winner);
+                        let children: Vec<NodeId> = self.tree.children(loser).map(|(_, child)| child).collect();
+                        for child in children {
+                            let state = self.tree.local(child).cloned();
+                            before.entry(child).or_insert(state);
+                            self.tree.detach(child);
+                            queue.push_back(child);
+                        }
+                        self.vanish(loser, before, now);
+                        if loser == id {
+                            break;
+                        }
+                    }
+                    Clash::Same { loser } => {
+                        self.vanish(loser, before, now);
+                        if loser == id {
+                            break;
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// Entries of a directory that went up into another one go there.
+    fn follow_merged(&mut self, id: NodeId, merged: &HashMap<NodeId, NodeId>, now: Timestamp) {
+        let Some(local) = self.tree.local(id).cloned() else { return };
+        for place in &local.names {
+            let mut parent = place.parent;
+            while let Some(winner) = merged.get(&parent) {
+                parent = *winner;
+            }
+            if parent != place.parent {
+                self.set_place_detached(id, place, &Placement { parent, name: place.name.clone() }, now);
+            }
+        }
+    }
+
+    fn settle_clash(&mut self, id: NodeId, other: NodeId, before: &mut Before, now: Timestamp) -> Clash {
+        let (Some(a), Some(b)) = (self.tree.local(id).cloned(), self.tree.local(other).cloned()) else {
+            return Clash::Same { loser: id };
+        };
+        before.entry(id).or_insert_with(|| Some(a.clone()));
+        before.entry(other).or_insert_with(|| Some(b.clone()));
+        let Some(place) = a.names.iter().find(|place| b.names.contains(place)).cloned() else {
+            return Clash::Same { loser: id };
+        };
+        let at_server = |id: NodeId| {
+            let synced = self.tree.get(id).and_then(Entry::synced_state);
+            synced.is_some_and(|synced| synced.names.contains(&place))
+        };
+        let (a_there, b_there) = (at_server(id), at_server(other));
+        if is_dir(&a) && is_dir(&b) {
+            let (winner, loser) = if b_there { (other, id) } else { (id, other) };
+            return Clash::Merged { loser, winner };
+        }
+        if a.body.same_as(&b.body) {
+            return Clash::Same { loser: if b_there { id } else { other } };
+        }
+        let a_keeps = if a_there || !b_there { keeps_name(&a, &b, true) } else { !keeps_name(&b, &a, true) };
+        let loser = if a_keeps { other } else { id };
+        let device = self.author_of(loser);
+        self.tree.detach(loser);
+        self.rename_aside(loser, &place, &device, now);
+        Clash::Renamed(loser)
+    }
+
+    fn author_of(&self, id: NodeId) -> String {
+        let here = self.tree.get(id).is_none_or(Entry::is_dirty);
+        if here { self.identity.device.name.clone() } else { "another device".to_owned() }
+    }
+
+    fn rename_aside(&mut self, id: NodeId, from: &Placement, device: &str, now: Timestamp) {
+        let Some(state) = self.tree.local(id) else { return };
+        let name = self.free_name(from.parent, &from.name, device, state.attrs.mtime);
+        self.set_place_detached(id, from, &Placement { parent: from.parent, name }, now);
+    }
+
+    fn free_name(&self, parent: NodeId, name: &Name, device: &str, at: Timestamp) -> Name {
+        conflict_name(name, device, at, |candidate| {
+            let place = Placement { parent, name: candidate.clone() };
+            self.tree.child(parent, candidate.as_bytes()).is_some() || self.tree.displaced_at(&place).is_some()
+        })
+    }
+
+    /// Gives a node that has no place a free name beside the one it wanted.
+    pub(crate) fn step_aside(&mut self, id: NodeId, now: Timestamp) {
+        let Some(state) = self.tree.local(id).cloned() else { return };
+        let device = self.identity.device.name.clone();
+        for place in &state.names {
+            if self.tree.child(place.parent, place.name.as_bytes()).is_some_and(|other| other != id) {
+                self.rename_aside(id, place, &device, now);
+            }
+        }
+        let attached = self.tree.attach(id);
+        debug_assert!(attached.is_ok(), "a free name was taken");
+    }
+
+    fn vanish(&mut self, id: NodeId, before: &mut Before, now: Timestamp) {
+        let Some(entry) = self.tree.get(id) else { return };
+        let (local, synced) = (entry.local.clone(), entry.synced.clone());
+        before.entry(id).or_insert(local);
+        self.tree.detach(id);
+        self.put_detached(id, None, synced, now);
+    }
+
+    fn keep_copy(&mut self, id: NodeId, copy: Copy, author: DeviceId, before: &mut Before, now: Timestamp) {
+        let Some(place) = self.tree.local(id).and_then(|state| state.names.first().cloned()) else { return };
+        let (body, attrs, device) = match copy {
+            Copy::Local(state) => (state.body.clone(), state.attrs, self.identity.device.id),
+            Copy::Remote { content, attrs } => (Body::File(FileBody::Clean(content)), attrs, author),
+        };
+        let device = self.device_name(device).to_owned();
+        let name = self.free_name(place.parent, &place.name, &device, attrs.mtime);
+        let to = self.new_id(now);
+        let moved = body.draft().is_some();
+        let unprepared = body.draft().is_some_and(|draft| draft.ready && draft.prepared.is_none());
+        let attrs = Attrs { mode: attrs.mode, mtime: attrs.mtime };
+        let state = State { names: vec![Placement { parent: place.parent, name }], attrs, body };
+        before.insert(to, None);
+        self.put(to, Some(Arc::new(state)), None, now);
+        if moved {
+            self.effects.push_back(Effect::DraftMoved { from: id, to });
+        }
+        if unprepared {
+            self.to_prepare.push_back((to, false));
+        }
+    }
+
+    /// Tells what changed, and lets go of staging files that nothing refers to any more.
+    fn report(&mut self, before: Before) {
+        let mut dropped = BTreeSet::new();
+        let mut kept = BTreeSet::new();
+        for (id, before) in before {
+            let after = self.tree.local(id).cloned();
+            dropped.extend(staging_of(before.as_deref()));
+            kept.extend(staging_of(after.as_deref()));
+            if before == after {
+                continue;
+            }
+            let names =
+                |state: &Option<Arc<State>>| state.iter().flat_map(|s| s.names.clone()).collect::<BTreeSet<_>>();
+            let places = names(&before).symmetric_difference(&names(&after)).cloned().collect();
+            let content = match (&before, &after) {
+                (Some(before), Some(after)) => !before.body.same_as(&after.body),
+                _ => false,
+            };
+            let removed = before.is_some() && after.is_none();
+            self.settle_if_acknowledged(id);
+            self.effects.push_back(Effect::Changed(Changed { node: id, places, content, removed }));
+        }
+        for staging in dropped.difference(&kept) {
+            self.retire(*staging);
+        }
+    }
+}
+
+type Before = BTreeMap<NodeId, Option<Arc<State>>>;
+
+enum Clash {
+    Renamed(NodeId),
+    Merged { loser: NodeId, winner: NodeId },
+    Same { loser: NodeId },
+}
+
+fn lies_in(state: &State, parent: NodeId) -> bool {
+    state.names.iter().any(|place| place.parent == parent)
+}
+
+fn staging_of(state: Option<&State>) -> Option<u64> {
+    state?.body.draft()?.staging
+}

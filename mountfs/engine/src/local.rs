@@ -1,0 +1,266 @@
+//! What a user's process does to the tree here: create, write, rename, remove. Checked and done at once, in memory.
+
+use crate::engine::{Engine, is_dir};
+use crate::state::{Body, Draft, FileBody, State};
+use std::sync::Arc;
+use syncmount_common::{Attrs, Content, Name, NodeId, NodeKind, Placement, Timestamp};
+
+/// Why a change of the tree is refused. The names are POSIX's.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum Refusal {
+    /// ENOENT.
+    #[error("there is no such file or directory")]
+    NotFound,
+    /// EEXIST.
+    #[error("the name is taken")]
+    Exists,
+    /// ENOTDIR.
+    #[error("not a directory")]
+    NotDir,
+    /// EISDIR.
+    #[error("is a directory")]
+    IsDir,
+    /// ENOTEMPTY.
+    #[error("the directory is not empty")]
+    NotEmpty,
+    /// EINVAL: a directory into itself.
+    #[error("a directory cannot be moved into itself")]
+    IntoItself,
+    /// EBUSY: the root.
+    #[error("the root cannot be moved or removed")]
+    Root,
+}
+
+/// What a rename does with a node that has the new name already.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum RenameMode {
+    /// Takes its place; it is removed.
+    Replace,
+    /// Refuses.
+    NoReplace,
+    /// Gets the old name in turn. Both must exist.
+    Exchange,
+}
+
+/// How far a file has been written.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct DraftUpdate {
+    /// Larger than at the last call if any byte or the size changed.
+    pub generation: u64,
+    /// Size in bytes.
+    pub size: u64,
+    /// The staging file.
+    pub staging: Option<u64>,
+    /// Ranges that it holds.
+    pub present: Vec<(u64, u64)>,
+    /// What lies beneath.
+    pub base: Option<Arc<Content>>,
+    /// How much of that counts.
+    pub base_len: u64,
+    /// When it was last written.
+    pub mtime: Timestamp,
+    /// Whether it may be sent.
+    pub ready: bool,
+}
+
+impl Engine {
+    /// Makes a node. A file begins as an empty draft that is not ready to be sent.
+    pub fn create(
+        &mut self,
+        parent: NodeId,
+        name: Name,
+        attrs: Attrs,
+        body: Body,
+        now: Timestamp,
+    ) -> Result<NodeId, Refusal> {
+        self.require_dir(parent)?;
+        if self.tree.child(parent, name.as_bytes()).is_some() {
+            return Err(Refusal::Exists);
+        }
+        let id = self.new_id(now);
+        let state = State { names: vec![Placement { parent, name }], attrs, body };
+        self.put(id, Some(Arc::new(state)), None, now);
+        Ok(id)
+    }
+
+    /// Takes a name away, and with its last name the node. `dir` says which call it was: rmdir or unlink.
+    pub fn remove(&mut self, parent: NodeId, name: &[u8], dir: bool, now: Timestamp) -> Result<NodeId, Refusal> {
+        self.require_dir(parent)?;
+        let id = self.tree.child(parent, name).ok_or(Refusal::NotFound)?;
+        let state = self.tree.local(id).ok_or(Refusal::NotFound)?;
+        match (is_dir(state), dir) {
+            (true, false) => return Err(Refusal::IsDir),
+            (false, true) => return Err(Refusal::NotDir),
+            (true, true) if !self.tree.is_empty_dir(id) => return Err(Refusal::NotEmpty),
+            _ => {}
+        }
+        self.remove_name(id, parent, name, now);
+        Ok(id)
+    }
+
+    fn remove_name(&mut self, id: NodeId, parent: NodeId, name: &[u8], now: Timestamp) {
+        let Some(entry) = self.tree.get(id) else { return };
+        let synced = entry.synced.clone();
+        let Some(local) = entry.local.clone() else { return };
+        let names: Vec<Placement> = local
+            .names
+            .iter()
+            .filter(|place| place.parent != parent || place.name.as_bytes() != name)
+            .cloned()
+            .collect();
+        if !names.is_empty() {
+            self.put(id, Some(Arc::new(State { names, ..State::clone(&local) })), synced, now);
+            return;
+        }
+        if self.is_in_flight(id) && synced.as_ref().is_none_or(|synced| synced.state.is_none()) {
+            self.tree.set_offered(id, true);
+        }
+        self.put(id, None, synced, now);
+        if let Some(staging) = local.body.draft().and_then(|draft| draft.staging) {
+            self.retire(staging);
+        }
+    }
+
+    /// Renames or moves. Returns the node that was removed to make place, if any.
+    pub fn rename(
+        &mut self,
+        from: (NodeId, &[u8]),
+        to: (NodeId, Name),
+        mode: RenameMode,
+        now: Timestamp,
+    ) -> Result<Option<NodeId>, Refusal> {
+        self.require_dir(from.0)?;
+        self.require_dir(to.0)?;
+        let id = self.tree.child(from.0, from.1).ok_or(Refusal::NotFound)?;
+        let target = self.tree.child(to.0, to.1.as_bytes());
+        let from = Placement { parent: from.0, name: Name::new(from.1).map_err(|_| Refusal::NotFound)? };
+        let to = Placement { parent: to.0, name: to.1 };
+        if self.tree.is_dir(id) && self.tree.is_within(to.parent, id) {
+            return Err(Refusal::IntoItself);
+        }
+        match (mode, target) {
+            (RenameMode::NoReplace, Some(_)) => Err(Refusal::Exists),
+            (RenameMode::Exchange, None) => Err(Refusal::NotFound),
+            (_, Some(other)) if other == id => Ok(None),
+            (RenameMode::Exchange, Some(other)) => self.exchange((id, from), (other, to), now).map(|()| None),
+            (RenameMode::Replace, Some(other)) => {
+                self.may_replace(id, other)?;
+                self.remove_name(other, to.parent, to.name.as_bytes(), now);
+                self.replace_place(id, &from, &to, now);
+                Ok(Some(other))
+            }
+            (_, None) => {
+                self.replace_place(id, &from, &to, now);
+                Ok(None)
+            }
+        }
+    }
+
+    fn may_replace(&self, id: NodeId, other: NodeId) -> Result<(), Refusal> {
+        match (self.tree.is_dir(id), self.tree.is_dir(other)) {
+            (true, false) => Err(Refusal::NotDir),
+            (false, true) => Err(Refusal::IsDir),
+            (true, true) if !self.tree.is_empty_dir(other) => Err(Refusal::NotEmpty),
+            _ => Ok(()),
+        }
+    }
+
+    fn exchange(
+        &mut self,
+        (a, place_a): (NodeId, Placement),
+        (b, place_b): (NodeId, Placement),
+        now: Timestamp,
+    ) -> Result<(), Refusal> {
+        if self.tree.is_dir(b) && self.tree.is_within(place_a.parent, b) {
+            return Err(Refusal::IntoItself);
+        }
+        self.tree.detach(a);
+        self.tree.detach(b);
+        self.set_place_detached(a, &place_a, &place_b, now);
+        self.set_place_detached(b, &place_b, &place_a, now);
+        self.attach_or_step_aside(a, now);
+        self.attach_or_step_aside(b, now);
+        Ok(())
+    }
+
+    fn replace_place(&mut self, id: NodeId, from: &Placement, to: &Placement, now: Timestamp) {
+        self.tree.detach(id);
+        self.set_place_detached(id, from, to, now);
+        self.attach_or_step_aside(id, now);
+    }
+
+    pub(crate) fn set_place_detached(&mut self, id: NodeId, from: &Placement, to: &Placement, now: Timestamp) {
+        let Some(entry) = self.tree.get(id) else { return };
+        let Some(mut local) = entry.local.clone() else { return };
+        let synced = entry.synced.clone();
+        for place in &mut Arc::make_mut(&mut local).names {
+            if place == from {
+                *place = to.clone();
+            }
+        }
+        self.put_detached(id, Some(local), synced, now);
+    }
+
+    fn attach_or_step_aside(&mut self, id: NodeId, now: Timestamp) {
+        if self.tree.attach(id).is_err() {
+            self.step_aside(id, now);
+        }
+    }
+
+    /// Sets mode and mtime.
+    pub fn set_attrs(&mut self, id: NodeId, attrs: Attrs, now: Timestamp) -> Result<(), Refusal> {
+        let entry = self.tree.get(id).ok_or(Refusal::NotFound)?;
+        let mut local = entry.local.clone().ok_or(Refusal::NotFound)?;
+        let synced = entry.synced.clone();
+        Arc::make_mut(&mut local).attrs = attrs;
+        self.put(id, Some(local), synced, now);
+        Ok(())
+    }
+
+    /// A file has been written to (or cut): it is a draft from now on, with these bytes.
+    pub fn write_draft(&mut self, id: NodeId, update: DraftUpdate, now: Timestamp) -> Result<(), Refusal> {
+        let entry = self.tree.get(id).ok_or(Refusal::NotFound)?;
+        let local = entry.local.clone().ok_or(Refusal::NotFound)?;
+        let synced = entry.synced.clone();
+        match local.kind() {
+            NodeKind::File => {}
+            NodeKind::Dir => return Err(Refusal::IsDir),
+            NodeKind::Symlink => return Err(Refusal::NotFound),
+        }
+        let old = local.body.draft();
+        let unchanged = old.filter(|draft| draft.generation == update.generation);
+        let prepared = unchanged.and_then(|draft| draft.prepared.clone());
+        let old_staging = old.and_then(|draft| draft.staging).filter(|id| Some(*id) != update.staging);
+        let unprepared = prepared.is_none();
+        let ready = update.ready;
+        let draft = Draft {
+            generation: update.generation,
+            size: update.size,
+            staging: update.staging,
+            present: update.present,
+            base: update.base,
+            base_len: update.base_len,
+            ready,
+            prepared,
+        };
+        let body = Body::File(FileBody::Draft(Box::new(draft)));
+        let attrs = Attrs { mtime: update.mtime, ..local.attrs };
+        self.put(id, Some(Arc::new(State { names: local.names.clone(), attrs, body })), synced, now);
+        if let Some(staging) = old_staging {
+            self.retire(staging);
+        }
+        if ready && unprepared {
+            self.failed.remove(&id);
+            self.to_prepare.push_back((id, false));
+        }
+        Ok(())
+    }
+
+    fn require_dir(&self, id: NodeId) -> Result<(), Refusal> {
+        match self.tree.local(id) {
+            Some(state) if is_dir(state) => Ok(()),
+            Some(_) => Err(Refusal::NotDir),
+            None => Err(Refusal::NotFound),
+        }
+    }
+}

@@ -1,0 +1,108 @@
+//! What comes out of the engine: work for the driver, rows for the disk, news for whoever shows the folder.
+
+use crate::state::Row;
+use std::sync::Arc;
+use syncmount_common::protocol::changes::Cursor;
+use syncmount_common::protocol::commit::{Committed, ConflictDetails, MissingDetails};
+use syncmount_common::{Content, NodeId, Placement};
+
+/// Work for the driver. Each is answered by a call back, except where it says otherwise.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Effect {
+    /// Cut and hash the draft of `node` at `generation`; answer with [`crate::Engine::prepared`]. What a commit cannot carry
+    /// inline is uploaded first. With `upload` everything is: the server has said that it lacks chunks.
+    Prepare {
+        /// Whose draft.
+        node: NodeId,
+        /// Which state of its bytes.
+        generation: u64,
+        /// Whether small chunks must be uploaded too.
+        upload: bool,
+    },
+    /// The server lacks chunks of a content that is not a draft here: upload them from the cache. Not answered; the next
+    /// commit tells.
+    Supply {
+        /// The content.
+        content: Arc<Content>,
+    },
+    /// The server has the draft of `node` at `generation`: turn its staging file into a cached content and call
+    /// [`crate::Engine::settle`], unless it has been written again.
+    Settle {
+        /// Whose draft.
+        node: NodeId,
+        /// Which state of its bytes.
+        generation: u64,
+        /// What it turned out to be.
+        content: Arc<Content>,
+    },
+    /// No node refers to this staging file any more: remove it once the record that says so is kept. Not answered.
+    DropStaging(u64),
+    /// The draft of `from` goes on as the draft of `to` (a conflict copy): open files follow it. Not answered.
+    DraftMoved {
+        /// The node that was written to.
+        from: NodeId,
+        /// The node that has the bytes now.
+        to: NodeId,
+    },
+    /// A node changed because of the feed. Not answered.
+    Changed(Changed),
+}
+
+/// What whoever shows the folder must look at again.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Changed {
+    /// The node.
+    pub node: NodeId,
+    /// Places that it left or came to.
+    pub places: Vec<Placement>,
+    /// Whether its bytes are others now.
+    pub content: bool,
+    /// Whether it is gone.
+    pub removed: bool,
+}
+
+/// What must be kept, all of it or nothing, before anything that follows from it is done or said.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Record {
+    /// Rows to write, `None` to delete.
+    pub rows: Vec<(NodeId, Option<Row>)>,
+    /// The feed position that the rows belong to, if it changed.
+    pub cursor: Option<Option<Cursor>>,
+    /// Staging files that no row refers to any more. They may be deleted once this is kept.
+    pub retired: Vec<u64>,
+}
+
+impl Record {
+    /// Whether there is nothing to keep.
+    pub fn is_empty(&self) -> bool {
+        self.rows.is_empty() && self.cursor.is_none() && self.retired.is_empty()
+    }
+}
+
+/// How preparing a draft ended.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum PrepareAnswer {
+    /// It is this content, and the server has (or the next commit will carry) its chunks.
+    Ready(Arc<Content>),
+    /// It was written in the meantime, or is no draft any more.
+    Outdated,
+    /// The server could not be reached: to be tried again when it can.
+    Unreachable,
+    /// It cannot be read or sent; tried again later, shown in the status.
+    Failed(String),
+}
+
+/// How a commit ended.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum CommitAnswer {
+    /// Done and durable.
+    Committed(Committed),
+    /// The folder has moved on.
+    Conflict(ConflictDetails),
+    /// The server lacks chunks or contents.
+    Missing(MissingDetails),
+    /// It was refused for good.
+    Rejected(String),
+    /// The epoch is another: everything has to be compared anew.
+    Resync,
+}

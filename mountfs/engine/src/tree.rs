@@ -1,0 +1,290 @@
+//! The tree by node id, with the indexes that make every look-up cost the same in any folder.
+//!
+//! Owns the invariants: a name in a directory belongs to one node; an entry is in the order of work exactly while what the
+//! user sees differs from what both sides agreed on. Knows nothing of feeds, commits or conflicts.
+
+use crate::state::State;
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use syncmount_common::{Attrs, Name, NodeId, NodeKind, Placement, Rev, Timestamp};
+
+/// What both sides last agreed on about a node.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Synced {
+    /// The rev at which they agreed.
+    pub rev: Rev,
+    /// The rev of the content then.
+    pub content_rev: Rev,
+    /// The state; `None` for a tombstone.
+    pub state: Option<Arc<State>>,
+}
+
+/// Everything known about one node.
+#[derive(Clone, Debug)]
+pub struct Entry {
+    /// What the user sees; `None` if it was removed here.
+    pub local: Option<Arc<State>>,
+    /// What both sides agreed on; `None` if the server has never answered about it.
+    pub synced: Option<Synced>,
+    /// When it last changed here.
+    pub changed: Timestamp,
+    /// Whether its creation may have reached the server without an answer.
+    pub offered: bool,
+    /// Place in the order of work, 0 if there is none.
+    order: u64,
+}
+
+impl Entry {
+    /// Whether something has to be sent.
+    pub fn is_dirty(&self) -> bool {
+        match (&self.local, self.synced.as_ref().and_then(|synced| synced.state.as_ref())) {
+            (None, None) => false,
+            (Some(local), Some(synced)) => !Arc::ptr_eq(local, synced) && !local.agrees_with(synced),
+            _ => true,
+        }
+    }
+
+    /// The state that the server has, as far as is known here.
+    pub fn synced_state(&self) -> Option<&Arc<State>> {
+        self.synced.as_ref().and_then(|synced| synced.state.as_ref())
+    }
+
+    /// The rev to base an operation on.
+    pub fn base_rev(&self) -> Rev {
+        self.synced.as_ref().map_or(0, |synced| synced.rev)
+    }
+
+    /// The rev of the content that both sides agreed on.
+    pub fn content_rev(&self) -> Rev {
+        self.synced.as_ref().map_or(0, |synced| synced.content_rev)
+    }
+}
+
+type Names = BTreeMap<Name, NodeId>;
+
+/// All nodes.
+pub(crate) struct Tree {
+    entries: HashMap<NodeId, Entry>,
+    /// Directory -> name -> node, as the user sees it.
+    children: HashMap<NodeId, Names>,
+    /// Directory -> name -> node, on the server's side, for nodes that are not there for the user any more.
+    displaced: HashMap<NodeId, Names>,
+    /// Nodes with work, in the order in which they were last changed.
+    dirty: BTreeMap<u64, NodeId>,
+    next_order: u64,
+}
+
+impl Tree {
+    /// A tree with nothing but its root.
+    pub(crate) fn new() -> Self {
+        let root = Arc::new(State {
+            names: Vec::new(),
+            attrs: Attrs { mode: 0o755, mtime: Timestamp(0) },
+            body: crate::state::Body::Dir,
+        });
+        let entry = Entry {
+            local: Some(root.clone()),
+            synced: Some(Synced { rev: 0, content_rev: 0, state: Some(root) }),
+            changed: Timestamp(0),
+            offered: false,
+            order: 0,
+        };
+        Self {
+            entries: HashMap::from([(NodeId::ROOT, entry)]),
+            children: HashMap::new(),
+            displaced: HashMap::new(),
+            dirty: BTreeMap::new(),
+            next_order: 1,
+        }
+    }
+
+    pub(crate) fn get(&self, id: NodeId) -> Option<&Entry> {
+        self.entries.get(&id)
+    }
+
+    /// The state that the user sees.
+    pub(crate) fn local(&self, id: NodeId) -> Option<&Arc<State>> {
+        self.entries.get(&id)?.local.as_ref()
+    }
+
+    pub(crate) fn is_dir(&self, id: NodeId) -> bool {
+        self.local(id).is_some_and(|state| state.kind() == NodeKind::Dir)
+    }
+
+    pub(crate) fn child(&self, parent: NodeId, name: &[u8]) -> Option<NodeId> {
+        self.children.get(&parent)?.get(name).copied()
+    }
+
+    pub(crate) fn children(&self, parent: NodeId) -> impl Iterator<Item = (&Name, NodeId)> + '_ {
+        self.children.get(&parent).into_iter().flatten().map(|(name, id)| (name, *id))
+    }
+
+    pub(crate) fn is_empty_dir(&self, id: NodeId) -> bool {
+        self.children.get(&id).is_none_or(BTreeMap::is_empty)
+    }
+
+    /// The node that the server has at a place where the user sees something else or nothing.
+    pub(crate) fn displaced_at(&self, place: &Placement) -> Option<NodeId> {
+        self.displaced.get(&place.parent)?.get(&place.name).copied()
+    }
+
+    /// All nodes that the server has in `parent` and that the user does not see there any more.
+    pub(crate) fn displaced_from(&self, parent: NodeId) -> impl Iterator<Item = NodeId> + '_ {
+        self.displaced.get(&parent).into_iter().flatten().map(|(_, id)| *id)
+    }
+
+    pub(crate) fn ids(&self) -> impl Iterator<Item = NodeId> + '_ {
+        self.entries.keys().copied()
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Nodes with work in the order of their last change.
+    pub(crate) fn dirty(&self) -> impl Iterator<Item = NodeId> + '_ {
+        self.dirty.values().copied()
+    }
+
+    pub(crate) fn dirty_len(&self) -> usize {
+        self.dirty.len()
+    }
+
+    /// Whether `id` is `ancestor` or lies below it.
+    pub(crate) fn is_within(&self, id: NodeId, ancestor: NodeId) -> bool {
+        let mut at = id;
+        for _ in 0..=self.entries.len() {
+            if at == ancestor {
+                return true;
+            }
+            match self.local(at).and_then(|state| state.names.first()) {
+                Some(place) => at = place.parent,
+                None => return false,
+            }
+        }
+        true
+    }
+
+    /// Replaces what is known about a node. Its places must be free; see [`Self::attach`].
+    pub(crate) fn set(&mut self, id: NodeId, local: Option<Arc<State>>, synced: Option<Synced>, changed: Timestamp) {
+        self.detach(id);
+        self.set_detached(id, local, synced, changed);
+        let attached = self.attach(id);
+        debug_assert!(attached.is_ok(), "{id:?} was put where {attached:?} is");
+    }
+
+    /// The same without giving it its places in the directories: for moves of many nodes at once.
+    pub(crate) fn set_detached(
+        &mut self,
+        id: NodeId,
+        local: Option<Arc<State>>,
+        synced: Option<Synced>,
+        changed: Timestamp,
+    ) {
+        self.drop_displaced(id);
+        let old = self.entries.get(&id);
+        let (old_order, offered) = old.map_or((0, false), |entry| (entry.order, entry.offered));
+        if old_order != 0 {
+            self.dirty.remove(&old_order);
+        }
+        let mut entry = Entry { local, synced, changed, offered, order: 0 };
+        if entry.is_dirty() {
+            entry.order = self.next_order;
+            self.next_order += 1;
+            self.dirty.insert(entry.order, id);
+        }
+        if entry.local.is_none() && entry.synced_state().is_none() && !entry.offered {
+            self.entries.remove(&id);
+            self.children.remove(&id);
+        } else {
+            self.entries.insert(id, entry);
+            self.note_displaced(id);
+        }
+    }
+
+    /// Marks whether the node's creation may have reached the server without an answer.
+    pub(crate) fn set_offered(&mut self, id: NodeId, offered: bool) {
+        if let Some(entry) = self.entries.get_mut(&id) {
+            entry.offered = offered;
+            if !offered && entry.local.is_none() && entry.synced_state().is_none() {
+                self.entries.remove(&id);
+            }
+        }
+    }
+
+    /// Takes a node's names out of the directories.
+    pub(crate) fn detach(&mut self, id: NodeId) {
+        let Some(state) = self.local(id).cloned() else { return };
+        for place in &state.names {
+            if let Some(names) = self.children.get_mut(&place.parent)
+                && names.get(&place.name) == Some(&id)
+            {
+                names.remove(&place.name);
+                if names.is_empty() {
+                    self.children.remove(&place.parent);
+                }
+            }
+        }
+    }
+
+    /// Puts a node's names into the directories; `Err` with the node that already is at one of them.
+    pub(crate) fn attach(&mut self, id: NodeId) -> Result<(), NodeId> {
+        let Some(state) = self.local(id).cloned() else { return Ok(()) };
+        for place in &state.names {
+            match self.child(place.parent, place.name.as_bytes()) {
+                Some(other) if other != id => return Err(other),
+                _ => {}
+            }
+        }
+        for place in &state.names {
+            self.children.entry(place.parent).or_default().insert(place.name.clone(), id);
+        }
+        Ok(())
+    }
+
+    fn drop_displaced(&mut self, id: NodeId) {
+        let Some(state) = self.entries.get(&id).and_then(Entry::synced_state).cloned() else { return };
+        for place in &state.names {
+            if let Some(names) = self.displaced.get_mut(&place.parent)
+                && names.get(&place.name) == Some(&id)
+            {
+                names.remove(&place.name);
+                if names.is_empty() {
+                    self.displaced.remove(&place.parent);
+                }
+            }
+        }
+    }
+
+    fn note_displaced(&mut self, id: NodeId) {
+        let Some(entry) = self.entries.get(&id) else { return };
+        let Some(synced) = entry.synced_state().cloned() else { return };
+        let local = entry.local.clone();
+        for place in &synced.names {
+            if !local.as_ref().is_some_and(|local| local.names.contains(place)) {
+                self.displaced.entry(place.parent).or_default().insert(place.name.clone(), id);
+            }
+        }
+    }
+
+    /// Panics if an index disagrees with the entries. For tests.
+    pub(crate) fn check(&self) {
+        let mut places = 0;
+        for (id, entry) in &self.entries {
+            assert_eq!(entry.order != 0, entry.is_dirty(), "{id:?} in the order of work");
+            if entry.order != 0 {
+                assert_eq!(self.dirty.get(&entry.order), Some(id));
+            }
+            let Some(local) = &entry.local else { continue };
+            assert_eq!(local.names.is_empty(), *id == NodeId::ROOT, "{id:?} has a name");
+            for place in &local.names {
+                places += 1;
+                assert_eq!(self.child(place.parent, place.name.as_bytes()), Some(*id), "{id:?} at {place:?}");
+                assert!(self.is_dir(place.parent), "{id:?} lies in a directory");
+            }
+            assert!(self.is_within(*id, NodeId::ROOT), "{id:?} hangs below the root");
+        }
+        assert_eq!(places, self.children.values().map(BTreeMap::len).sum::<usize>(), "no name without a node");
+        assert_eq!(self.dirty.len(), self.entries.values().filter(|entry| entry.order != 0).count());
+    }
+}
