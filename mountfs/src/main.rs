@@ -1,1 +1,142 @@
-fn main() {}
+//! The program `syncmount`: reads the command line, calls the library, says what went wrong.
+//!
+//! Exit codes: 0 done, 1 failed, 2 wrong usage.
+
+use anyhow::Context;
+use clap::Parser;
+use std::process::ExitCode;
+use syncmount::background::{self, OnLive, Ready};
+use syncmount::cli::{Cli, Command, MountArgs};
+use syncmount::commands::{self, CommandError};
+use syncmount::config::{Dirs, Environment, MountConfig, StartError};
+use syncmount::login::{self, LoginError};
+use syncmount::{logging, mount, mountpoint};
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let result = match (cli.command, cli.mount) {
+        (Some(command), _) => run_command(&command),
+        (None, Some(args)) if args.background_child => return run_in_background(&args),
+        (None, Some(args)) => run_mount(&args),
+        (None, None) => unreachable!("clap asks for a folder or a command"),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("syncmount: {}", sentence(&error));
+            exit_code(&error).into()
+        }
+    }
+}
+
+fn run_command(command: &Command) -> anyhow::Result<()> {
+    logging::init_quiet()?;
+    let dirs = Dirs::of_user()?;
+    if let Command::Logout(args) = command {
+        return Ok(login::logout(args, &dirs)?);
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    runtime.context("cannot start")?.block_on(async {
+        match command {
+            Command::Login(args) => login::login(args, &dirs).await?,
+            Command::Logout(args) => login::logout(args, &dirs)?,
+            Command::Status(args) => commands::status(args, &dirs).await?,
+            Command::Umount(args) => commands::umount(args, &dirs).await?,
+            Command::Wait(args) => commands::wait(args, &dirs).await?,
+        }
+        Ok(())
+    })
+}
+
+/// `syncmount FOLDER`: checks everything that can be checked here, then mounts in this process or in one of its own.
+fn run_mount(args: &MountArgs) -> anyhow::Result<()> {
+    let env = Environment::of_process()?;
+    let config = MountConfig::resolve(args, &env)?;
+    if args.foreground {
+        logging::init(config.log_file.as_deref(), args.verbose)?;
+    } else {
+        logging::init_quiet()?;
+    }
+    if mountpoint::prepare(&config, &env.dirs)? {
+        eprintln!("syncmount: cleared a dead mount at {}", config.mountpoint.display());
+    }
+    config.create_cache_dir()?;
+    if args.foreground {
+        let ready = Ready::foreground(remember(&config, env.dirs));
+        return mount::run(config, ready);
+    }
+    let arguments: Vec<_> = std::env::args_os().skip(1).collect();
+    Ok(background::start(&config, &arguments, |why| eprintln!("syncmount: {why}"))?)
+}
+
+/// The same in the process that [`background::start`] has started.
+fn run_in_background(args: &MountArgs) -> ExitCode {
+    // What goes wrong here has been told to the one who waits.
+    let Ok((config, pipe)) = background::adopt() else { return ExitCode::FAILURE };
+    let (ready, dirs) = match Dirs::of_user() {
+        Ok(dirs) => (pipe.ready(remember(&config, dirs)), Ok(())),
+        Err(error) => (pipe.ready(Box::new(|| ())), Err(error)),
+    };
+    let result = dirs
+        .and_then(|()| logging::init(config.log_file.as_deref(), args.verbose))
+        .map_err(anyhow::Error::from)
+        .and_then(|()| mount::run(config, ready.clone()));
+    let Err(error) = result else { return ExitCode::SUCCESS };
+    let code = exit_code(&error);
+    if !ready.failed(code, &sentence(&error)) {
+        tracing::error!("{}", sentence(&error));
+    }
+    code.into()
+}
+
+fn remember(config: &MountConfig, dirs: Dirs) -> OnLive {
+    let config = config.clone();
+    Box::new(move || {
+        if let Err(error) = config.remember(&dirs) {
+            tracing::warn!(%error, "the next mount here will need --server and --folder again");
+        }
+    })
+}
+
+/// An error and its causes in one sentence; causes that it has named already are not repeated.
+fn sentence(error: &anyhow::Error) -> String {
+    error.chain().fold(String::new(), |said, cause| match (said.as_str(), cause.to_string()) {
+        ("", cause) => cause,
+        (_, cause) if said.contains(&cause) => said,
+        (_, cause) => format!("{said}: {cause}"),
+    })
+}
+
+fn exit_code(error: &anyhow::Error) -> u8 {
+    let start = match (error.downcast_ref(), error.downcast_ref(), error.downcast_ref()) {
+        (Some(start), _, _) => Some(start),
+        (_, Some(LoginError::Start(start)), _) => Some(start),
+        (_, _, Some(CommandError::Start(start))) => Some(start),
+        _ => None,
+    };
+    start.map_or(1, StartError::exit_code)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io;
+
+    #[test]
+    fn causes_are_said_once() {
+        let error = anyhow::Error::from(io::Error::other("no space")).context("cannot write x: no space");
+        assert_eq!(sentence(&error), "cannot write x: no space");
+        let error = anyhow::Error::from(io::Error::other("no space")).context("cannot write x");
+        assert_eq!(sentence(&error), "cannot write x: no space");
+    }
+
+    #[test]
+    fn wrong_usage_has_a_code_of_its_own() {
+        let usage = || StartError::FolderName("..".into());
+        assert_eq!(exit_code(&usage().into()), 2);
+        assert_eq!(exit_code(&LoginError::Start(usage()).into()), 2);
+        assert_eq!(exit_code(&CommandError::Start(usage()).into()), 2);
+        assert_eq!(exit_code(&StartError::NoHome.into()), 1);
+        assert_eq!(exit_code(&anyhow::anyhow!("x")), 1);
+    }
+}

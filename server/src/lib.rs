@@ -1,1 +1,21 @@
-//! placeholder
+//! The syncmount server: holds shared folders and serves them over HTTP.
+//!
+//! `api` translates HTTP, `service` has the rules, `meta` and `blob` keep what must survive, `wake` tells held polls of
+//! changes. Everything can be used as a library: [`Server`] for a whole server in this process, [`Service`] for one
+//! without sockets.
+
+pub mod api;
+pub mod blob;
+pub mod config;
+pub mod data;
+pub mod meta;
+pub mod server;
+pub mod service;
+pub mod wake;
+
+pub use config::{Config, Limits};
+pub use server::{Running, Server, ServerError};
+pub use service::{Environment, Service};
+
+/// The folder that every new server has.
+pub const FIRST_FOLDER: &str = "default";

@@ -150,6 +150,23 @@ impl Engine {
         Record { rows, cursor, retired: std::mem::take(&mut self.retired) }
     }
 
+    /// A record could not be kept: it is part of the next one.
+    pub fn keep_failed(&mut self, record: Record) {
+        self.touched.extend(record.rows.into_iter().map(|(id, _)| id));
+        self.cursor_touched |= record.cursor.is_some();
+        self.retired.extend(record.retired);
+    }
+
+    /// The staging file of a draft is lost: the node falls back to what both sides agreed on, or goes if there is nothing.
+    pub fn abandon_draft(&mut self, node: NodeId, now: Timestamp) {
+        let Some(entry) = self.tree.get(node) else { return };
+        let Some(local) = entry.local.clone().filter(|local| local.body.draft().is_some()) else { return };
+        let synced = entry.synced.clone();
+        let agreed = synced.as_ref().and_then(|synced| synced.state.clone());
+        let back = agreed.map(|agreed| Arc::new(State { names: local.names.clone(), ..State::clone(&agreed) }));
+        self.put(node, back, synced, now);
+    }
+
     /// The answer to [`Effect::Prepare`].
     pub fn prepared(&mut self, node: NodeId, generation: u64, answer: PrepareAnswer, now: Timestamp) {
         self.preparing.remove(&node);
@@ -361,6 +378,16 @@ impl Engine {
                 return id;
             }
         }
+    }
+
+    /// A number from the engine's own randomness.
+    pub fn random(&mut self) -> u64 {
+        self.next_random()
+    }
+
+    /// Whether anything is to be sent.
+    pub fn has_work(&self) -> bool {
+        self.tree.dirty_len() > 0
     }
 
     /// SplitMix64 (Steele, Lea, Flood, "Fast Splittable Pseudorandom Number Generators", 2014).

@@ -505,8 +505,9 @@ impl Engine {
                 _ => false,
             };
             let removed = before.is_some() && after.is_none();
+            let last_attrs = before.as_ref().filter(|_| removed).map(|state| state.attrs);
             self.settle_if_acknowledged(id);
-            self.effects.push_back(Effect::Changed(Changed { node: id, places, content, removed }));
+            self.effects.push_back(Effect::Changed(Changed { node: id, places, content, removed, last_attrs }));
         }
         for staging in dropped.difference(&kept) {
             self.retire(*staging);

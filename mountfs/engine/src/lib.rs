@@ -21,7 +21,7 @@ mod tree;
 pub use batch::INLINE_FILE_MAX;
 pub use conflict::conflict_name;
 pub use engine::{Engine, Identity, Pending, Restored};
-pub use local::{DraftUpdate, Refusal, RenameMode};
+pub use local::{DraftUpdate, Expected, Refusal, RenameMode};
 pub use output::{Changed, CommitAnswer, Effect, PrepareAnswer, Record};
 pub use reconcile::{Copy, Facts, Kept, Merged, merge};
 pub use state::{Body, Draft, FileBody, Row, RowSynced, State};

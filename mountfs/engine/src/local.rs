@@ -3,7 +3,7 @@
 use crate::engine::{Engine, is_dir};
 use crate::state::{Body, Draft, FileBody, State};
 use std::sync::Arc;
-use syncmount_common::{Attrs, Content, Name, NodeId, NodeKind, Placement, Timestamp};
+use syncmount_common::{Attrs, Content, ContentHash, Name, NodeId, NodeKind, Placement, Timestamp};
 
 /// Why a change of the tree is refused. The names are POSIX's.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
@@ -26,9 +26,18 @@ pub enum Refusal {
     /// EINVAL: a directory into itself.
     #[error("a directory cannot be moved into itself")]
     IntoItself,
-    /// EBUSY: the root.
-    #[error("the root cannot be moved or removed")]
-    Root,
+    /// No errno: the feed has just changed the file under the writer, who must look again before telling.
+    #[error("the file has just become another one")]
+    Stale,
+}
+
+/// What the writer believes the tree knows about the file: a guard against changes that crossed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Expected {
+    /// This content.
+    Clean(ContentHash),
+    /// A draft with this staging file.
+    Draft(Option<u64>),
 }
 
 /// What a rename does with a node that has the new name already.
@@ -218,7 +227,13 @@ impl Engine {
     }
 
     /// A file has been written to (or cut): it is a draft from now on, with these bytes.
-    pub fn write_draft(&mut self, id: NodeId, update: DraftUpdate, now: Timestamp) -> Result<(), Refusal> {
+    pub fn write_draft(
+        &mut self,
+        id: NodeId,
+        expected: Expected,
+        update: DraftUpdate,
+        now: Timestamp,
+    ) -> Result<(), Refusal> {
         let entry = self.tree.get(id).ok_or(Refusal::NotFound)?;
         let local = entry.local.clone().ok_or(Refusal::NotFound)?;
         let synced = entry.synced.clone();
@@ -228,6 +243,14 @@ impl Engine {
             NodeKind::Symlink => return Err(Refusal::NotFound),
         }
         let old = local.body.draft();
+        let as_expected = match (expected, old) {
+            (Expected::Draft(staging), Some(draft)) => draft.staging == staging,
+            (Expected::Clean(hash), None) => local.body.content_hash() == Some(hash),
+            _ => false,
+        };
+        if !as_expected {
+            return Err(Refusal::Stale);
+        }
         let unchanged = old.filter(|draft| draft.generation == update.generation);
         let prepared = unchanged.and_then(|draft| draft.prepared.clone());
         let old_staging = old.and_then(|draft| draft.staging).filter(|id| Some(*id) != update.staging);

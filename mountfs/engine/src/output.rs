@@ -4,7 +4,7 @@ use crate::state::Row;
 use std::sync::Arc;
 use syncmount_common::protocol::changes::Cursor;
 use syncmount_common::protocol::commit::{Committed, ConflictDetails, MissingDetails};
-use syncmount_common::{Content, NodeId, Placement};
+use syncmount_common::{Attrs, Content, NodeId, Placement};
 
 /// Work for the driver. Each is answered by a call back, except where it says otherwise.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -59,6 +59,8 @@ pub struct Changed {
     pub content: bool,
     /// Whether it is gone.
     pub removed: bool,
+    /// If it is gone: the attributes it had.
+    pub last_attrs: Option<Attrs>,
 }
 
 /// What must be kept, all of it or nothing, before anything that follows from it is done or said.

@@ -1,0 +1,332 @@
+//! The command line as it is typed: words and options, nothing checked beyond their form.
+//!
+//! What they mean together (which server, which token, which cache) is decided once, in [`crate::config`]; nothing else
+//! looks at a flag.
+
+use clap::builder::{PathBufValueParser, TypedValueParser};
+use clap::{Args, Parser, Subcommand};
+use std::path::PathBuf;
+use std::time::Duration;
+
+const EXIT_CODES: &str = "\
+Exit codes: 0 done, 1 failed (one sentence on stderr says why and what to do), 2 wrong usage.
+
+A folder that has the name of a command is given with a path: `syncmount ./status`.";
+
+/// A synced folder you can trust: mounts a shared folder, or talks to a mount that is running.
+#[derive(Parser, Debug, PartialEq)]
+#[command(
+    name = "syncmount",
+    version,
+    after_help = EXIT_CODES,
+    subcommand_negates_reqs = true,
+    args_conflicts_with_subcommands = true,
+    arg_required_else_help = true,
+    override_usage = "syncmount [OPTIONS] <FOLDER> --server <URL>\n       syncmount <COMMAND>"
+)]
+pub struct Cli {
+    /// A command; without one, `FOLDER` is mounted.
+    #[command(subcommand)]
+    pub command: Option<Command>,
+    /// What to mount. Present if `command` is not.
+    #[command(flatten)]
+    pub mount: Option<MountArgs>,
+}
+
+/// `syncmount FOLDER …`: mounts a shared folder.
+#[derive(Args, Clone, Debug, PartialEq, Default)]
+pub struct MountArgs {
+    /// Where to mount: an empty directory
+    #[arg(value_name = "FOLDER", required = true, value_parser = PathBufValueParser::new().try_map(folder_to_mount))]
+    pub mountpoint: PathBuf,
+    /// The server, like https://files.example.org [default: that of the last mount here, or of the only login]
+    #[arg(long, value_name = "URL")]
+    pub server: Option<String>,
+    /// Which of the server's folders [default: that of the last mount here, or `default`]
+    #[arg(long, value_name = "NAME")]
+    pub folder: Option<String>,
+    /// Read the token from this file [default: SYNCMOUNT_TOKEN, else the saved login]
+    #[arg(long, value_name = "FILE")]
+    pub token_file: Option<PathBuf>,
+    /// Where cached content and everything not yet sent is kept [default: one per server and folder]
+    #[arg(long, value_name = "DIR")]
+    pub cache_dir: Option<PathBuf>,
+    /// How much content is kept on this machine, like 500M, 10G or 1T [default: 10G or a quarter of the disk]
+    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    pub cache_size: Option<u64>,
+    /// Refuse every change through this mount
+    #[arg(long)]
+    pub read_only: bool,
+    /// Stay in the foreground
+    #[arg(short, long)]
+    pub foreground: bool,
+    /// Write the log to this file [default: a file in the state directory; with -f, stderr]
+    #[arg(long, value_name = "FILE")]
+    pub log_file: Option<PathBuf>,
+    /// Log more; twice for everything. RUST_LOG has precedence
+    #[arg(short, long, action = clap::ArgAction::Count)]
+    pub verbose: u8,
+    /// Set by the program when it starts itself again for the background.
+    #[arg(long, hide = true)]
+    pub background_child: bool,
+}
+
+/// The commands beside mounting.
+#[derive(Subcommand, Debug, PartialEq)]
+pub enum Command {
+    /// Ask for a server's token, check it and save it
+    Login(LoginArgs),
+    /// Forget a server's token
+    Logout(LogoutArgs),
+    /// Show what a mount is doing; without FOLDER, all running mounts
+    Status(StatusArgs),
+    /// Send what is pending, then unmount
+    Umount(UmountArgs),
+    /// Return when nothing is pending
+    Wait(WaitArgs),
+}
+
+/// `syncmount login URL`.
+#[derive(Args, Debug, PartialEq)]
+pub struct LoginArgs {
+    /// The server, like https://files.example.org
+    #[arg(value_name = "URL")]
+    pub server: String,
+    /// Read the token from this file instead of asking
+    #[arg(long, value_name = "FILE")]
+    pub token_file: Option<PathBuf>,
+}
+
+/// `syncmount logout URL`.
+#[derive(Args, Debug, PartialEq)]
+pub struct LogoutArgs {
+    /// The server whose token is forgotten
+    #[arg(value_name = "URL")]
+    pub server: String,
+}
+
+/// `syncmount status [FOLDER]`.
+#[derive(Args, Debug, PartialEq)]
+pub struct StatusArgs {
+    /// A mounted folder
+    #[arg(value_name = "FOLDER")]
+    pub mountpoint: Option<PathBuf>,
+    /// For programs: one JSON object, or without FOLDER an array of them
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `syncmount umount FOLDER`.
+#[derive(Args, Debug, PartialEq)]
+pub struct UmountArgs {
+    /// A mounted folder
+    #[arg(value_name = "FOLDER")]
+    pub mountpoint: PathBuf,
+    /// How long to wait until everything is sent, like 30s, 5m or 1h; then the mount stays as it is
+    #[arg(long, value_name = "TIME", value_parser = parse_timeout, default_value = "unlimited")]
+    pub timeout: Timeout,
+    /// Unmount even if files are open or the time has run out; what was not sent is kept and sent by the next mount
+    #[arg(long)]
+    pub force: bool,
+}
+
+/// `syncmount wait FOLDER`.
+#[derive(Args, Debug, PartialEq)]
+pub struct WaitArgs {
+    /// A mounted folder
+    #[arg(value_name = "FOLDER")]
+    pub mountpoint: PathBuf,
+    /// How long to wait, like 30s, 5m or 1h
+    #[arg(long, value_name = "TIME", value_parser = parse_timeout, default_value = "unlimited")]
+    pub timeout: Timeout,
+}
+
+const COMMANDS: [&str; 6] = ["login", "logout", "status", "umount", "wait", "help"];
+
+/// After options clap takes a command's word for a folder; whoever types it means the command.
+fn folder_to_mount(path: PathBuf) -> Result<PathBuf, String> {
+    match path.to_str() {
+        Some(word) if COMMANDS.contains(&word) => {
+            Err(format!("`{word}` is a command and comes first; a folder of that name is given as ./{word}"))
+        }
+        _ => Ok(path),
+    }
+}
+
+/// How long to wait; `None` means as long as it takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Timeout(pub Option<Duration>);
+
+/// The longest timeout: a year. Longer ones are taken for mistakes.
+const TIMEOUT_MAX: Duration = Duration::from_secs(366 * 24 * 3600);
+
+fn parse_timeout(text: &str) -> Result<Timeout, String> {
+    if text == "unlimited" {
+        return Ok(Timeout(None));
+    }
+    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let seconds = match &text[digits.len()..] {
+        "" | "s" => 1,
+        "m" => 60,
+        "h" => 3600,
+        _ => return Err("write a number with s, m or h, like 30s, or `unlimited`".into()),
+    };
+    let number: u64 = digits.parse().map_err(|_| "write a whole number with s, m or h, like 30s".to_string())?;
+    let timeout = Duration::from_secs(number.saturating_mul(seconds));
+    if timeout > TIMEOUT_MAX {
+        return Err("more than a year; for no limit write `unlimited`".into());
+    }
+    Ok(Timeout(Some(timeout)))
+}
+
+/// The smallest cache that is of any use.
+const CACHE_SIZE_MIN: u64 = 1 << 20;
+
+/// Bytes, with the units that people write: `10G`, `10GiB` and `10GB` are all 10 × 2³⁰.
+fn parse_size(text: &str) -> Result<u64, String> {
+    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let shift = match text[digits.len()..].to_ascii_uppercase().as_str() {
+        "" | "B" => 0,
+        "K" | "KB" | "KIB" => 10,
+        "M" | "MB" | "MIB" => 20,
+        "G" | "GB" | "GIB" => 30,
+        "T" | "TB" | "TIB" => 40,
+        _ => return Err("write a size like 500M, 10G or 1T".into()),
+    };
+    let number: u64 =
+        digits.parse().map_err(|_| "write a whole number with a unit, like 500M, 10G or 1T".to_string())?;
+    let size = number.checked_mul(1 << shift).filter(|size| i64::try_from(*size).is_ok());
+    match size {
+        None => Err("more than any disk holds".into()),
+        Some(size) if size < CACHE_SIZE_MIN => Err("the smallest cache is 1M".into()),
+        Some(size) => Ok(size),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+    use clap::error::ErrorKind;
+
+    fn parse(words: &[&str]) -> Result<Cli, ErrorKind> {
+        Cli::try_parse_from(std::iter::once(&"syncmount").chain(words)).map_err(|error| error.kind())
+    }
+
+    fn mount(words: &[&str]) -> MountArgs {
+        let cli = parse(words).unwrap();
+        assert_eq!(cli.command, None);
+        cli.mount.unwrap()
+    }
+
+    #[test]
+    fn the_definition_is_sound() {
+        Cli::command().debug_assert();
+        let mut command = Cli::command();
+        command.build();
+        assert!(command.get_subcommands().map(clap::Command::get_name).eq(COMMANDS));
+    }
+
+    #[test]
+    fn a_folder_and_a_server_are_a_mount() {
+        let args = mount(&["/mnt/x", "--server", "http://h:1"]);
+        assert_eq!(args.mountpoint, PathBuf::from("/mnt/x"));
+        assert_eq!(args.server.as_deref(), Some("http://h:1"));
+        assert!(!args.foreground && !args.read_only && args.folder.is_none() && args.cache_size.is_none());
+    }
+
+    #[test]
+    fn every_option_of_the_mount() {
+        let args = mount(&[
+            "--server=http://h:1",
+            "--folder=photos",
+            "--token-file=/t",
+            "--cache-dir=/c",
+            "--cache-size=10G",
+            "--read-only",
+            "-f",
+            "--log-file=/l",
+            "-vv",
+            "x",
+        ]);
+        let expected = MountArgs {
+            mountpoint: "x".into(),
+            server: Some("http://h:1".into()),
+            folder: Some("photos".into()),
+            token_file: Some("/t".into()),
+            cache_dir: Some("/c".into()),
+            cache_size: Some(10 << 30),
+            read_only: true,
+            foreground: true,
+            log_file: Some("/l".into()),
+            verbose: 2,
+            background_child: false,
+        };
+        assert_eq!(args, expected);
+    }
+
+    #[test]
+    fn the_server_may_be_left_out() {
+        assert_eq!(mount(&["x"]).server, None);
+    }
+
+    #[test]
+    fn a_known_word_is_the_command_and_a_path_is_a_folder() {
+        assert!(matches!(parse(&["status"]).unwrap().command, Some(Command::Status(_))));
+        assert_eq!(mount(&["./status"]).mountpoint, PathBuf::from("./status"));
+        let Some(Command::Status(args)) = parse(&["status", "./status", "--json"]).unwrap().command else { panic!() };
+        assert_eq!(args, StatusArgs { mountpoint: Some("./status".into()), json: true });
+    }
+
+    #[test]
+    fn commands_and_mount_options_do_not_mix() {
+        assert_eq!(parse(&["--read-only", "status"]), Err(ErrorKind::ValueValidation));
+        assert_eq!(parse(&["x", "status"]), Err(ErrorKind::ArgumentConflict));
+        assert_eq!(parse(&["status", "--read-only"]), Err(ErrorKind::UnknownArgument));
+    }
+
+    #[test]
+    fn nothing_at_all_shows_the_help_and_options_alone_are_refused() {
+        assert_eq!(parse(&[]), Err(ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand));
+        assert_eq!(parse(&["--server", "http://h"]), Err(ErrorKind::MissingRequiredArgument));
+        assert_eq!(parse(&["umount"]), Err(ErrorKind::MissingRequiredArgument));
+        assert_eq!(parse(&["login"]), Err(ErrorKind::MissingRequiredArgument));
+    }
+
+    #[test]
+    fn umount_waits_without_limit_unless_told() {
+        let Some(Command::Umount(args)) = parse(&["umount", "x"]).unwrap().command else { panic!() };
+        assert_eq!(args, UmountArgs { mountpoint: "x".into(), timeout: Timeout(None), force: false });
+        let Some(Command::Umount(args)) = parse(&["umount", "x", "--timeout", "2m", "--force"]).unwrap().command else {
+            panic!()
+        };
+        assert_eq!(args.timeout, Timeout(Some(Duration::from_secs(120))));
+        assert!(args.force);
+    }
+
+    #[test]
+    fn timeouts() {
+        let seconds = |text| parse_timeout(text).map(|timeout| timeout.0.map(|limit| limit.as_secs()));
+        assert_eq!(seconds("0"), Ok(Some(0)));
+        assert_eq!(seconds("30"), Ok(Some(30)));
+        assert_eq!(seconds("30s"), Ok(Some(30)));
+        assert_eq!(seconds("1h"), Ok(Some(3600)));
+        assert_eq!(seconds("unlimited"), Ok(None));
+        for bad in ["", "s", "-1", "1.5", "3d", "1 s", "99999999999h", "1y", "é"] {
+            assert!(seconds(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn sizes() {
+        assert_eq!(parse_size("10G"), Ok(10 << 30));
+        assert_eq!(parse_size("10GiB"), Ok(10 << 30));
+        assert_eq!(parse_size("500m"), Ok(500 << 20));
+        assert_eq!(parse_size("1T"), Ok(1 << 40));
+        assert_eq!(parse_size("1048576"), Ok(1 << 20));
+        for bad in ["", "G", "1.5G", "-1G", "10 G", "10X", "1K", "0", "99999999T", "18446744073709551615", "é"] {
+            assert!(parse_size(bad).is_err(), "{bad}");
+        }
+        assert_eq!(parse(&["x", "--cache-size", "lots"]), Err(ErrorKind::ValueValidation));
+    }
+}

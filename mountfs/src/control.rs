@@ -1,0 +1,833 @@
+//! The way to talk to a mount that is running: a unix socket per mount, one line of JSON each way.
+//!
+//! Owns where sockets are and who may speak to them. A lock file beside the socket is held as long as the process lives,
+//! so a socket of a process that was killed is recognised without guessing, and two processes never serve one mount
+//! point. Lines are bounded, every wait has an end, and only the same user (or root) is answered. Knows nothing of what
+//! a mount does: that is the [`ControlHandler`].
+//!
+//! Requests: `{"request":"status"}`, `{"request":"drain","timeout_ms":5000}`, `{"request":"stop","force":false}`.
+//! Replies: `{"reply":"status",…}`; for `drain` any number of `{"reply":"progress",…}`, then `drained` or `timed_out`, all
+//! with the fields of [`Status`]; for `stop` `{"reply":"stopping"}`; and `{"reply":"error","message":"…"}`.
+
+use crate::config::{Dirs, StartError, create_private_dir, short_hash};
+use crate::status::Status;
+use parking_lot::Mutex;
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use std::fs::{self, File, TryLockError};
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::io::unix::AsyncFd;
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader, Interest};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::runtime::Handle;
+use tokio::sync::Semaphore;
+use tokio::task::{JoinHandle, JoinSet};
+use tokio::time::timeout;
+
+/// An address of a unix socket holds 108 bytes, the last of them NUL.
+const SOCKET_PATH_LEN_MAX: usize = 107;
+const REQUEST_LEN_MAX: u64 = 4 << 10;
+const REPLY_LEN_MAX: u64 = 8 << 20;
+const CONNECTIONS_MAX: usize = 64;
+/// How long a peer may take for one line.
+const LINE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Between two looks at what is pending.
+const DRAIN_INTERVAL: Duration = Duration::from_millis(50);
+/// The longest silence of a drain.
+const HEARTBEAT: Duration = Duration::from_secs(1);
+/// Unmounting can wait for the disk.
+const STOP_TIMEOUT: Duration = Duration::from_secs(60);
+/// Between taking the lock and listening a process may need this long.
+const LISTEN_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// What a mount can be asked for. Called from the runtime's threads.
+pub trait ControlHandler: Send + Sync + 'static {
+    /// How it is. Must not wait for the network or the disk.
+    fn status(&self) -> Status;
+    /// Somebody begins to wait for everything to be sent: hurry, and show it as the phase. Not called again before
+    /// [`ControlHandler::end_drain`].
+    fn begin_drain(&self);
+    /// Nobody waits any more.
+    fn end_drain(&self);
+    /// Unmounts, and lets the process end in order soon after; may take a while. With `force` even if files are open.
+    /// An error is one sentence for the user, and then everything goes on as before.
+    fn stop(&self, force: bool) -> Result<(), String>;
+}
+
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "request", rename_all = "snake_case", deny_unknown_fields)]
+enum Request {
+    Status,
+    Drain {
+        #[serde(default)]
+        timeout_ms: Option<u64>,
+    },
+    Stop {
+        #[serde(default)]
+        force: bool,
+    },
+}
+
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "reply", rename_all = "snake_case")]
+enum Reply {
+    Status(Box<Status>),
+    Progress(Box<Status>),
+    Drained(Box<Status>),
+    TimedOut(Box<Status>),
+    Stopping,
+    Error { message: String },
+}
+
+/// The directories in which sockets can be, the preferred first. All are searched, because a mount may have been started
+/// where the variable of the runtime directory was not set.
+pub fn run_dirs(dirs: &Dirs) -> Vec<PathBuf> {
+    let uid = rustix::process::geteuid();
+    let last = PathBuf::from(format!("/tmp/syncmount-{uid}", uid = uid.as_raw()));
+    dirs.runtime.iter().cloned().chain([dirs.state.join("run"), last]).collect()
+}
+
+fn paths_in(dir: &Path, mountpoint: &Path) -> (PathBuf, PathBuf) {
+    let name = short_hash(mountpoint.as_os_str().as_encoded_bytes());
+    (dir.join(format!("{name}.sock")), dir.join(format!("{name}.lock")))
+}
+
+fn fits(socket: &Path) -> bool {
+    socket.as_os_str().len() <= SOCKET_PATH_LEN_MAX
+}
+
+/// A directory that only this user can change; anything else in its place is not used.
+fn is_private(dir: &Path) -> bool {
+    fs::symlink_metadata(dir).is_ok_and(|found| {
+        found.is_dir() && found.uid() == rustix::process::geteuid().as_raw() && found.mode() & 0o022 == 0
+    })
+}
+
+/// The right to serve one mount point: the lock, and where the socket will be. Given up when dropped.
+#[derive(Debug)]
+pub struct ControlSocket {
+    socket: PathBuf,
+    lock_path: PathBuf,
+    /// Held for as long as this lives; the kernel gives it up when the process dies in whatever way.
+    _lock: File,
+}
+
+impl ControlSocket {
+    /// Takes the right to serve `mountpoint`, or says that another process has it. Sockets of dead processes are removed.
+    pub fn claim(dirs: &Dirs, mountpoint: &Path) -> Result<Self, StartError> {
+        if is_served(dirs, mountpoint)? {
+            return Err(StartError::StillRunning(mountpoint.into()));
+        }
+        let mut refused = StartError::SocketPathTooLong;
+        for dir in run_dirs(dirs) {
+            let (socket, lock_path) = paths_in(&dir, mountpoint);
+            if !fits(&socket) {
+                continue;
+            }
+            if let Err(error) = create_private_dir(&dir) {
+                refused = StartError::io("make the directory for control sockets", &dir)(error);
+                continue;
+            }
+            if !is_private(&dir) {
+                let error = io::Error::other("it belongs to another user or others may write to it");
+                refused = StartError::io("use the directory for control sockets", &dir)(error);
+                continue;
+            }
+            let lock = take_lock_patiently(&lock_path).map_err(StartError::io("lock", &lock_path))?;
+            let lock = lock.ok_or_else(|| StartError::StillRunning(mountpoint.into()))?;
+            remove_if_there(&socket).map_err(StartError::io("remove the stale socket", &socket))?;
+            return Ok(Self { socket, lock_path, _lock: lock });
+        }
+        Err(refused)
+    }
+
+    /// Where the socket is.
+    pub fn path(&self) -> &Path {
+        &self.socket
+    }
+}
+
+impl Drop for ControlSocket {
+    /// Removes socket and lock file while the lock is still held, so that nobody else's are hit.
+    fn drop(&mut self) {
+        for path in [&self.socket, &self.lock_path] {
+            if let Err(error) = remove_if_there(path) {
+                tracing::warn!(path = %path.display(), %error, "cannot remove");
+            }
+        }
+    }
+}
+
+fn remove_if_there(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// Locks the file at `path`, which is made if it is missing. `None`: another process has the lock.
+fn take_lock(path: &Path) -> io::Result<Option<File>> {
+    loop {
+        let mut options = fs::OpenOptions::new();
+        options.create(true).write(true).truncate(false).mode(0o600).custom_flags(libc::O_NOFOLLOW);
+        let file = options.open(path)?;
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => return Ok(None),
+            Err(TryLockError::Error(error)) => return Err(error),
+        }
+        // Its former holder may have removed the file between open and lock; then this lock protects nothing.
+        match fs::symlink_metadata(path) {
+            Ok(found) if found.ino() == file.metadata()?.ino() => return Ok(Some(file)),
+            Ok(_) => {}
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// Others look at the lock for microseconds; only who keeps it serves.
+fn take_lock_patiently(path: &Path) -> io::Result<Option<File>> {
+    for _ in 0..10 {
+        if let Some(lock) = take_lock(path)? {
+            return Ok(Some(lock));
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    Ok(None)
+}
+
+fn is_locked(path: &Path) -> io::Result<bool> {
+    match File::open(path) {
+        Ok(file) => match file.try_lock_shared() {
+            Ok(()) => Ok(false),
+            Err(TryLockError::WouldBlock) => Ok(true),
+            Err(TryLockError::Error(error)) => Err(error),
+        },
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// The socket of the process that serves `mountpoint`, whether it listens yet or not.
+fn served_at(dirs: &Dirs, mountpoint: &Path) -> Result<Option<PathBuf>, StartError> {
+    for dir in run_dirs(dirs).iter().filter(|dir| is_private(dir)) {
+        let (socket, lock) = paths_in(dir, mountpoint);
+        if is_locked(&lock).map_err(StartError::io("look at", &lock))? {
+            return Ok(Some(socket));
+        }
+    }
+    Ok(None)
+}
+
+/// Whether a living process serves `mountpoint`.
+pub fn is_served(dirs: &Dirs, mountpoint: &Path) -> Result<bool, StartError> {
+    served_at(dirs, mountpoint).map(|socket| socket.is_some())
+}
+
+/// Answers on a mount's control socket until it is dropped.
+#[derive(Debug)]
+pub struct ControlServer {
+    task: JoinHandle<()>,
+    _socket: ControlSocket,
+}
+
+impl ControlServer {
+    /// Listens and answers in tasks on `runtime`.
+    pub fn start(
+        runtime: &Handle,
+        socket: ControlSocket,
+        handler: Arc<dyn ControlHandler>,
+    ) -> Result<Self, StartError> {
+        let path = socket.path();
+        let listener = listen(runtime, path).map_err(StartError::io("listen on", path))?;
+        let server = Arc::new(Server { handler, drains: Mutex::new(0) });
+        let task = runtime.spawn(accept(listener, server));
+        Ok(Self { task, _socket: socket })
+    }
+}
+
+impl Drop for ControlServer {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+fn listen(runtime: &Handle, path: &Path) -> io::Result<UnixListener> {
+    let _guard = runtime.enter();
+    let listener = UnixListener::bind(path)?;
+    fs::set_permissions(path, fs::Permissions::from_mode(0o600))?;
+    Ok(listener)
+}
+
+struct Server {
+    handler: Arc<dyn ControlHandler>,
+    /// How many connections wait in a drain.
+    drains: Mutex<usize>,
+}
+
+/// One connection's part in [`Server::drains`].
+struct Drain<'a>(&'a Server);
+
+impl<'a> Drain<'a> {
+    fn begin(server: &'a Server) -> Self {
+        let mut drains = server.drains.lock();
+        *drains += 1;
+        if *drains == 1 {
+            server.handler.begin_drain();
+        }
+        Self(server)
+    }
+}
+
+impl Drop for Drain<'_> {
+    fn drop(&mut self) {
+        let mut drains = self.0.drains.lock();
+        *drains -= 1;
+        if *drains == 0 {
+            self.0.handler.end_drain();
+        }
+    }
+}
+
+/// Takes connections until it is aborted; its connections end with it.
+async fn accept(listener: UnixListener, server: Arc<Server>) {
+    let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let mut connections = JoinSet::new();
+    loop {
+        // The semaphore is never closed.
+        let Ok(place) = places.clone().acquire_owned().await else { return };
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                let server = server.clone();
+                connections.spawn(async move {
+                    if let Err(error) = serve(stream, &server).await {
+                        tracing::debug!(%error, "a control connection ended");
+                    }
+                    drop(place);
+                });
+            }
+            Err(error) => {
+                tracing::warn!(%error, "cannot accept a control connection");
+                tokio::time::sleep(Duration::from_secs(1)).await;
+            }
+        }
+        while connections.try_join_next().is_some() {}
+    }
+}
+
+async fn serve(stream: UnixStream, server: &Server) -> io::Result<()> {
+    let peer = stream.peer_cred()?.uid();
+    if peer != 0 && peer != rustix::process::geteuid().as_raw() {
+        return Err(io::Error::other(format!("refused user {peer}")));
+    }
+    let mut stream = BufReader::new(stream);
+    loop {
+        let request = match timeout(LINE_TIMEOUT, read_line(&mut stream, REQUEST_LEN_MAX)).await? {
+            Ok(Some(line)) => serde_json::from_slice(&line).map_err(|error| error.to_string()),
+            Ok(None) => return Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::InvalidData => Err(error.to_string()),
+            Err(error) => return Err(error),
+        };
+        match request {
+            Ok(Request::Status) => send(&mut stream, &Reply::Status(Box::new(server.handler.status()))).await?,
+            Ok(Request::Drain { timeout_ms }) => {
+                drain(&mut stream, server, timeout_ms.map(Duration::from_millis)).await?;
+            }
+            Ok(Request::Stop { force }) => {
+                let reply = stop(server.handler.clone(), force).await;
+                send(&mut stream, &reply).await?;
+            }
+            Err(error) => {
+                let message = format!("the request is malformed: {error}");
+                return send(&mut stream, &Reply::Error { message }).await;
+            }
+        }
+    }
+}
+
+/// Tells how much is pending until nothing is, the time has run out, or nobody listens.
+async fn drain(stream: &mut BufReader<UnixStream>, server: &Server, limit: Option<Duration>) -> io::Result<()> {
+    let _drain = Drain::begin(server);
+    let begin = Instant::now();
+    let mut told: Option<(Status, Instant)> = None;
+    loop {
+        let status = server.handler.status();
+        if status.is_drained() {
+            return send(stream, &Reply::Drained(Box::new(status))).await;
+        }
+        if limit.is_some_and(|limit| begin.elapsed() >= limit) {
+            return send(stream, &Reply::TimedOut(Box::new(status))).await;
+        }
+        let brief = Status { problems: Vec::new(), ..status };
+        if told.as_ref().is_none_or(|(last, at)| *last != brief || at.elapsed() >= HEARTBEAT) {
+            send(stream, &Reply::Progress(Box::new(brief.clone()))).await?;
+            told = Some((brief, Instant::now()));
+        }
+        tokio::time::sleep(limit.map_or(DRAIN_INTERVAL, |limit| {
+            DRAIN_INTERVAL.min(limit.saturating_sub(begin.elapsed())).max(Duration::from_millis(1))
+        }))
+        .await;
+    }
+}
+
+async fn stop(handler: Arc<dyn ControlHandler>, force: bool) -> Reply {
+    match tokio::task::spawn_blocking(move || handler.stop(force)).await {
+        Ok(Ok(())) => Reply::Stopping,
+        Ok(Err(message)) => Reply::Error { message },
+        Err(error) => Reply::Error { message: format!("unmounting failed: {error}") },
+    }
+}
+
+/// One line without its end; `None` if the peer has closed. Longer than `len_max` or cut off is `InvalidData`.
+async fn read_line(stream: &mut BufReader<UnixStream>, len_max: u64) -> io::Result<Option<Vec<u8>>> {
+    let mut line = Vec::new();
+    stream.take(len_max).read_until(b'\n', &mut line).await?;
+    match line.pop() {
+        None => Ok(None),
+        Some(b'\n') => Ok(Some(line)),
+        Some(_) => Err(io::Error::new(io::ErrorKind::InvalidData, "the line is too long or cut off")),
+    }
+}
+
+async fn send<T: Serialize + Sync>(stream: &mut BufReader<UnixStream>, value: &T) -> io::Result<()> {
+    let mut line = serde_json::to_vec(value)?;
+    line.push(b'\n');
+    timeout(LINE_TIMEOUT, stream.write_all(&line)).await?
+}
+
+/// Why a mount could not be asked.
+#[derive(Debug, thiserror::Error)]
+pub enum ControlError {
+    /// Looking for it failed.
+    #[error(transparent)]
+    Start(#[from] StartError),
+    /// Its process lives but does not answer.
+    #[error("the process of {mountpoint} does not answer ({error}); if it stays so, end it and mount again")]
+    Silent {
+        /// The mount point.
+        mountpoint: PathBuf,
+        /// What the system says.
+        error: io::Error,
+    },
+    /// It answered with an error.
+    #[error("{0}")]
+    Refused(String),
+    /// It answered with something else.
+    #[error("the process of {0} gave an unexpected answer; is it of another version? Unmount it with `fusermount3 -u`")]
+    Unexpected(PathBuf),
+}
+
+/// How a drain ended.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Drained {
+    /// The server has everything.
+    All(Box<Status>),
+    /// The time has run out; this was left.
+    TimedOut(Box<Status>),
+}
+
+/// A connection to a mount that is running.
+#[derive(Debug)]
+pub struct ControlClient {
+    mountpoint: PathBuf,
+    socket: PathBuf,
+    stream: BufReader<UnixStream>,
+    /// Becomes readable when the process ends. Taken while connected, so that it cannot be another process.
+    process: Option<AsyncFd<OwnedFd>>,
+}
+
+impl ControlClient {
+    /// Connects to the process that serves `mountpoint`; `None` if there is none.
+    pub async fn connect(dirs: &Dirs, mountpoint: &Path) -> Result<Option<Self>, ControlError> {
+        let begin = Instant::now();
+        while let Some(socket) = served_at(dirs, mountpoint)? {
+            match UnixStream::connect(&socket).await {
+                Ok(stream) => return Ok(Some(Self::new(mountpoint, socket, stream))),
+                Err(error) if begin.elapsed() >= LISTEN_TIMEOUT => {
+                    return Err(ControlError::Silent { mountpoint: mountpoint.into(), error });
+                }
+                // It has the lock but does not listen yet, or ends just now.
+                Err(_) => tokio::time::sleep(DRAIN_INTERVAL).await,
+            }
+        }
+        Ok(None)
+    }
+
+    fn new(mountpoint: &Path, socket: PathBuf, stream: UnixStream) -> Self {
+        let pid = stream.peer_cred().ok().and_then(|peer| peer.pid()).and_then(Pid::from_raw);
+        let process = pid.and_then(|pid| pidfd_open(pid, PidfdFlags::NONBLOCK).ok());
+        // SAFETY: an OwnedFd keeps the same descriptor open for as long as it lives, and the AsyncFd owns it.
+        let register = |fd| unsafe { AsyncFd::register_with_interest(fd, Interest::READABLE) };
+        let process = process.and_then(|fd| register(fd).ok());
+        Self { mountpoint: mountpoint.into(), socket, stream: BufReader::new(stream), process }
+    }
+
+    /// How the mount is.
+    pub async fn status(&mut self) -> Result<Status, ControlError> {
+        self.send(&Request::Status).await?;
+        match self.receive(LINE_TIMEOUT).await? {
+            Some(Reply::Status(status)) => Ok(*status),
+            other => Err(self.unexpected(other)),
+        }
+    }
+
+    /// Waits until everything is sent, at most `limit`; `progress` is called with what is left, at least every second.
+    pub async fn drain(
+        &mut self,
+        limit: Option<Duration>,
+        mut progress: impl FnMut(&Status),
+    ) -> Result<Drained, ControlError> {
+        let timeout_ms = limit.map(|limit| u64::try_from(limit.as_millis()).unwrap_or(u64::MAX));
+        self.send(&Request::Drain { timeout_ms }).await?;
+        loop {
+            match self.receive(LINE_TIMEOUT).await? {
+                Some(Reply::Progress(status)) => progress(&status),
+                Some(Reply::Drained(status)) => return Ok(Drained::All(status)),
+                Some(Reply::TimedOut(status)) => return Ok(Drained::TimedOut(status)),
+                other => return Err(self.unexpected(other)),
+            }
+        }
+    }
+
+    /// Has it unmounted. `Ok` means that the mount has gone or goes; the process ends a little later.
+    pub async fn stop(&mut self, force: bool) -> Result<(), ControlError> {
+        self.send(&Request::Stop { force }).await?;
+        match self.receive(STOP_TIMEOUT).await? {
+            // A process that has ended before its answer was out has done what it was asked.
+            Some(Reply::Stopping) | None => Ok(()),
+            other => Err(self.unexpected(other)),
+        }
+    }
+
+    /// Waits until the process has ended, at most `limit`; answers whether it has.
+    pub async fn gone(self, limit: Option<Duration>) -> Result<bool, ControlError> {
+        let Self { mountpoint, socket, stream, process } = self;
+        drop(stream);
+        let ended = async {
+            match process {
+                Some(process) => process.readable().await.map(|_| ()),
+                None => lock_given_up(&socket.with_extension("lock")).await,
+            }
+        };
+        let result = match limit {
+            Some(limit) => timeout(limit, ended).await,
+            None => Ok(ended.await),
+        };
+        match result {
+            Ok(Ok(())) => Ok(true),
+            Ok(Err(error)) => Err(ControlError::Silent { mountpoint, error }),
+            Err(_) => Ok(false),
+        }
+    }
+
+    async fn send(&mut self, request: &Request) -> Result<(), ControlError> {
+        send(&mut self.stream, request).await.map_err(|error| self.silent(error))
+    }
+
+    async fn receive<T: DeserializeOwned>(&mut self, limit: Duration) -> Result<Option<T>, ControlError> {
+        let line = match timeout(limit, read_line(&mut self.stream, REPLY_LEN_MAX)).await {
+            Ok(Ok(line)) => line,
+            Ok(Err(error)) if error.kind() == io::ErrorKind::ConnectionReset => None,
+            Ok(Err(error)) => return Err(self.silent(error)),
+            Err(late) => return Err(self.silent(late.into())),
+        };
+        match line.map(|line| serde_json::from_slice(&line)).transpose() {
+            Ok(reply) => Ok(reply),
+            Err(_) => Err(ControlError::Unexpected(self.mountpoint.clone())),
+        }
+    }
+
+    fn silent(&self, error: io::Error) -> ControlError {
+        ControlError::Silent { mountpoint: self.mountpoint.clone(), error }
+    }
+
+    fn unexpected(&self, reply: Option<Reply>) -> ControlError {
+        match reply {
+            Some(Reply::Error { message }) => ControlError::Refused(message),
+            None => self.silent(io::Error::new(io::ErrorKind::UnexpectedEof, "it has closed the connection")),
+            Some(_) => ControlError::Unexpected(self.mountpoint.clone()),
+        }
+    }
+}
+
+async fn lock_given_up(lock: &Path) -> io::Result<()> {
+    while is_locked(lock)? {
+        tokio::time::sleep(DRAIN_INTERVAL).await;
+    }
+    Ok(())
+}
+
+/// The status of every running mount of this user, by mount point. Sockets of dead processes are removed; those that do
+/// not answer are in the second list, with the reason.
+pub async fn running(dirs: &Dirs) -> Result<(Vec<Status>, Vec<ControlError>), ControlError> {
+    let (mut alive, mut silent) = (Vec::new(), Vec::new());
+    for dir in run_dirs(dirs).iter().filter(|dir| is_private(dir)) {
+        for socket in sockets_in(dir)? {
+            if remove_if_stale(&socket)? {
+                continue;
+            }
+            match ask(&socket).await {
+                Ok(status) => alive.push(status),
+                Err(error) => silent.push(error),
+            }
+        }
+    }
+    alive.sort_by(|a, b| a.mountpoint.cmp(&b.mountpoint));
+    Ok((alive, silent))
+}
+
+fn sockets_in(dir: &Path) -> Result<Vec<PathBuf>, StartError> {
+    let read = || -> io::Result<Vec<PathBuf>> {
+        let paths = fs::read_dir(dir)?.map(|entry| entry.map(|entry| entry.path())).collect::<io::Result<Vec<_>>>()?;
+        Ok(paths.into_iter().filter(|path| path.extension().is_some_and(|end| end == "sock")).collect())
+    };
+    read().map_err(StartError::io("list", dir))
+}
+
+fn remove_if_stale(socket: &Path) -> Result<bool, StartError> {
+    let lock_path = socket.with_extension("lock");
+    let Some(lock) = take_lock(&lock_path).map_err(StartError::io("lock", &lock_path))? else { return Ok(false) };
+    drop(ControlSocket { socket: socket.into(), lock_path, _lock: lock });
+    Ok(true)
+}
+
+async fn ask(socket: &Path) -> Result<Status, ControlError> {
+    let stream = UnixStream::connect(socket).await;
+    let stream = stream.map_err(|error| ControlError::Silent { mountpoint: socket.into(), error })?;
+    ControlClient::new(socket, socket.into(), stream).status().await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::status::{Phase, tests::sample};
+    use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+    #[derive(Default)]
+    struct Fake {
+        pending: AtomicU64,
+        draining: AtomicBool,
+        busy: AtomicBool,
+        stopped: AtomicBool,
+    }
+
+    impl ControlHandler for Fake {
+        fn status(&self) -> Status {
+            let pending_files = self.pending.load(Ordering::SeqCst);
+            let draining = self.draining.load(Ordering::SeqCst);
+            if draining && pending_files > 0 {
+                self.pending.fetch_sub(1, Ordering::SeqCst);
+            }
+            let phase = if draining { Phase::Draining } else { Phase::Live };
+            Status { pending_files, phase, ..sample() }
+        }
+
+        fn begin_drain(&self) {
+            assert!(!self.draining.swap(true, Ordering::SeqCst));
+        }
+
+        fn end_drain(&self) {
+            assert!(self.draining.swap(false, Ordering::SeqCst));
+        }
+
+        fn stop(&self, force: bool) -> Result<(), String> {
+            if self.busy.load(Ordering::SeqCst) && !force {
+                return Err("in use".into());
+            }
+            self.stopped.store(true, Ordering::SeqCst);
+            Ok(())
+        }
+    }
+
+    const MOUNTPOINT: &str = "/home/u/Sync";
+
+    struct World {
+        _root: tempfile::TempDir,
+        dirs: Dirs,
+        fake: Arc<Fake>,
+    }
+
+    impl World {
+        fn new() -> Self {
+            let root = tempfile::tempdir().unwrap();
+            let dirs = Dirs { runtime: Some(root.path().join("run")), ..Dirs::below(root.path()) };
+            Self { _root: root, dirs, fake: Arc::default() }
+        }
+
+        fn claim(&self) -> Result<ControlSocket, StartError> {
+            ControlSocket::claim(&self.dirs, Path::new(MOUNTPOINT))
+        }
+
+        fn serve(&self) -> ControlServer {
+            ControlServer::start(&Handle::current(), self.claim().unwrap(), self.fake.clone()).unwrap()
+        }
+
+        async fn connect(&self) -> ControlClient {
+            ControlClient::connect(&self.dirs, Path::new(MOUNTPOINT)).await.unwrap().unwrap()
+        }
+
+        async fn raw(&self, bytes: &[u8]) -> String {
+            let (socket, _) = paths_in(&run_dirs(&self.dirs)[0], Path::new(MOUNTPOINT));
+            let mut stream = UnixStream::connect(socket).await.unwrap();
+            // The server may answer and close before it has read all of a hostile request.
+            let _ = stream.write_all(bytes).await;
+            let _ = stream.shutdown().await;
+            let mut answer = Vec::new();
+            let _ = stream.read_to_end(&mut answer).await;
+            String::from_utf8(answer).unwrap()
+        }
+    }
+
+    #[tokio::test]
+    async fn status_over_the_socket() {
+        let world = World::new();
+        assert!(ControlClient::connect(&world.dirs, Path::new(MOUNTPOINT)).await.unwrap().is_none());
+        let server = world.serve();
+        let mut client = world.connect().await;
+        assert_eq!(client.status().await.unwrap(), sample());
+        assert_eq!(client.status().await.unwrap(), sample());
+        let (alive, silent) = running(&world.dirs).await.unwrap();
+        assert_eq!((alive.len(), silent.len()), (1, 0));
+        drop(server);
+        assert!(ControlClient::connect(&world.dirs, Path::new(MOUNTPOINT)).await.unwrap().is_none());
+        assert_eq!(fs::read_dir(&run_dirs(&world.dirs)[0]).unwrap().count(), 0);
+    }
+
+    #[tokio::test]
+    async fn socket_and_directory_belong_to_their_owner() {
+        let world = World::new();
+        let _server = world.serve();
+        let dir = &run_dirs(&world.dirs)[0];
+        let (socket, lock) = paths_in(dir, Path::new(MOUNTPOINT));
+        for (path, mode) in [(dir, 0o700), (&socket, 0o600), (&lock, 0o600)] {
+            assert_eq!(fs::metadata(path).unwrap().mode() & 0o777, mode, "{}", path.display());
+        }
+    }
+
+    #[tokio::test]
+    async fn a_drain_tells_what_is_left_until_nothing_is() {
+        let world = World::new();
+        let _server = world.serve();
+        world.fake.pending.store(3, Ordering::SeqCst);
+        let mut seen = Vec::new();
+        let mut client = world.connect().await;
+        let drained = client.drain(None, |status| seen.push(status.pending_files)).await.unwrap();
+        assert!(matches!(drained, Drained::All(status) if status.phase == Phase::Draining));
+        assert_eq!(seen, [3, 2, 1]);
+        assert_eq!(client.status().await.unwrap().phase, Phase::Live);
+    }
+
+    #[tokio::test]
+    async fn a_drain_ends_with_its_time_and_with_its_client() {
+        let world = World::new();
+        let _server = world.serve();
+        world.fake.pending.store(u64::MAX, Ordering::SeqCst);
+        let mut client = world.connect().await;
+        let drained = client.drain(Some(Duration::from_millis(120)), |_| ()).await.unwrap();
+        assert!(matches!(drained, Drained::TimedOut(status) if status.pending_files > 0));
+        assert!(!world.fake.draining.load(Ordering::SeqCst));
+
+        let drain = client.drain(None, |_| ());
+        assert!(timeout(Duration::from_millis(120), drain).await.is_err());
+        assert!(world.fake.draining.load(Ordering::SeqCst));
+        drop(client);
+        let begin = Instant::now();
+        while world.fake.draining.load(Ordering::SeqCst) {
+            assert!(begin.elapsed() < Duration::from_secs(5));
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
+    #[tokio::test]
+    async fn a_busy_mount_is_stopped_only_by_force() {
+        let world = World::new();
+        let _server = world.serve();
+        world.fake.busy.store(true, Ordering::SeqCst);
+        let mut client = world.connect().await;
+        assert!(matches!(client.stop(false).await, Err(ControlError::Refused(why)) if why == "in use"));
+        assert!(!world.fake.stopped.load(Ordering::SeqCst));
+        client.stop(true).await.unwrap();
+        assert!(world.fake.stopped.load(Ordering::SeqCst));
+        assert!(!client.gone(Some(Duration::from_millis(50))).await.unwrap(), "the process is this test");
+    }
+
+    #[tokio::test]
+    async fn hostile_lines_get_an_error_and_no_more() {
+        let world = World::new();
+        let _server = world.serve();
+        for bad in
+            ["\n", "{}\n", "{\"request\":\"eat\"}\n", "{\"request\":\"stop\",\"x\":1}\n", "{\"request\":\"status\""]
+        {
+            let answer = world.raw(bad.as_bytes()).await;
+            assert!(answer.contains("\"reply\":\"error\""), "{bad}: {answer}");
+        }
+        let answer = world.raw(&vec![b'x'; 1 << 20]).await;
+        assert!(answer.is_empty() || answer.contains("too long"), "{answer}");
+        assert_eq!(world.connect().await.status().await.unwrap(), sample());
+    }
+
+    #[tokio::test]
+    async fn one_process_a_mount_point() {
+        let world = World::new();
+        let claimed = world.claim().unwrap();
+        assert!(matches!(world.claim(), Err(StartError::StillRunning(_))));
+        assert!(is_served(&world.dirs, Path::new(MOUNTPOINT)).unwrap());
+        assert!(!is_served(&world.dirs, Path::new("/other")).unwrap());
+        drop(claimed);
+        world.claim().unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_mount_without_the_runtime_directory_is_found() {
+        let world = World::new();
+        let without = Dirs { runtime: None, ..world.dirs.clone() };
+        let _claimed = ControlSocket::claim(&without, Path::new(MOUNTPOINT)).unwrap();
+        assert!(is_served(&world.dirs, Path::new(MOUNTPOINT)).unwrap());
+        assert!(matches!(world.claim(), Err(StartError::StillRunning(_))));
+    }
+
+    #[tokio::test]
+    async fn what_a_killed_process_left_is_removed() {
+        let world = World::new();
+        let dir = &run_dirs(&world.dirs)[0];
+        create_private_dir(dir).unwrap();
+        let (socket, lock) = paths_in(dir, Path::new(MOUNTPOINT));
+        let leave_behind = || {
+            drop(std::os::unix::net::UnixListener::bind(&socket).unwrap());
+            fs::write(&lock, "").unwrap();
+        };
+        leave_behind();
+        assert!(ControlClient::connect(&world.dirs, Path::new(MOUNTPOINT)).await.unwrap().is_none());
+        let (alive, silent) = running(&world.dirs).await.unwrap();
+        assert_eq!((alive.len(), silent.len()), (0, 0));
+        assert!(!socket.exists() && !lock.exists());
+        leave_behind();
+        let _server = world.serve();
+        assert_eq!(world.connect().await.status().await.unwrap(), sample());
+    }
+
+    #[test]
+    fn long_paths_fall_back_to_short_ones() {
+        let world = World::new();
+        let long = PathBuf::from(format!("/{}", "x".repeat(120)));
+        let dirs = Dirs { runtime: Some(long), ..world.dirs.clone() };
+        let claimed = ControlSocket::claim(&dirs, Path::new(MOUNTPOINT)).unwrap();
+        assert!(claimed.path().starts_with(&world.dirs.state));
+    }
+
+    #[test]
+    fn a_directory_of_others_is_not_used() {
+        let world = World::new();
+        let dir = world.dirs.runtime.clone().unwrap();
+        create_private_dir(&dir).unwrap();
+        fs::set_permissions(&dir, fs::Permissions::from_mode(0o777)).unwrap();
+        let claimed = world.claim().unwrap();
+        assert!(claimed.path().starts_with(&world.dirs.state));
+    }
+}

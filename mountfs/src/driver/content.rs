@@ -1,0 +1,361 @@
+//! Reading contents: from the cache, and what it lacks from the server, each chunk once however many wait for it.
+//!
+//! Every wait ends: with the bytes, with an error, or at its deadline.
+
+use super::Client;
+use crate::files::{Overlay, Segment};
+use crate::ports::RemoteError;
+use crate::store::Entry;
+use lru::LruCache;
+use parking_lot::{Condvar, Mutex};
+use std::collections::{HashMap, HashSet};
+use std::fs;
+use std::io;
+use std::num::NonZeroUsize;
+use std::ops::Range;
+use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use syncmount_common::{ChunkHash, Content, ContentHash, Manifest};
+
+/// How many bytes one request asks for, about.
+const REQUEST_BYTES: u64 = 2 * 1024 * 1024;
+
+/// How many requests for chunks run at the same time.
+const REQUESTS_MAX: usize = 6;
+
+/// Manifests kept in memory.
+const MANIFESTS_MAX: usize = 256;
+
+/// Why bytes of a content cannot be had now.
+#[derive(Debug, thiserror::Error)]
+pub enum ReadError {
+    /// The server could not be reached before the deadline.
+    #[error("the bytes are not on this machine and the server cannot be reached")]
+    Unreachable,
+    /// The server does not have them, or has damaged ones.
+    #[error("the server cannot give the bytes: {0}")]
+    Unavailable(String),
+    /// The disk.
+    #[error(transparent)]
+    Io(#[from] io::Error),
+}
+
+/// Manifests that do not travel inside nodes.
+pub(super) struct Manifests {
+    dir: PathBuf,
+    recent: Mutex<LruCache<ContentHash, Arc<Manifest>>>,
+}
+
+impl Manifests {
+    pub(super) fn open(dir: PathBuf) -> io::Result<Self> {
+        fs::create_dir_all(&dir)?;
+        let capacity = NonZeroUsize::new(MANIFESTS_MAX).unwrap_or(NonZeroUsize::MIN);
+        Ok(Self { dir, recent: Mutex::new(LruCache::new(capacity)) })
+    }
+
+    fn known(&self, hash: &ContentHash) -> Option<Arc<Manifest>> {
+        if let Some(manifest) = self.recent.lock().get(hash) {
+            return Some(manifest.clone());
+        }
+        let bytes = fs::read(self.dir.join(hash.to_string())).ok()?;
+        // A file that a power cut left half written does not match its name and is fetched again.
+        let manifest = hash.matches(&bytes).then(|| Manifest::decode(&bytes).ok())??;
+        let manifest = Arc::new(manifest);
+        self.recent.lock().put(*hash, manifest.clone());
+        Some(manifest)
+    }
+
+    pub(super) fn remember(&self, hash: ContentHash, manifest: Arc<Manifest>) -> io::Result<()> {
+        let path = self.dir.join(hash.to_string());
+        if !path.exists() {
+            let fresh = path.with_extension(format!("{:?}", std::thread::current().id()));
+            fs::write(&fresh, manifest.encode())?;
+            fs::rename(&fresh, &path)?;
+        }
+        self.recent.lock().put(hash, manifest);
+        Ok(())
+    }
+}
+
+#[derive(Default)]
+struct Running {
+    chunks: HashSet<ChunkHash>,
+    /// What became of chunks that could not be had, for those who wait for them.
+    failed: HashMap<ChunkHash, (Instant, Failure)>,
+}
+
+#[derive(Clone)]
+enum Failure {
+    Later,
+    Never(String),
+}
+
+/// Chunks on their way here.
+pub(super) struct Downloads {
+    running: Mutex<Running>,
+    arrived: Condvar,
+    permits: Arc<tokio::sync::Semaphore>,
+}
+
+impl Default for Downloads {
+    fn default() -> Self {
+        Self {
+            running: Mutex::default(),
+            arrived: Condvar::new(),
+            permits: Arc::new(tokio::sync::Semaphore::new(REQUESTS_MAX)),
+        }
+    }
+}
+
+impl Client {
+    /// Reads what is on this machine already; `None` if any of it is not. Never waits for the network.
+    pub fn read_local(&self, content: &Content, offset: u64, buf: &mut [u8]) -> io::Result<Option<usize>> {
+        if content.size == 0 || offset >= content.size {
+            return Ok(Some(0));
+        }
+        let Some(entry) = self.cache.get(&content.hash) else { return Ok(None) };
+        let end = content.size.min(offset + buf.len() as u64);
+        if !entry.is_whole() && !entry.missing(offset..end).is_empty() {
+            return Ok(None);
+        }
+        entry.read_at(buf, offset).map(Some)
+    }
+
+    /// Reads, and fetches what is missing: `buf` at once, up to `ahead` bytes more in the background.
+    pub fn read_content(
+        self: &Arc<Self>,
+        content: &Content,
+        offset: u64,
+        buf: &mut [u8],
+        ahead: u64,
+        deadline: Instant,
+    ) -> Result<usize, ReadError> {
+        let end = content.size.min(offset.saturating_add(buf.len() as u64));
+        if offset >= end {
+            return Ok(0);
+        }
+        let entry = self.cached(content, deadline)?;
+        let wanted = offset..end;
+        loop {
+            self.fetch(&entry, wanted.clone(), ahead, deadline)?;
+            match entry.read_at(&mut buf[..(end - offset) as usize], offset) {
+                Ok(len) => return Ok(len),
+                // Evicted between the two lines: a cache that is smaller than what is being read.
+                Err(_) if !entry.missing(wanted.clone()).is_empty() && Instant::now() < deadline => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    /// The cache entry of a content, begun if it is not there.
+    pub(super) fn cached(&self, content: &Content, deadline: Instant) -> Result<Arc<Entry>, ReadError> {
+        if let Some(entry) = self.cache.get(&content.hash) {
+            return Ok(entry);
+        }
+        let manifest = self.manifest(content, deadline)?;
+        Ok(self.cache.entry(&content.hash, &manifest)?)
+    }
+
+    /// The manifest of a content.
+    pub(super) fn manifest(&self, content: &Content, deadline: Instant) -> Result<Arc<Manifest>, ReadError> {
+        if let Some(manifest) = &content.manifest {
+            return Ok(Arc::new(manifest.clone()));
+        }
+        if let Some(manifest) = self.manifests.known(&content.hash) {
+            return Ok(manifest);
+        }
+        let manifest = Arc::new(self.until(deadline, || self.remote.manifest(&content.hash))?);
+        self.manifests.remember(content.hash, manifest.clone())?;
+        Ok(manifest)
+    }
+
+    /// Repeats a request until it is answered or the time is up.
+    fn until<'a, T>(
+        &'a self,
+        deadline: Instant,
+        call: impl Fn() -> crate::ports::Reply<'a, T>,
+    ) -> Result<T, ReadError> {
+        self.runtime.block_on(async {
+            loop {
+                let left = deadline.saturating_duration_since(Instant::now());
+                match tokio::time::timeout(left, call()).await {
+                    Ok(Ok(done)) => return Ok(done),
+                    Ok(Err(error)) if error.is_retryable() => tokio::time::sleep(Duration::from_millis(200)).await,
+                    Ok(Err(error)) => return Err(ReadError::Unavailable(error.to_string())),
+                    Err(_) => return Err(ReadError::Unreachable),
+                }
+            }
+        })
+    }
+
+    fn fetch(
+        self: &Arc<Self>,
+        entry: &Arc<Entry>,
+        wanted: Range<u64>,
+        ahead: u64,
+        deadline: Instant,
+    ) -> Result<(), ReadError> {
+        let started = Instant::now();
+        let reach = wanted.start..wanted.end.saturating_add(ahead).min(entry.size());
+        self.start_missing(entry, reach.clone());
+        loop {
+            let missing = entry.missing(wanted.clone());
+            if missing.is_empty() {
+                return Ok(());
+            }
+            let mut running = self.downloads.running.lock();
+            let chunks: Vec<ChunkHash> = missing.iter().map(|(_, hash, _)| *hash).collect();
+            let failure =
+                chunks.iter().find_map(|hash| running.failed.get(hash)).filter(|(at, _)| *at >= started).cloned();
+            if let Some((_, Failure::Never(reason))) = failure {
+                return Err(ReadError::Unavailable(reason));
+            }
+            let idle = chunks.iter().all(|hash| !running.chunks.contains(hash));
+            if Instant::now() >= deadline {
+                return Err(ReadError::Unreachable);
+            }
+            if idle {
+                let pause = if failure.is_some() { Duration::from_millis(200) } else { Duration::ZERO };
+                drop(running);
+                std::thread::sleep(pause);
+                self.start_missing(entry, wanted.clone());
+            } else {
+                self.downloads.arrived.wait_until(&mut running, deadline);
+            }
+        }
+    }
+
+    fn start_missing(self: &Arc<Self>, entry: &Arc<Entry>, range: Range<u64>) {
+        let mut running = self.downloads.running.lock();
+        let fresh: Vec<(ChunkHash, u32)> = entry
+            .missing(range)
+            .into_iter()
+            .filter_map(|(_, hash, len)| running.chunks.insert(hash).then_some((hash, len)))
+            .collect();
+        drop(running);
+        let mut batch = Vec::new();
+        let mut bytes = 0;
+        for (hash, len) in fresh {
+            batch.push(hash);
+            bytes += u64::from(len);
+            if bytes >= REQUEST_BYTES {
+                self.start(entry.clone(), std::mem::take(&mut batch));
+                bytes = 0;
+            }
+        }
+        if !batch.is_empty() {
+            self.start(entry.clone(), batch);
+        }
+    }
+
+    fn start(self: &Arc<Self>, entry: Arc<Entry>, chunks: Vec<ChunkHash>) {
+        let client = self.clone();
+        self.runtime.spawn(async move {
+            let permit = client.downloads.permits.clone().acquire_owned().await;
+            let result = {
+                let mut sink = |hash: ChunkHash, raw: Vec<u8>| {
+                    entry.put(&hash, &raw)?;
+                    client.downloads.running.lock().chunks.remove(&hash);
+                    client.downloads.arrived.notify_all();
+                    Ok(())
+                };
+                client.remote.fetch(&chunks, &mut sink).await
+            };
+            drop(permit);
+            client.fetched(&chunks, result);
+        });
+    }
+
+    fn fetched(&self, chunks: &[ChunkHash], result: Result<(), RemoteError>) {
+        let mut running = self.downloads.running.lock();
+        let now = Instant::now();
+        running.failed.retain(|_, (at, _)| at.elapsed() < Duration::from_secs(60));
+        if let Err(error) = &result {
+            let failure = if error.is_retryable() { Failure::Later } else { Failure::Never(error.to_string()) };
+            for hash in chunks {
+                if running.chunks.contains(hash) {
+                    running.failed.insert(*hash, (now, failure.clone()));
+                }
+            }
+        }
+        for hash in chunks {
+            running.chunks.remove(hash);
+        }
+        drop(running);
+        self.downloads.arrived.notify_all();
+        match result {
+            Ok(()) => self.link.up(),
+            Err(error @ (RemoteError::Unreachable(_) | RemoteError::Unauthorized)) => self.link.down(&error),
+            Err(error) => self.link.failed(&error.to_string()),
+        }
+    }
+
+    /// Reads from a draft. `None` if bytes beneath are not on this machine.
+    pub fn read_draft_local(&self, overlay: &Overlay, offset: u64, buf: &mut [u8]) -> io::Result<Option<usize>> {
+        let end = overlay.size.min(offset.saturating_add(buf.len() as u64));
+        for segment in overlay.segments(offset..end) {
+            let range = segment.range();
+            let part = &mut buf[(range.start - offset) as usize..(range.end - offset) as usize];
+            match segment {
+                Segment::Staging(_) => read_staging(overlay, part, range.start)?,
+                Segment::Zero(_) => part.fill(0),
+                Segment::Base(_) => {
+                    let Some(base) = &overlay.base else { return Ok(None) };
+                    if self.read_local(base, range.start, part)?.is_none_or(|len| len < part.len()) {
+                        return Ok(None);
+                    }
+                }
+            }
+        }
+        Ok(Some(end.saturating_sub(offset) as usize))
+    }
+
+    /// Reads from a draft, and fetches what is missing beneath.
+    pub fn read_draft(
+        self: &Arc<Self>,
+        overlay: &Overlay,
+        offset: u64,
+        buf: &mut [u8],
+        deadline: Instant,
+    ) -> Result<usize, ReadError> {
+        let end = overlay.size.min(offset.saturating_add(buf.len() as u64));
+        for segment in overlay.segments(offset..end) {
+            let range = segment.range();
+            let part = &mut buf[(range.start - offset) as usize..(range.end - offset) as usize];
+            match segment {
+                Segment::Staging(_) => read_staging(overlay, part, range.start)?,
+                Segment::Zero(_) => part.fill(0),
+                Segment::Base(_) => {
+                    let base = overlay.base.clone().ok_or_else(|| io::Error::other("a base without a content"))?;
+                    let len = self.read_content(&base, range.start, part, 0, deadline)?;
+                    if len < part.len() {
+                        return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
+                    }
+                }
+            }
+        }
+        Ok(end.saturating_sub(offset) as usize)
+    }
+}
+
+/// What the staging file says it has must be there; a file that is shorter (it was written sparsely at its end) is not.
+fn read_staging(overlay: &Overlay, buf: &mut [u8], offset: u64) -> io::Result<()> {
+    let staging = overlay.staging.as_ref().ok_or_else(|| io::Error::other("a draft without a staging file"))?;
+    staging.file.read_exact_at(buf, offset)
+}
+
+impl Client {
+    /// Fetches in the background what a reader will probably want next.
+    pub fn prefetch(self: &Arc<Self>, content: &Content, range: Range<u64>) {
+        if range.is_empty() || !self.link.is_online() {
+            return;
+        }
+        if let Some(entry) = self.cache.get(&content.hash)
+            && !entry.is_whole()
+        {
+            self.start_missing(&entry, range);
+        }
+    }
+}

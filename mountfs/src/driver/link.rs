@@ -1,0 +1,65 @@
+//! Whether the server can be reached. One place decides, everybody else waits for it.
+
+use crate::ports::RemoteError;
+use parking_lot::Mutex;
+use std::time::Duration;
+use syncmount_common::Timestamp;
+use tokio::sync::watch;
+
+/// The connection's state, shared by all tasks.
+pub struct Link {
+    online: watch::Sender<bool>,
+    last_error: Mutex<Option<(Timestamp, String)>>,
+}
+
+impl Default for Link {
+    fn default() -> Self {
+        Self { online: watch::Sender::new(false), last_error: Mutex::new(None) }
+    }
+}
+
+impl Link {
+    /// Whether the last attempt reached the server.
+    pub fn is_online(&self) -> bool {
+        *self.online.borrow()
+    }
+
+    /// The last error and when it happened. Kept after the connection is back, for the curious.
+    pub fn last_error(&self) -> Option<(Timestamp, String)> {
+        self.last_error.lock().clone()
+    }
+
+    /// The server has answered.
+    pub fn up(&self) {
+        if !self.online.send_replace(true) {
+            tracing::info!("the server can be reached");
+        }
+    }
+
+    /// A request failed in a way that another request now would too.
+    pub fn down(&self, error: &RemoteError) {
+        *self.last_error.lock() = Some((super::now(), error.to_string()));
+        if self.online.send_replace(false) {
+            tracing::warn!("{error}; changes are kept here and sent later");
+        }
+    }
+
+    /// Something went wrong that says nothing about the connection.
+    pub fn failed(&self, error: &str) {
+        *self.last_error.lock() = Some((super::now(), error.to_owned()));
+    }
+
+    /// Returns when the server can be reached, or after `limit`; whether it can.
+    pub async fn wait_online(&self, limit: Duration) -> bool {
+        let mut online = self.online.subscribe();
+        tokio::time::timeout(limit, online.wait_for(|online| *online)).await.is_ok_and(|seen| seen.is_ok())
+    }
+
+    /// Returns when the server is known to be out of reach.
+    pub async fn wait_offline(&self) {
+        let mut online = self.online.subscribe();
+        if online.wait_for(|online| !*online).await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
+}

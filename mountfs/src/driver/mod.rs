@@ -1,0 +1,207 @@
+//! Where the engine meets the world: the only place that locks it, keeps its records, and carries out its effects.
+//!
+//! Order of every change: the engine decides, the journal has the record, the caller is answered, effects run. Locks are
+//! taken in the order open files, one open file, engine, journal; none is held across the network.
+
+mod content;
+mod link;
+mod outbox;
+mod prepare;
+mod pump;
+mod recover;
+mod rows;
+mod settle;
+mod write;
+
+pub use content::ReadError;
+pub use link::Link;
+pub use pump::Pump;
+pub use recover::OpenError;
+pub use write::WriteError;
+
+use crate::files::OpenFiles;
+use crate::ports::Remote;
+use crate::store::Cache;
+use crate::store::StagingDir;
+use crate::store::State;
+use parking_lot::{Mutex, RwLock};
+use std::io;
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+use syncmount_common::Timestamp;
+use syncmount_engine::{Changed, Engine, Pending};
+use tokio::sync::Notify;
+
+/// Told of every change that came through the feed; must return at once.
+pub type OnChanged = Box<dyn Fn(&Changed) + Send + Sync>;
+
+/// One folder on this device: engine, store and server put together.
+pub struct Client {
+    engine: RwLock<Engine>,
+    state: State,
+    staging: StagingDir,
+    cache: Cache,
+    manifests: content::Manifests,
+    downloads: content::Downloads,
+    outbox: outbox::Outbox,
+    remote: Arc<dyn Remote>,
+    runtime: tokio::runtime::Handle,
+    /// Whether the server can be reached, and what went wrong last.
+    pub link: Link,
+    /// Files that are open.
+    pub files: OpenFiles,
+    wake: Notify,
+    commit_wake: Notify,
+    page_wanted: Notify,
+    /// Effects whose record is not kept yet.
+    unkept: Mutex<Vec<syncmount_engine::Effect>>,
+    on_changed: Mutex<Option<OnChanged>>,
+    /// Sentences about what was repaired at start or set aside, for the status.
+    notes: Mutex<Vec<String>>,
+    room: Room,
+}
+
+impl Client {
+    /// The time by this machine's clock.
+    pub fn now(&self) -> Timestamp {
+        now()
+    }
+
+    /// Looks at the tree.
+    pub fn look<T>(&self, look: impl FnOnce(&Engine) -> T) -> T {
+        look(&self.engine.read())
+    }
+
+    /// Changes the tree. When this returns `Ok` the change survives the end of this process.
+    pub fn change<T>(&self, change: impl FnOnce(&mut Engine, Timestamp) -> T) -> io::Result<T> {
+        self.change_then(change, |_| Ok(()))
+    }
+
+    /// The same, with one more step while nobody else can see the change.
+    fn change_then<T>(
+        &self,
+        change: impl FnOnce(&mut Engine, Timestamp) -> T,
+        then: impl FnOnce(&T) -> io::Result<()>,
+    ) -> io::Result<T> {
+        let mut engine = self.engine.write();
+        let out = change(&mut engine, now());
+        self.keep(&mut engine)?;
+        then(&out)?;
+        drop(engine);
+        self.wake.notify_one();
+        Ok(out)
+    }
+
+    fn keep(&self, engine: &mut Engine) -> io::Result<()> {
+        let record = engine.take_record();
+        if record.is_empty() {
+            return Ok(());
+        }
+        let kept = rows::encode(&record).and_then(|record| self.state.append(&record));
+        if kept.is_err() {
+            engine.keep_failed(record);
+        }
+        kept
+    }
+
+    /// An error if the disk is too full to take another change from a user: some room is kept for the client's own
+    /// records, so that what was accepted earlier can still be sent.
+    pub fn require_room(&self, bytes: u64) -> io::Result<()> {
+        self.room.require(self.staging.lost_and_found(), bytes)
+    }
+
+    /// Makes all changes so far survive a power cut.
+    pub fn sync_journal(&self) -> io::Result<()> {
+        self.state.sync()
+    }
+
+    /// How much is not at the server yet.
+    pub fn pending(&self) -> Pending {
+        self.engine.read().pending()
+    }
+
+    /// Files that could not be sent: path and reason.
+    pub fn problems(&self) -> Vec<(String, String)> {
+        let engine = self.engine.read();
+        let mut out: Vec<_> = engine
+            .problems()
+            .map(|(id, reason)| (engine.path(id).unwrap_or_else(|| "(removed)".into()), reason.to_owned()))
+            .collect();
+        out.extend(self.notes.lock().iter().map(|note| (String::new(), note.clone())));
+        out
+    }
+
+    /// The content cache.
+    pub fn cache(&self) -> &Cache {
+        &self.cache
+    }
+
+    /// The folder in which files lie while they are written.
+    pub fn staging(&self) -> &StagingDir {
+        &self.staging
+    }
+
+    /// Who is told of changes that came through the feed.
+    pub fn set_on_changed(&self, on_changed: Option<OnChanged>) {
+        *self.on_changed.lock() = on_changed;
+    }
+
+    pub(crate) fn note(&self, sentence: String) {
+        tracing::warn!("{sentence}");
+        let mut notes = self.notes.lock();
+        if notes.len() < 1000 {
+            notes.push(sentence);
+        }
+    }
+
+    /// Somebody waits for everything to be sent.
+    pub fn hurry(&self) {
+        self.tell_open_files();
+        self.wake.notify_one();
+    }
+
+    /// Ends the work with the store: everything is durable and marked as cleanly closed.
+    pub fn close(&self) -> Result<(), crate::store::StateError> {
+        if let Err(error) = self.cache.close() {
+            // A cache can be read again; it is the state that must not fail.
+            tracing::warn!("the cache was not closed in order: {error}");
+        }
+        self.state.close()
+    }
+}
+
+fn now() -> Timestamp {
+    match SystemTime::now().duration_since(UNIX_EPOCH) {
+        Ok(since) => Timestamp::from_parts(since.as_secs() as i64, since.subsec_nanos()),
+        Err(before) => Timestamp(-i64::try_from(before.duration().as_nanos()).unwrap_or(i64::MAX)),
+    }
+}
+
+/// Free space that is left to the client itself.
+const RESERVE_BYTES: u64 = 32 * 1024 * 1024;
+
+/// How much may be written between two looks at the disk.
+const RECHECK_BYTES: u64 = 8 * 1024 * 1024;
+
+/// Free space on the disk, looked up seldom enough to cost nothing.
+#[derive(Default)]
+struct Room {
+    left: Mutex<(u64, Option<std::time::Instant>)>,
+}
+
+impl Room {
+    fn require(&self, path: &std::path::Path, bytes: u64) -> io::Result<()> {
+        let mut left = self.left.lock();
+        let fresh = left.1.is_some_and(|at| at.elapsed().as_millis() < 500);
+        if !fresh || left.0 < bytes {
+            let stat = rustix::fs::statvfs(path)?;
+            let free = (stat.f_bavail * stat.f_frsize).saturating_sub(RESERVE_BYTES);
+            if free < bytes {
+                return Err(io::ErrorKind::StorageFull.into());
+            }
+            *left = (free.min(RECHECK_BYTES.max(bytes)), Some(std::time::Instant::now()));
+        }
+        left.0 -= bytes;
+        Ok(())
+    }
+}

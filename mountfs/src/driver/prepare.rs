@@ -1,0 +1,383 @@
+//! From the bytes of a draft to a content: cut, hash, and see to it that the server has the chunks.
+//!
+//! Runs on threads of its own with bounded memory: a file of any size passes through a few buffers. A file that was
+//! written meanwhile is noticed by its generation and taken again.
+
+use super::{Client, content::ReadError};
+use crate::files::{Backing, Overlay, Segment, StagingFile};
+use crate::ports::RemoteError;
+use bytes::Bytes;
+use std::io;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use syncmount_common::chunker::{ChunkSizes, Chunker};
+use syncmount_common::hash::FileHasher;
+use syncmount_common::{ChunkHash, Content, Extent, FileHash, Manifest, NodeId, envelope};
+use syncmount_engine::{Body, FileBody, INLINE_FILE_MAX, PrepareAnswer};
+
+/// Bytes read at a time.
+const READ_LEN: usize = 1024 * 1024;
+
+/// Raw bytes of chunks that go into one upload.
+const UPLOAD_LEN: usize = 4 * 1024 * 1024;
+
+/// Uploads of one file that run at the same time.
+const UPLOADS_MAX: usize = 3;
+
+/// Zeros that nobody wrote become a hole from this length on.
+const HOLE_LEN_MIN: u64 = 64 * 1024;
+
+/// Hashing the zeros of larger holes for the sake of the whole file's SHA-256 would take minutes.
+const HASHED_HOLES_MAX: u64 = 16 * 1024 * 1024 * 1024;
+
+/// How long bytes beneath a draft are waited for, at a time.
+const BASE_PATIENCE: Duration = Duration::from_secs(60);
+
+#[derive(Debug, thiserror::Error)]
+enum PrepareError {
+    #[error("it was written meanwhile")]
+    Outdated,
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    #[error(transparent)]
+    Remote(#[from] RemoteError),
+    #[error(transparent)]
+    Io(#[from] io::Error),
+    #[error("it is too large to be described")]
+    Manifest(#[from] syncmount_common::manifest::ManifestError),
+}
+
+impl Client {
+    /// Does what [`syncmount_engine::Effect::Prepare`] asks for. Blocks; to be called on a thread that may.
+    pub(super) fn prepare(self: &Arc<Self>, node: NodeId, generation: u64, upload: bool) -> PrepareAnswer {
+        let result = self.snapshot(node, generation).and_then(|overlay| {
+            let content = self.cut(node, generation, &overlay, upload)?;
+            self.require_unchanged(node, generation)?;
+            Ok(content)
+        });
+        match result {
+            Ok(content) => PrepareAnswer::Ready(Arc::new(content)),
+            Err(PrepareError::Outdated) => PrepareAnswer::Outdated,
+            Err(PrepareError::Remote(error)) if error.is_retryable() => {
+                self.link.down(&error);
+                PrepareAnswer::Unreachable
+            }
+            Err(PrepareError::Read(ReadError::Unreachable)) => PrepareAnswer::Unreachable,
+            Err(error) => PrepareAnswer::Failed(error.to_string()),
+        }
+    }
+
+    fn snapshot(&self, node: NodeId, generation: u64) -> Result<Overlay, PrepareError> {
+        if let Some(file) = self.files.get(node) {
+            let inner = file.inner.read();
+            return match &inner.backing {
+                Backing::Draft(overlay) if inner.generation == generation => Ok(overlay.clone()),
+                _ => Err(PrepareError::Outdated),
+            };
+        }
+        let state = self.look(|engine| engine.local(node).cloned()).ok_or(PrepareError::Outdated)?;
+        let Body::File(FileBody::Draft(draft)) = &state.body else { return Err(PrepareError::Outdated) };
+        if draft.generation != generation {
+            return Err(PrepareError::Outdated);
+        }
+        let staging = match draft.staging {
+            Some(id) => Some(StagingFile { id, file: Arc::new(self.staging.file(id)?) }),
+            None => None,
+        };
+        Ok(Overlay::restore(draft, staging))
+    }
+
+    fn require_unchanged(&self, node: NodeId, generation: u64) -> Result<(), PrepareError> {
+        let changed = self.files.get(node).is_some_and(|file| file.inner.read().generation != generation);
+        if changed { Err(PrepareError::Outdated) } else { Ok(()) }
+    }
+
+    fn cut(
+        self: &Arc<Self>,
+        node: NodeId,
+        generation: u64,
+        overlay: &Overlay,
+        upload: bool,
+    ) -> Result<Content, PrepareError> {
+        let mut cutter = Cutter::new(self, overlay, upload || overlay.size > INLINE_FILE_MAX);
+        match self.reusable(overlay)? {
+            Some(base) => cutter.change(&base, || self.require_unchanged(node, generation))?,
+            None => cutter.whole(|| self.require_unchanged(node, generation))?,
+        }
+        let (manifest, sha256) = cutter.finish()?;
+        let content = Content::of(manifest, sha256);
+        if let Some(manifest) = &content.manifest
+            && manifest.extents().len() > syncmount_common::node::INLINE_EXTENTS_MAX
+        {
+            self.manifests.remember(content.hash, Arc::new(manifest.clone()))?;
+        }
+        Ok(content)
+    }
+
+    /// The manifest beneath, if cutting only what changed spares fetching the rest.
+    fn reusable(&self, overlay: &Overlay) -> Result<Option<Arc<Manifest>>, PrepareError> {
+        let Some(base) = overlay.base.as_ref().filter(|_| !overlay.is_self_contained()) else { return Ok(None) };
+        let whole_here = self.cache.get(&base.hash).is_some_and(|entry| entry.is_whole());
+        if whole_here || ChunkSizes::for_content(base.size) != ChunkSizes::for_content(overlay.size) {
+            return Ok(None);
+        }
+        Ok(Some(self.manifest(base, Instant::now() + BASE_PATIENCE)?))
+    }
+}
+
+/// Cuts one draft.
+struct Cutter<'a> {
+    client: &'a Arc<Client>,
+    overlay: &'a Overlay,
+    chunker: Chunker,
+    hasher: Option<FileHasher>,
+    extents: Vec<Extent>,
+    uploads: Uploads<'a>,
+}
+
+impl<'a> Cutter<'a> {
+    fn new(client: &'a Arc<Client>, overlay: &'a Overlay, upload: bool) -> Self {
+        Self {
+            client,
+            overlay,
+            chunker: Chunker::new(ChunkSizes::for_content(overlay.size)),
+            hasher: Some(FileHasher::default()),
+            extents: Vec::new(),
+            uploads: Uploads { client, upload, gathered: Vec::new(), bytes: 0, running: Vec::new() },
+        }
+    }
+
+    /// All of it, in one pass that also computes the whole file's hash.
+    fn whole(&mut self, unchanged: impl Fn() -> Result<(), PrepareError>) -> Result<(), PrepareError> {
+        let mut at = 0;
+        while at < self.overlay.size {
+            // Segments are looked up piece by piece: a file written in a million places has a million of them.
+            let end = self.overlay.size.min(at + 1024 * READ_LEN as u64);
+            for segment in self.overlay.segments(at..end) {
+                match segment {
+                    Segment::Zero(range) if range.end - range.start >= HOLE_LEN_MIN => {
+                        self.hole(range.end - range.start)?
+                    }
+                    segment => self.bytes(segment.range(), &unchanged)?,
+                }
+            }
+            at = end;
+        }
+        Ok(())
+    }
+
+    fn hole(&mut self, len: u64) -> Result<(), PrepareError> {
+        self.end_chunk()?;
+        self.push_hole(len);
+        let mut left = len;
+        if len > HASHED_HOLES_MAX {
+            self.hasher = None;
+        }
+        if let Some(hasher) = &mut self.hasher {
+            let zeros = vec![0; READ_LEN];
+            while left > 0 {
+                let now = left.min(READ_LEN as u64);
+                hasher.update(&zeros[..now as usize]);
+                left -= now;
+            }
+        }
+        Ok(())
+    }
+
+    fn push_hole(&mut self, len: u64) {
+        match self.extents.last_mut() {
+            Some(Extent::Hole { len: before }) => *before += len,
+            _ => self.extents.push(Extent::Hole { len }),
+        }
+    }
+
+    fn bytes(
+        &mut self,
+        range: std::ops::Range<u64>,
+        unchanged: &impl Fn() -> Result<(), PrepareError>,
+    ) -> Result<(), PrepareError> {
+        let mut buf = vec![0; READ_LEN.min((range.end - range.start) as usize)];
+        let mut at = range.start;
+        while at < range.end {
+            unchanged()?;
+            let want = buf.len().min((range.end - at) as usize);
+            let len = self.read(at, &mut buf[..want])?;
+            if let Some(hasher) = &mut self.hasher {
+                hasher.update(&buf[..len]);
+            }
+            self.push(&buf[..len])?;
+            at += len as u64;
+        }
+        Ok(())
+    }
+
+    fn read(&self, at: u64, buf: &mut [u8]) -> Result<usize, PrepareError> {
+        match self.client.read_draft(self.overlay, at, buf, Instant::now() + BASE_PATIENCE) {
+            Ok(0) => Err(PrepareError::Outdated),
+            Ok(len) => Ok(len),
+            // Cut shorter by the writer while it was being read.
+            Err(ReadError::Io(error)) if error.kind() == io::ErrorKind::UnexpectedEof => Err(PrepareError::Outdated),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    fn push(&mut self, bytes: &[u8]) -> Result<(), PrepareError> {
+        let Self { chunker, extents, uploads, .. } = self;
+        chunker.push(bytes, |chunk| take_chunk(extents, uploads, chunk))
+    }
+
+    fn end_chunk(&mut self) -> Result<(), PrepareError> {
+        let Self { chunker, extents, uploads, .. } = self;
+        chunker.finish(|chunk| take_chunk(extents, uploads, chunk))
+    }
+
+    /// Only what changed and what the cut points around it need; other extents are those of the content beneath.
+    fn change(
+        &mut self,
+        base: &Manifest,
+        unchanged: impl Fn() -> Result<(), PrepareError>,
+    ) -> Result<(), PrepareError> {
+        self.hasher = None;
+        let kept: Vec<(u64, Extent)> = base
+            .with_offsets()
+            .filter(|(start, extent)| {
+                let range = *start..*start + extent.len();
+                range.end <= self.overlay.base_len && self.overlay.segments(range.clone()) == [Segment::Base(range)]
+            })
+            .collect();
+        let mut kept = kept.into_iter().peekable();
+        let mut at = 0;
+        while at < self.overlay.size {
+            unchanged()?;
+            if let Some((start, extent)) = kept.next_if(|(start, _)| *start == at) {
+                match extent {
+                    Extent::Hole { len } => self.push_hole(len),
+                    chunk @ Extent::Chunk { .. } => self.extents.push(chunk),
+                }
+                at = start + extent.len();
+                continue;
+            }
+            at = self.recut(at, &mut kept)?;
+        }
+        Ok(())
+    }
+
+    /// Cuts from `at` on until a cut point falls on the begin of an extent that is kept; returns that place.
+    fn recut(
+        &mut self,
+        from: u64,
+        kept: &mut std::iter::Peekable<impl Iterator<Item = (u64, Extent)>>,
+    ) -> Result<u64, PrepareError> {
+        let mut window: Vec<u8> = Vec::new();
+        let mut at = from;
+        let sizes = ChunkSizes::for_content(self.overlay.size);
+        loop {
+            while window.len() < sizes.max && at + (window.len() as u64) < self.overlay.size {
+                let start = at + window.len() as u64;
+                let len = (READ_LEN as u64).min(self.overlay.size - start) as usize;
+                let filled = window.len();
+                window.resize(filled + len, 0);
+                let got = self.read(start, &mut window[filled..])?;
+                window.truncate(filled + got);
+            }
+            if window.is_empty() {
+                return Ok(at);
+            }
+            let len = first_chunk_len(&window, sizes);
+            take_chunk(&mut self.extents, &mut self.uploads, &window[..len])?;
+            window.drain(..len);
+            at += len as u64;
+            while kept.next_if(|(start, _)| *start < at).is_some() {}
+            if kept.peek().is_some_and(|(start, _)| *start == at) {
+                return Ok(at);
+            }
+        }
+    }
+
+    fn finish(mut self) -> Result<(Manifest, Option<FileHash>), PrepareError> {
+        self.end_chunk()?;
+        self.uploads.finish()?;
+        let manifest = Manifest::new(self.extents)?;
+        Ok((manifest, self.hasher.map(FileHasher::finish)))
+    }
+}
+
+/// Length of the first chunk of `window`, which is at least one longest chunk or all there is.
+fn first_chunk_len(window: &[u8], sizes: ChunkSizes) -> usize {
+    let mut chunker = Chunker::new(sizes);
+    let mut first = None;
+    let mut emit = |chunk: &[u8]| {
+        first.get_or_insert(chunk.len());
+        Ok::<_, std::convert::Infallible>(())
+    };
+    let Ok(()) = chunker.push(&window[..window.len().min(sizes.max)], &mut emit);
+    let Ok(()) = chunker.finish(&mut emit);
+    first.unwrap_or(window.len())
+}
+
+fn take_chunk(extents: &mut Vec<Extent>, uploads: &mut Uploads<'_>, chunk: &[u8]) -> Result<(), PrepareError> {
+    let hash = ChunkHash::of(chunk);
+    extents.push(Extent::Chunk { hash, len: chunk.len() as u32 });
+    uploads.take(hash, chunk)
+}
+
+/// Chunks on their way to the server: gathered, asked for, sent, a few batches at a time.
+struct Uploads<'a> {
+    client: &'a Arc<Client>,
+    /// Whether chunks are uploaded at all, or held for the commit.
+    upload: bool,
+    gathered: Vec<(ChunkHash, Vec<u8>)>,
+    bytes: usize,
+    running: Vec<tokio::task::JoinHandle<Result<(), RemoteError>>>,
+}
+
+impl Uploads<'_> {
+    fn take(&mut self, hash: ChunkHash, raw: &[u8]) -> Result<(), PrepareError> {
+        if !self.upload && self.client.outbox.hold(hash, &Bytes::from(envelope::seal(raw))) {
+            return Ok(());
+        }
+        self.gathered.push((hash, raw.to_vec()));
+        self.bytes += raw.len();
+        if self.bytes >= UPLOAD_LEN { self.flush() } else { Ok(()) }
+    }
+
+    fn flush(&mut self) -> Result<(), PrepareError> {
+        if self.gathered.is_empty() {
+            return Ok(());
+        }
+        if self.running.len() >= UPLOADS_MAX {
+            self.wait_one()?;
+        }
+        self.bytes = 0;
+        let chunks = std::mem::take(&mut self.gathered);
+        let remote = self.client.remote.clone();
+        self.running.push(self.client.runtime.spawn(async move {
+            let hashes: Vec<ChunkHash> = chunks.iter().map(|(hash, _)| *hash).collect();
+            let missing: std::collections::HashSet<_> = remote.missing(&hashes).await?.into_iter().collect();
+            let wanted: Vec<_> = chunks.into_iter().filter(|(hash, _)| missing.contains(hash)).collect();
+            if wanted.is_empty() {
+                return Ok(());
+            }
+            let seal =
+                move || wanted.into_iter().map(|(hash, raw)| (hash, Bytes::from(envelope::seal(&raw)))).collect();
+            let sealed: Vec<_> =
+                tokio::task::spawn_blocking(seal).await.map_err(|error| RemoteError::Local(io::Error::other(error)))?;
+            remote.put(&sealed).await.map(|_| ())
+        }));
+        Ok(())
+    }
+
+    fn wait_one(&mut self) -> Result<(), PrepareError> {
+        let oldest = self.running.remove(0);
+        self.client.runtime.block_on(oldest).map_err(io::Error::other)??;
+        Ok(())
+    }
+
+    fn finish(&mut self) -> Result<(), PrepareError> {
+        self.flush()?;
+        while !self.running.is_empty() {
+            self.wait_one()?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,395 @@
+//! The tasks that keep a client going: effects of the engine, commits, the feed, and the clock.
+
+use super::Client;
+use crate::ports::RemoteError;
+use bytes::Bytes;
+use std::collections::HashSet;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+use syncmount_common::protocol::commit::CommitRequest;
+use syncmount_common::{ChunkHash, Extent};
+use syncmount_engine::backoff::Backoff;
+use syncmount_engine::{CommitAnswer, Effect, INLINE_FILE_MAX, PrepareAnswer};
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+/// How long the server may hold a poll.
+const POLL_WAIT: Duration = Duration::from_secs(50);
+
+/// How long the first change after a pause waits for others to share its commit.
+const GATHER: Duration = Duration::from_millis(1);
+
+/// Drafts that are cut and hashed at the same time: two cores, and a third while one waits for a disk.
+const PREPARE_THREADS: usize = 3;
+
+/// Drafts that become cached contents at the same time.
+const SETTLE_THREADS: usize = 2;
+
+/// Inline bytes from which it pays to ask first which of them the server has.
+const ASK_FIRST_BYTES: usize = 32 * 1024;
+
+/// The running tasks. Dropping it stops them.
+pub struct Pump {
+    stop: CancellationToken,
+    tasks: JoinSet<()>,
+}
+
+impl Pump {
+    /// Starts the tasks.
+    pub fn start(client: &Arc<Client>) -> Self {
+        let stop = CancellationToken::new();
+        let mut tasks = JoinSet::new();
+        let runtime = client.runtime.clone();
+        for task in [
+            boxed(work(client.clone())),
+            boxed(commits(client.clone())),
+            boxed(feed(client.clone())),
+            boxed(clock(client.clone())),
+        ] {
+            let stop = stop.clone();
+            tasks.spawn_on(
+                async move {
+                    tokio::select! {
+                        () = stop.cancelled() => {}
+                        () = task => {}
+                    }
+                },
+                &runtime,
+            );
+        }
+        client.wake.notify_one();
+        Self { stop, tasks }
+    }
+
+    /// Stops the tasks and waits for them.
+    pub async fn stop(mut self) {
+        self.stop.cancel();
+        while self.tasks.join_next().await.is_some() {}
+    }
+}
+
+impl Drop for Pump {
+    fn drop(&mut self) {
+        self.stop.cancel();
+    }
+}
+
+type Task = std::pin::Pin<Box<dyn Future<Output = ()> + Send>>;
+
+fn boxed(task: impl Future<Output = ()> + Send + 'static) -> Task {
+    Box::pin(task)
+}
+
+/// Carries out effects, each after the record it belongs to has been kept.
+async fn work(client: Arc<Client>) {
+    let prepares = Arc::new(Semaphore::new(PREPARE_THREADS));
+    let settles = Arc::new(Semaphore::new(SETTLE_THREADS));
+    loop {
+        let effects = match collect(&client) {
+            Ok(effects) => effects,
+            Err(error) => {
+                client.link.failed(&format!("the journal cannot be written: {error}"));
+                tokio::time::sleep(Duration::from_secs(1)).await;
+                continue;
+            }
+        };
+        if effects.is_empty() {
+            client.commit_wake.notify_one();
+            client.wake.notified().await;
+            continue;
+        }
+        for effect in effects {
+            run(&client, effect, &prepares, &settles);
+        }
+    }
+}
+
+fn collect(client: &Client) -> io::Result<Vec<Effect>> {
+    let mut engine = client.engine.write();
+    let mut effects = client.unkept.lock();
+    while effects.len() < 4096 {
+        match engine.poll(super::now()) {
+            Some(effect) => effects.push(effect),
+            None => break,
+        }
+    }
+    client.keep(&mut engine)?;
+    Ok(std::mem::take(&mut effects))
+}
+
+fn run(client: &Arc<Client>, effect: Effect, prepares: &Arc<Semaphore>, settles: &Arc<Semaphore>) {
+    match effect {
+        Effect::Prepare { node, generation, upload } => {
+            let (client, prepares) = (client.clone(), prepares.clone());
+            client.runtime.clone().spawn(async move {
+                let Ok(_permit) = prepares.acquire_owned().await else { return };
+                let worker = client.clone();
+                let answer = tokio::task::spawn_blocking(move || worker.prepare(node, generation, upload)).await;
+                let answer = answer.unwrap_or_else(|error| PrepareAnswer::Failed(error.to_string()));
+                if answer == PrepareAnswer::Unreachable {
+                    client.link.wait_online(Duration::from_secs(3600)).await;
+                }
+                report(&client, client.change(|engine, now| engine.prepared(node, generation, answer, now)));
+            });
+        }
+        Effect::Supply { content } => {
+            let client = client.clone();
+            client.runtime.clone().spawn(async move {
+                let worker = client.clone();
+                let supplied = tokio::task::spawn_blocking(move || worker.supply(&content)).await;
+                if let Ok(Err(error)) = supplied {
+                    client.link.failed(&error);
+                }
+            });
+        }
+        Effect::Settle { node, generation, content } => {
+            let (client, settles) = (client.clone(), settles.clone());
+            client.runtime.clone().spawn(async move {
+                let Ok(_permit) = settles.acquire_owned().await else { return };
+                let worker = client.clone();
+                let settled = tokio::task::spawn_blocking(move || worker.settle(node, generation, &content)).await;
+                report(&client, settled.unwrap_or_else(|error| Err(io::Error::other(error))));
+            });
+        }
+        Effect::DropStaging(id) => report(client, client.drop_staging(id)),
+        Effect::DraftMoved { from, to } => client.files.moved(from, to),
+        Effect::Changed(changed) => {
+            client.refresh_open(&changed);
+            if let Some(on_changed) = &*client.on_changed.lock() {
+                on_changed(&changed);
+            }
+        }
+    }
+}
+
+fn report(client: &Client, result: io::Result<()>) {
+    if let Err(error) = result {
+        client.link.failed(&error.to_string());
+        tracing::error!("{error}");
+    }
+}
+
+/// Sends commits, one at a time, each until it is answered.
+async fn commits(client: Arc<Client>) {
+    let mut backoff = Backoff::default();
+    loop {
+        client.commit_wake.notified().await;
+        if !client.engine.read().has_work() {
+            continue;
+        }
+        tokio::time::sleep(GATHER).await;
+        loop {
+            let request = {
+                let mut engine = client.engine.write();
+                engine.next_commit(super::now())
+            };
+            let Some(request) = request else { break };
+            send(&client, &request, &mut backoff).await;
+        }
+    }
+}
+
+async fn send(client: &Arc<Client>, request: &CommitRequest, backoff: &mut Backoff) {
+    let held = held_chunks(client, request);
+    let answer = loop {
+        let chunks = match unknown_chunks(client, &held).await {
+            Ok(chunks) => chunks,
+            Err(error) => {
+                pause(client, &error, backoff).await;
+                continue;
+            }
+        };
+        match client.remote.commit(request, &chunks).await {
+            Ok(done) => break CommitAnswer::Committed(done),
+            Err(RemoteError::Conflict(details)) => break CommitAnswer::Conflict(details),
+            Err(RemoteError::Missing(details)) => break CommitAnswer::Missing(details),
+            Err(RemoteError::Resync) => break CommitAnswer::Resync,
+            Err(RemoteError::Rejected { code, message })
+                if !(RemoteError::Rejected { code, message: String::new() }).is_retryable() =>
+            {
+                client.link.failed(&message);
+                break CommitAnswer::Rejected(message);
+            }
+            Err(error) => pause(client, &error, backoff).await,
+        }
+    };
+    backoff.succeeded();
+    client.link.up();
+    for (hash, _) in &held {
+        client.outbox.done(hash);
+    }
+    let wants_page = !matches!(answer, CommitAnswer::Committed(_));
+    if let Err(error) = client.change(|engine, now| engine.committed(request.op_id, answer, now)) {
+        // The engine has taken the answer; only the record is late, and the next one includes it.
+        client.link.failed(&format!("the journal cannot be written: {error}"));
+    }
+    if wants_page {
+        client.page_wanted.notify_one();
+    }
+}
+
+async fn pause(client: &Client, error: &RemoteError, backoff: &mut Backoff) {
+    client.link.down(error);
+    let random = client.engine.write().random();
+    let wait = backoff.failed(random);
+    tokio::select! {
+        () = tokio::time::sleep(wait) => {}
+        _ = client.link.wait_online(wait) => {}
+    }
+}
+
+fn held_chunks(client: &Client, request: &CommitRequest) -> Vec<(ChunkHash, Bytes)> {
+    let mut seen = HashSet::new();
+    let chunks = request.contents.iter().filter(|content| content.manifest.size() <= INLINE_FILE_MAX);
+    let chunks = chunks.flat_map(|content| content.manifest.extents()).filter_map(|extent| match extent {
+        Extent::Chunk { hash, .. } => Some(*hash),
+        Extent::Hole { .. } => None,
+    });
+    chunks
+        .filter(|hash| seen.insert(*hash))
+        .filter_map(|hash| client.outbox.get(&hash).map(|envelope| (hash, envelope)))
+        .collect()
+}
+
+/// Of many small chunks only those are sent that the server lacks.
+async fn unknown_chunks(client: &Client, held: &[(ChunkHash, Bytes)]) -> Result<Vec<(ChunkHash, Bytes)>, RemoteError> {
+    let bytes: usize = held.iter().map(|(_, envelope)| envelope.len()).sum();
+    if bytes < ASK_FIRST_BYTES {
+        return Ok(held.to_vec());
+    }
+    let hashes: Vec<ChunkHash> = held.iter().map(|(hash, _)| *hash).collect();
+    let missing: HashSet<ChunkHash> = client.remote.missing(&hashes).await?.into_iter().collect();
+    Ok(held.iter().filter(|(hash, _)| missing.contains(hash)).cloned().collect())
+}
+
+/// Follows the change feed, and finds the server again when it is lost.
+async fn feed(client: Arc<Client>) {
+    let mut backoff = Backoff::default();
+    loop {
+        let (from, now, busy) = {
+            let engine = client.engine.read();
+            (engine.next_page_from(), engine.wants_page_now(), engine.has_news())
+        };
+        if busy {
+            client.wake.notify_one();
+            tokio::time::sleep(Duration::from_millis(1)).await;
+            continue;
+        }
+        let online = client.link.is_online();
+        let wait = if now || !online { Duration::ZERO } else { POLL_WAIT };
+        let inline = if from.is_some() { INLINE_FILE_MAX } else { 0 };
+        let poll = client.remote.changes(from, wait, inline);
+        let answer = tokio::select! {
+            answer = poll => answer,
+            // A commit has found the server gone, or wants news at once: a held poll would sit it out.
+            () = client.link.wait_offline(), if online => continue,
+            () = client.page_wanted.notified() => continue,
+        };
+        match answer {
+            Ok(changes) => {
+                client.link.up();
+                backoff.succeeded();
+                let news =
+                    !changes.page.nodes.is_empty() || changes.page.more || from != Some(changes.page.cursor) || now;
+                client.take_inline(&changes);
+                if news {
+                    client.engine.write().page(changes.page);
+                    client.wake.notify_one();
+                }
+            }
+            Err(RemoteError::Resync) => {
+                tracing::warn!("the folder's history on the server is another one now; everything is compared anew");
+                client.engine.write().begin_resync();
+            }
+            Err(error) => {
+                client.link.down(&error);
+                let random = client.engine.write().random();
+                tokio::time::sleep(backoff.failed(random)).await;
+            }
+        }
+    }
+}
+
+async fn clock(client: Arc<Client>) {
+    loop {
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        let worker = client.clone();
+        let told = tokio::task::spawn_blocking(move || {
+            worker.tell_quiet_files();
+            worker.change(|engine, now| engine.tick(now))
+        });
+        if let Ok(result) = told.await {
+            report(&client, result);
+        }
+    }
+}
+
+impl Client {
+    /// Small contents that came with the feed are readable without asking for them.
+    fn take_inline(&self, changes: &crate::ports::Changes) {
+        let chunks: std::collections::HashMap<_, _> =
+            changes.chunks.iter().map(|(hash, raw)| (*hash, raw.as_slice())).collect();
+        if chunks.is_empty() {
+            return;
+        }
+        for content in changes.page.nodes.iter().filter_map(|node| node.content.as_ref()) {
+            let Some(manifest) = &content.manifest else { continue };
+            let here = manifest.chunks().all(|(hash, _)| chunks.contains_key(&hash));
+            if manifest.extents().is_empty() || !here {
+                continue;
+            }
+            let stored = self.cache.entry(&content.hash, &Arc::new(manifest.clone())).and_then(|entry| {
+                manifest
+                    .chunks()
+                    .try_for_each(|(hash, _)| chunks.get(&hash).map_or(Ok(()), |raw| entry.put(&hash, raw)))
+            });
+            if let Err(error) = stored {
+                // They can still be fetched when somebody reads them.
+                tracing::debug!("a content that came with the feed was not cached: {error}");
+            }
+        }
+    }
+
+    /// An open file follows its node: to the new bytes, or on its own once the node is gone.
+    fn refresh_open(&self, changed: &syncmount_engine::Changed) {
+        let Some(file) = self.files.get(changed.node) else { return };
+        let mut inner = file.inner.write();
+        if inner.node != changed.node {
+            return;
+        }
+        match self.engine.read().local(changed.node) {
+            None => inner.orphan = inner.orphan.or(changed.last_attrs),
+            Some(state) => {
+                inner.orphan = None;
+                if let syncmount_engine::Body::File(syncmount_engine::FileBody::Clean(content)) = &state.body
+                    && changed.content
+                {
+                    inner.backing = crate::files::Backing::Clean(content.clone());
+                    inner.told = inner.generation;
+                    inner.told_ready = true;
+                    inner.unsent_since = None;
+                    inner.mtime = state.attrs.mtime;
+                }
+            }
+        }
+    }
+
+    /// Uploads what the server lacks of a content that is in the cache here.
+    fn supply(self: &Arc<Self>, content: &syncmount_common::Content) -> Result<(), String> {
+        let deadline = std::time::Instant::now() + Duration::from_secs(30);
+        let manifest = self.manifest(content, deadline).map_err(|error| error.to_string())?;
+        for (offset, extent) in manifest.with_offsets() {
+            let Extent::Chunk { hash, len } = extent else { continue };
+            let mut raw = vec![0; len as usize];
+            let here = self.read_local(content, offset, &mut raw).map_err(|error| error.to_string())?;
+            if here != Some(raw.len()) || !hash.matches(&raw) {
+                return Err("the server lacks bytes that are not on this machine either".into());
+            }
+            let sealed = [(hash, Bytes::from(syncmount_common::envelope::seal(&raw)))];
+            self.runtime.block_on(self.remote.put(&sealed)).map_err(|error| error.to_string())?;
+        }
+        Ok(())
+    }
+}

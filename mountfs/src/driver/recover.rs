@@ -1,0 +1,196 @@
+//! Opening the store: what was kept is checked against what is on the disk before anything is shown or sent.
+
+use super::{Client, Room, content, link::Link, outbox::Outbox, rows};
+use crate::files::OpenFiles;
+use crate::ports::Remote;
+use crate::store::Cache;
+use crate::store::{Staged, StagingDir};
+use crate::store::{State, StateError};
+use parking_lot::{Mutex, RwLock};
+use std::collections::HashSet;
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+use syncmount_common::protocol::changes::Device;
+use syncmount_common::{DeviceId, NodeId, Timestamp};
+use syncmount_engine::{Draft, DraftUpdate, Engine, Expected, Identity};
+
+/// Why the store cannot be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// In use, damaged, not writable.
+    #[error(transparent)]
+    State(#[from] StateError),
+    /// The disk.
+    #[error("the cache folder cannot be used: {0}")]
+    Io(#[from] io::Error),
+    /// It belongs to something else.
+    #[error("the cache folder holds the folder {found} and not {wanted}; give another --cache-dir")]
+    OtherFolder {
+        /// What it was made for.
+        found: String,
+        /// What was asked for.
+        wanted: String,
+    },
+}
+
+const DEVICE: &str = "device";
+const FOLDER: &str = "folder";
+
+impl Client {
+    /// Opens the store in `dir`, for the folder that `identity` names (server and folder), as a device that people call
+    /// `device_name`.
+    pub fn open_store(
+        dir: &Path,
+        cache_limit: u64,
+        identity: &str,
+        device_name: &str,
+        remote: Arc<dyn Remote>,
+        runtime: tokio::runtime::Handle,
+    ) -> Result<Arc<Self>, OpenError> {
+        let (state, loaded) = State::open(dir)?;
+        let suspect = loaded.suspect;
+        let mut notes = loaded.repaired.clone();
+        if let Some(found) = loaded.meta.get(FOLDER)
+            && found != identity.as_bytes()
+        {
+            let found = String::from_utf8_lossy(found).into_owned();
+            return Err(OpenError::OtherFolder { found, wanted: identity.to_owned() });
+        }
+        let device = device_of(&state, &loaded, identity)?;
+        let (restored, retired) = rows::decode(loaded)?;
+        let staging = StagingDir::open(dir)?;
+        for id in retired {
+            staging.remove(id)?;
+            state.append(&rows::removed(id))?;
+        }
+        let device = Device { id: device, name: device_name.chars().take(64).collect() };
+        let engine = Engine::new(Identity { device, seed: random_u64()? }, restored);
+        let cache = Cache::open(&dir.join("cache"), cache_limit, suspect)?;
+        let manifests = content::Manifests::open(dir.join("manifests"))?;
+        let client = Self {
+            engine: RwLock::new(engine),
+            state,
+            staging,
+            cache,
+            manifests,
+            downloads: content::Downloads::default(),
+            outbox: Outbox::default(),
+            remote,
+            runtime,
+            link: Link::default(),
+            files: OpenFiles::default(),
+            wake: tokio::sync::Notify::new(),
+            commit_wake: tokio::sync::Notify::new(),
+            page_wanted: tokio::sync::Notify::new(),
+            unkept: Mutex::default(),
+            on_changed: Mutex::new(None),
+            notes: Mutex::new(std::mem::take(&mut notes)),
+            room: Room::default(),
+        };
+        client.check_staging()?;
+        Ok(Arc::new(client))
+    }
+
+    fn check_staging(&self) -> io::Result<()> {
+        let drafts: Vec<(NodeId, Draft, Timestamp)> = self.look(|engine| {
+            let mtime = |id| engine.local(id).map_or(Timestamp(0), |state| state.attrs.mtime);
+            engine.stagings().map(|(id, draft)| (id, draft.clone(), mtime(id))).collect()
+        });
+        let mut known = HashSet::new();
+        for (node, draft, mtime) in drafts {
+            let Some(id) = draft.staging else {
+                self.resume(node, draft.clone(), mtime)?;
+                continue;
+            };
+            known.insert(id);
+            match self.staging.file(id).and_then(|file| file.metadata()).map(|data| data.len()) {
+                Ok(len) => self.check_draft(node, draft, len, mtime)?,
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                    self.set_aside(node, id, "its bytes are missing from the staging folder")?;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        for Staged { id, len } in self.staging.list()? {
+            if known.contains(&id) {
+                continue;
+            }
+            if len == 0 {
+                self.staging.remove(id)?;
+            } else {
+                self.staging.set_aside(id, "unknown", "no file of the folder refers to these bytes")?;
+                self.note(format!("staging file {id} belongs to no file; it was moved to lost+found"));
+            }
+        }
+        Ok(())
+    }
+
+    fn check_draft(&self, node: NodeId, mut draft: Draft, len: u64, mtime: Timestamp) -> io::Result<()> {
+        let reaches = draft.present.last().map_or(0, |(_, end)| *end);
+        if len < reaches {
+            let id = draft.staging.unwrap_or_default();
+            return self.set_aside(node, id, "its bytes did not reach the disk before the machine stopped");
+        }
+        if draft.base.is_none() && len > draft.size && !draft.ready {
+            // The process ended while the file was being written: what the writer had handed over counts.
+            draft.size = len;
+            draft.present = vec![(0, len)];
+            draft.generation += 1;
+            draft.prepared = None;
+        }
+        self.resume(node, draft, mtime)
+    }
+
+    /// Nobody has the file open any more: it may be sent.
+    fn resume(&self, node: NodeId, draft: Draft, mtime: Timestamp) -> io::Result<()> {
+        if draft.ready && draft.prepared.is_some() {
+            return Ok(());
+        }
+        let expected = Expected::Draft(draft.staging);
+        let update = DraftUpdate {
+            generation: draft.generation,
+            size: draft.size,
+            staging: draft.staging,
+            present: draft.present,
+            base: draft.base,
+            base_len: draft.base_len,
+            mtime,
+            ready: true,
+        };
+        self.change(|engine, now| engine.write_draft(node, expected, update, now))?.map_err(io::Error::other)
+    }
+
+    fn set_aside(&self, node: NodeId, staging: u64, why: &str) -> io::Result<()> {
+        let path = self.look(|engine| engine.path(node)).unwrap_or_else(|| "(removed)".into());
+        self.change(|engine, now| engine.abandon_draft(node, now))?;
+        match self.staging.set_aside(staging, &path, why) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            result => drop(result?),
+        }
+        self.note(format!("{path}: {why}; what is left of it was moved to lost+found, and it was not sent"));
+        Ok(())
+    }
+}
+
+fn device_of(state: &State, loaded: &crate::store::Loaded, identity: &str) -> io::Result<DeviceId> {
+    if let Some(id) = loaded.meta.get(DEVICE).and_then(|bytes| <[u8; 16]>::try_from(bytes.as_slice()).ok()) {
+        return Ok(DeviceId::from_bytes(id));
+    }
+    let mut random = [0; 10];
+    getrandom::fill(&mut random).map_err(io::Error::other)?;
+    let id = DeviceId::new_v7(super::now().unix_ms(), &random);
+    let meta = vec![
+        (DEVICE.to_owned(), Some(id.as_bytes().to_vec())),
+        (FOLDER.to_owned(), Some(identity.as_bytes().to_vec())),
+    ];
+    state.append(&crate::store::Record { rows: Vec::new(), meta })?;
+    state.sync()?;
+    Ok(id)
+}
+
+fn random_u64() -> io::Result<u64> {
+    let mut bytes = [0; 8];
+    getrandom::fill(&mut bytes).map_err(io::Error::other)?;
+    Ok(u64::from_le_bytes(bytes))
+}

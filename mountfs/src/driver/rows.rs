@@ -1,0 +1,54 @@
+//! Engine records as the store keeps them: rows by node id, the feed position and staging files on their way out as named
+//! values. The only place that knows both forms.
+
+use crate::store::{Loaded, Record as Kept};
+use std::io;
+use syncmount_common::NodeId;
+use syncmount_common::protocol::changes::Cursor;
+use syncmount_engine::{Record, Restored, Row};
+
+const CURSOR: &str = "cursor";
+const RETIRED: &str = "retired/";
+
+fn other(error: impl std::error::Error + Send + Sync + 'static) -> io::Error {
+    io::Error::other(error)
+}
+
+/// The store's form of a record.
+pub(super) fn encode(record: &Record) -> io::Result<Kept> {
+    let mut rows = Vec::with_capacity(record.rows.len());
+    for (id, row) in &record.rows {
+        let data = row.as_ref().map(postcard::to_stdvec).transpose().map_err(other)?;
+        rows.push((*id.as_bytes(), data));
+    }
+    let mut meta = Vec::new();
+    if let Some(cursor) = &record.cursor {
+        meta.push((CURSOR.to_owned(), cursor.map(|cursor| cursor.to_string().into_bytes())));
+    }
+    meta.extend(record.retired.iter().map(|id| (retired_key(*id), Some(Vec::new()))));
+    Ok(Kept { rows, meta })
+}
+
+/// The record that a retired staging file has been removed.
+pub(super) fn removed(staging: u64) -> Kept {
+    Kept { rows: Vec::new(), meta: vec![(retired_key(staging), None)] }
+}
+
+fn retired_key(staging: u64) -> String {
+    format!("{RETIRED}{staging}")
+}
+
+/// What was kept, for the engine, and the staging files that may be removed.
+pub(super) fn decode(loaded: Loaded) -> io::Result<(Restored, Vec<u64>)> {
+    let mut rows = Vec::with_capacity(loaded.rows.len());
+    for (id, data) in loaded.rows {
+        let row: Row = postcard::from_bytes(&data).map_err(other)?;
+        rows.push((NodeId::from_bytes(id), row));
+    }
+    let cursor = match loaded.meta.get(CURSOR) {
+        Some(text) => Some(String::from_utf8_lossy(text).parse::<Cursor>().map_err(other)?),
+        None => None,
+    };
+    let retired = loaded.meta.keys().filter_map(|key| key.strip_prefix(RETIRED)?.parse().ok()).collect();
+    Ok((Restored { rows, cursor }, retired))
+}

@@ -1,0 +1,90 @@
+//! What the server has taken becomes an ordinary cached content.
+
+use super::{Client, rows};
+use crate::files::{Backing, Overlay};
+use std::io;
+use std::sync::Arc;
+use std::time::Instant;
+use syncmount_common::{Content, Extent, NodeId};
+
+impl Client {
+    /// Does what [`syncmount_engine::Effect::Settle`] asks for. Blocks for local disks only.
+    pub(super) fn settle(self: &Arc<Self>, node: NodeId, generation: u64, content: &Arc<Content>) -> io::Result<()> {
+        let Ok(file) = self.files.open(node, false, || self.inner_of(node)) else { return Ok(()) };
+        let settled = self.settle_open(&file, node, generation, content);
+        self.files.close(&file, false);
+        settled
+    }
+
+    fn settle_open(
+        self: &Arc<Self>,
+        file: &crate::files::OpenFile,
+        node: NodeId,
+        generation: u64,
+        content: &Arc<Content>,
+    ) -> io::Result<()> {
+        let overlay = match &file.inner.read().backing {
+            Backing::Draft(overlay) => overlay.clone(),
+            Backing::Clean(_) => return Ok(()),
+        };
+        let whole = overlay.is_self_contained() && overlay.staging.is_some();
+        if !whole {
+            self.copy_to_cache(&overlay, content)?;
+        }
+        let mut inner = file.inner.write();
+        if inner.generation != generation || inner.told != generation || inner.node != node {
+            return Ok(());
+        }
+        let adopt = |staging: &Option<Option<u64>>| {
+            if let (true, Some(Some(id))) = (whole, staging) {
+                // A sparse file may be shorter than its size says.
+                if let Some(staging) = &overlay.staging
+                    && staging.file.metadata()?.len() < content.size
+                {
+                    staging.file.set_len(content.size)?;
+                }
+                self.cache.adopt(&content.hash, content.size, &self.staging.path(*id))?;
+            }
+            Ok(())
+        };
+        let staging = self.change_then(|engine, now| engine.settle(node, generation, now), adopt)?;
+        let Some(staging) = staging else { return Ok(()) };
+        inner.backing = Backing::Clean(Arc::new(Content::clone(content).for_travel()));
+        inner.told_ready = true;
+        drop(inner);
+        if let Some(id) = staging {
+            if !whole {
+                self.staging.remove(id)?;
+            }
+            self.state.append(&rows::removed(id))?;
+        }
+        Ok(())
+    }
+
+    /// Fills the new content's cache entry with what is on this machine: what was written, and what lay beneath.
+    fn copy_to_cache(self: &Arc<Self>, overlay: &Overlay, content: &Content) -> io::Result<()> {
+        if content.size == 0 {
+            return Ok(());
+        }
+        let Ok(entry) = self.cached(content, Instant::now()) else { return Ok(()) };
+        if entry.is_whole() {
+            return Ok(());
+        }
+        let Ok(manifest) = self.manifest(content, Instant::now()) else { return Ok(()) };
+        for (offset, extent) in manifest.with_offsets() {
+            let Extent::Chunk { hash, len } = extent else { continue };
+            let mut raw = vec![0; len as usize];
+            // What is not here stays away: it is fetched when somebody reads it.
+            if self.read_draft_local(overlay, offset, &mut raw)? == Some(raw.len()) && hash.matches(&raw) {
+                entry.put(&hash, &raw)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes a staging file that no row refers to any more.
+    pub(super) fn drop_staging(&self, id: u64) -> io::Result<()> {
+        self.staging.remove(id)?;
+        self.state.append(&rows::removed(id))
+    }
+}

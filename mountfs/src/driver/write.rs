@@ -1,0 +1,271 @@
+//! Writing to files: bytes into staging files, the news of it into the tree.
+//!
+//! The tree is told before the first byte of a draft is written (so that a change from the feed can see that somebody is
+//! at it), and again when the writer closes the file or has been quiet for a while.
+
+use super::{Client, content::ReadError};
+use crate::files::{Backing, Inner, OpenFile, Overlay, StagingFile};
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use syncmount_common::manifest::FILE_SIZE_MAX;
+use syncmount_common::{Attrs, NodeId, Timestamp};
+use syncmount_engine::{Body, DraftUpdate, Expected, FileBody, Refusal};
+
+/// A file that stays open is sent when its writer has been quiet for this long …
+const QUIET: Duration = Duration::from_secs(2);
+/// … or at the latest after this.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// How long a change from the feed that crosses a write is waited for.
+const STALE_PATIENCE: Duration = Duration::from_secs(5);
+
+/// Why a file cannot be written or read.
+#[derive(Debug, thiserror::Error)]
+pub enum WriteError {
+    /// It is gone, or no file.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    /// The disk.
+    #[error(transparent)]
+    Io(#[from] io::Error),
+    /// Bytes beneath could not be had.
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    /// Beyond the largest file.
+    #[error("the file would be larger than a file can be")]
+    TooLarge,
+}
+
+impl Client {
+    /// Opens a file of the tree.
+    pub fn open(&self, node: NodeId, writer: bool) -> Result<Arc<OpenFile>, WriteError> {
+        self.files.open(node, writer, || self.inner_of(node))
+    }
+
+    pub(super) fn inner_of(&self, node: NodeId) -> Result<Inner, WriteError> {
+        let state = self.look(|engine| engine.local(node).cloned()).ok_or(Refusal::NotFound)?;
+        let (backing, generation, told_ready) = match &state.body {
+            Body::Dir => return Err(Refusal::IsDir.into()),
+            Body::Symlink(_) => return Err(Refusal::NotFound.into()),
+            Body::File(FileBody::Clean(content)) => (Backing::Clean(content.clone()), 0, true),
+            Body::File(FileBody::Draft(draft)) => {
+                let staging = match draft.staging {
+                    Some(id) => Some(StagingFile { id, file: Arc::new(self.staging.file(id)?) }),
+                    None => None,
+                };
+                (Backing::Draft(Overlay::restore(draft, staging)), draft.generation, draft.ready)
+            }
+        };
+        Ok(Inner {
+            node,
+            backing,
+            generation,
+            told: generation,
+            told_ready,
+            mtime: state.attrs.mtime,
+            written: Instant::now(),
+            unsent_since: None,
+            orphan: None,
+        })
+    }
+
+    /// Writes all of `data`, or returns an error.
+    pub fn write(&self, file: &OpenFile, offset: u64, data: &[u8]) -> Result<(), WriteError> {
+        self.require_room(data.len() as u64)?;
+        self.edit(file, |inner| {
+            let Backing::Draft(overlay) = &mut inner.backing else { return Ok(()) };
+            let end = offset.checked_add(data.len() as u64).filter(|end| *end <= FILE_SIZE_MAX);
+            let end = end.ok_or(WriteError::TooLarge)?;
+            let staging = overlay.staging.as_ref().ok_or_else(|| io::Error::other("a draft without a staging file"))?;
+            staging.file.write_all_at(data, offset)?;
+            overlay.wrote(offset..end);
+            Ok(())
+        })
+    }
+
+    /// Cuts or extends.
+    pub fn set_size(&self, file: &OpenFile, size: u64) -> Result<(), WriteError> {
+        if size > FILE_SIZE_MAX {
+            return Err(WriteError::TooLarge);
+        }
+        self.edit(file, |inner| {
+            let Backing::Draft(overlay) = &mut inner.backing else { return Ok(()) };
+            overlay.set_size(size)?;
+            Ok(())
+        })
+    }
+
+    fn edit(&self, file: &OpenFile, edit: impl FnOnce(&mut Inner) -> Result<(), WriteError>) -> Result<(), WriteError> {
+        let mut inner = file.inner.write();
+        if needs_begin(&inner) {
+            inner = self.begin(file, inner)?;
+        }
+        edit(&mut inner)?;
+        let now = Instant::now();
+        inner.generation += 1;
+        inner.mtime = self.now();
+        inner.written = now;
+        inner.unsent_since.get_or_insert(now);
+        Ok(())
+    }
+
+    /// Makes the file a draft that the tree knows somebody is writing to.
+    fn begin<'a>(
+        &self,
+        file: &'a OpenFile,
+        mut inner: parking_lot::RwLockWriteGuard<'a, Inner>,
+    ) -> Result<parking_lot::RwLockWriteGuard<'a, Inner>, WriteError> {
+        let mut fresh = None;
+        let deadline = Instant::now() + STALE_PATIENCE;
+        loop {
+            let mut overlay = match &inner.backing {
+                Backing::Clean(content) => Overlay::over(content.clone()),
+                Backing::Draft(overlay) => overlay.clone(),
+            };
+            if overlay.staging.is_none() {
+                if fresh.is_none() {
+                    let (id, file) = self.staging.create()?;
+                    fresh = Some(StagingFile { id, file: Arc::new(file) });
+                }
+                overlay.staging.clone_from(&fresh);
+            }
+            let generation = inner.generation + u64::from(matches!(inner.backing, Backing::Clean(_)));
+            match self.tell_as(&inner, &overlay, generation, false) {
+                Err(WriteError::Refused(Refusal::Stale)) if Instant::now() < deadline => {
+                    drop(inner);
+                    std::thread::sleep(Duration::from_millis(1));
+                    inner = file.inner.write();
+                    if !needs_begin(&inner) {
+                        break;
+                    }
+                }
+                told => {
+                    // What was removed while it is open goes on for those who have it open, and ends with them.
+                    if !matches!(told, Err(WriteError::Refused(Refusal::NotFound))) {
+                        told?;
+                    }
+                    if overlay.staging.as_ref().map(|s| s.id) == fresh.as_ref().map(|s| s.id) {
+                        fresh = None;
+                    }
+                    inner.backing = Backing::Draft(overlay);
+                    inner.generation = generation;
+                    inner.told = generation;
+                    inner.told_ready = false;
+                    break;
+                }
+            }
+        }
+        if let Some(unused) = fresh {
+            self.staging.remove(unused.id)?;
+        }
+        Ok(inner)
+    }
+
+    /// Tells the tree how far the file has been written. With `ready` it may be sent.
+    pub fn tell(&self, file: &OpenFile, ready: bool) -> Result<(), WriteError> {
+        let deadline = Instant::now() + STALE_PATIENCE;
+        let mut inner = file.inner.write();
+        loop {
+            let news = inner.generation != inner.told || (ready && !inner.told_ready);
+            let Backing::Draft(overlay) = &inner.backing else { return Ok(()) };
+            if !news || inner.orphan.is_some() {
+                return Ok(());
+            }
+            match self.tell_as(&inner, overlay, inner.generation, ready) {
+                Ok(()) => {
+                    inner.told = inner.generation;
+                    inner.told_ready = ready;
+                    if ready {
+                        inner.unsent_since = None;
+                    }
+                    return Ok(());
+                }
+                // Removed while it was open.
+                Err(WriteError::Refused(Refusal::NotFound)) => return Ok(()),
+                Err(WriteError::Refused(Refusal::Stale)) if Instant::now() < deadline => {
+                    drop(inner);
+                    std::thread::sleep(Duration::from_millis(1));
+                    inner = file.inner.write();
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    fn tell_as(&self, inner: &Inner, overlay: &Overlay, generation: u64, ready: bool) -> Result<(), WriteError> {
+        let expected = match &inner.backing {
+            Backing::Clean(content) => Expected::Clean(content.hash),
+            Backing::Draft(known) => Expected::Draft(known.staging.as_ref().map(|staging| staging.id)),
+        };
+        let update = DraftUpdate {
+            generation,
+            size: overlay.size,
+            staging: overlay.staging.as_ref().map(|staging| staging.id),
+            present: overlay.present_pairs(),
+            base: overlay.base.clone(),
+            base_len: overlay.base_len,
+            mtime: inner.mtime,
+            ready,
+        };
+        self.change(|engine, now| engine.write_draft(inner.node, expected, update, now))??;
+        Ok(())
+    }
+
+    /// Sets the mtime that the user wants the file to have.
+    pub fn set_mtime(&self, file: &OpenFile, mtime: Timestamp) {
+        file.inner.write().mtime = mtime;
+    }
+
+    /// Makes the bytes and the news of them survive a power cut.
+    pub fn sync_file(&self, file: &OpenFile) -> Result<(), WriteError> {
+        let staging = match &file.inner.read().backing {
+            Backing::Draft(overlay) => overlay.staging.clone(),
+            Backing::Clean(_) => None,
+        };
+        if let Some(staging) = staging {
+            staging.file.sync_data()?;
+        }
+        // Whoever asks for durability has finished a step: other devices may see it.
+        self.tell(file, true)?;
+        self.sync_journal()?;
+        Ok(())
+    }
+
+    /// Files that stay open are sent when their writers pause.
+    pub(super) fn tell_quiet_files(&self) {
+        for file in self.files.all() {
+            let due = {
+                let inner = file.inner.read();
+                inner.unsent_since.is_some_and(|since| inner.written.elapsed() >= QUIET || since.elapsed() >= PATIENCE)
+            };
+            if due && let Err(error) = self.tell(&file, true) {
+                self.link.failed(&error.to_string());
+            }
+        }
+    }
+
+    /// What has been written so far may be sent, although the writers are not done.
+    pub(super) fn tell_open_files(&self) {
+        for file in self.files.all() {
+            if let Err(error) = self.tell(&file, true) {
+                self.link.failed(&error.to_string());
+            }
+        }
+    }
+
+    /// Size, mtime and, if it was removed, the last attributes of an open file.
+    pub fn open_attrs(&self, node: NodeId) -> Option<(u64, Timestamp, Option<Attrs>)> {
+        let file = self.files.get(node)?;
+        let inner = file.inner.read();
+        let unsaid = inner.generation != inner.told || inner.orphan.is_some();
+        unsaid.then(|| (inner.backing.size(), inner.mtime, inner.orphan))
+    }
+}
+
+fn needs_begin(inner: &Inner) -> bool {
+    match &inner.backing {
+        Backing::Clean(_) => true,
+        Backing::Draft(overlay) => overlay.staging.is_none() || (inner.told_ready && inner.orphan.is_none()),
+    }
+}

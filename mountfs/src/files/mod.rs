@@ -1,0 +1,9 @@
+//! The bytes of files that are open or being written: staging files over contents over zeros.
+//!
+//! Owns which bytes a file has at this moment. Knows neither the tree nor the kernel; the network only as "not here".
+
+mod open_file;
+mod overlay;
+
+pub use open_file::{Backing, Inner, OpenFile, OpenFiles};
+pub use overlay::{Overlay, Segment, StagingFile};

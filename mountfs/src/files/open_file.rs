@@ -1,0 +1,138 @@
+//! One file that somebody has open, or whose writes the tree has not been told of.
+
+use super::overlay::Overlay;
+use parking_lot::{Mutex, RwLock};
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Instant;
+use syncmount_common::{Attrs, Content, NodeId, Timestamp};
+
+/// Where an open file's bytes come from.
+#[derive(Clone, Debug)]
+pub enum Backing {
+    /// A content that the server has.
+    Clean(Arc<Content>),
+    /// Bytes written here.
+    Draft(Overlay),
+}
+
+impl Backing {
+    /// Size of the file in bytes.
+    pub fn size(&self) -> u64 {
+        match self {
+            Self::Clean(content) => content.size,
+            Self::Draft(overlay) => overlay.size,
+        }
+    }
+}
+
+/// The changing part of an open file.
+#[derive(Debug)]
+pub struct Inner {
+    /// Whose bytes these are. Changes if they become a conflict copy.
+    pub node: NodeId,
+    /// Where they come from.
+    pub backing: Backing,
+    /// Grows with every change of the bytes.
+    pub generation: u64,
+    /// The generation that the tree knows.
+    pub told: u64,
+    /// Whether the tree was told that these bytes may be sent.
+    pub told_ready: bool,
+    /// When the bytes were last changed, for the user.
+    pub mtime: Timestamp,
+    /// When they were last changed, for waiting until the writer is quiet.
+    pub written: Instant,
+    /// When the oldest change that may not be sent yet was made.
+    pub unsent_since: Option<Instant>,
+    /// Set when the node was removed while it was open: its last attributes.
+    pub orphan: Option<Attrs>,
+}
+
+/// One file that is open.
+#[derive(Debug)]
+pub struct OpenFile {
+    /// Locked for writing by every change of the bytes, for reading only while it is looked up where bytes are.
+    pub inner: RwLock<Inner>,
+    /// Number of open handles.
+    opens: AtomicU32,
+    /// Those of them that may write.
+    writers: AtomicU32,
+}
+
+impl OpenFile {
+    /// Whether somebody has it open.
+    pub fn is_open(&self) -> bool {
+        self.opens.load(Ordering::Acquire) > 0
+    }
+
+    /// Whether somebody has it open for writing.
+    pub fn has_writers(&self) -> bool {
+        self.writers.load(Ordering::Acquire) > 0
+    }
+}
+
+/// All files that are open, by node.
+#[derive(Debug, Default)]
+pub struct OpenFiles {
+    by_node: Mutex<HashMap<NodeId, Arc<OpenFile>>>,
+}
+
+impl OpenFiles {
+    /// The open file of a node.
+    pub fn get(&self, node: NodeId) -> Option<Arc<OpenFile>> {
+        self.by_node.lock().get(&node).cloned()
+    }
+
+    /// Opens once more, with `make` if it is not open yet.
+    pub fn open<E>(
+        &self,
+        node: NodeId,
+        writer: bool,
+        make: impl FnOnce() -> Result<Inner, E>,
+    ) -> Result<Arc<OpenFile>, E> {
+        let mut by_node = self.by_node.lock();
+        let file = match by_node.get(&node) {
+            Some(file) => file.clone(),
+            None => {
+                let file = Arc::new(OpenFile {
+                    inner: RwLock::new(make()?),
+                    opens: AtomicU32::new(0),
+                    writers: AtomicU32::new(0),
+                });
+                by_node.insert(node, file.clone());
+                file
+            }
+        };
+        file.opens.fetch_add(1, Ordering::AcqRel);
+        file.writers.fetch_add(u32::from(writer), Ordering::AcqRel);
+        Ok(file)
+    }
+
+    /// Closes one handle; the file is forgotten with the last.
+    pub fn close(&self, file: &Arc<OpenFile>, writer: bool) {
+        let mut by_node = self.by_node.lock();
+        file.writers.fetch_sub(u32::from(writer), Ordering::AcqRel);
+        if file.opens.fetch_sub(1, Ordering::AcqRel) == 1 {
+            let node = file.inner.read().node;
+            if by_node.get(&node).is_some_and(|known| Arc::ptr_eq(known, file)) {
+                by_node.remove(&node);
+            }
+        }
+    }
+
+    /// The bytes of `from` are those of `to` from now on.
+    pub fn moved(&self, from: NodeId, to: NodeId) {
+        let mut by_node = self.by_node.lock();
+        if let Some(file) = by_node.remove(&from) {
+            file.inner.write().node = to;
+            by_node.insert(to, file);
+        }
+    }
+
+    /// All of them.
+    pub fn all(&self) -> Vec<Arc<OpenFile>> {
+        self.by_node.lock().values().cloned().collect()
+    }
+}

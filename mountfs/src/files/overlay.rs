@@ -1,0 +1,176 @@
+//! A file that is written here: where its staging file has bytes those count, else those of the content beneath, else
+//! zeros. So one written byte in a huge file costs one byte, whatever of it is on this machine.
+
+use crate::store::RangeSet;
+use std::fs::File;
+use std::io;
+use std::ops::Range;
+use std::sync::Arc;
+use syncmount_common::Content;
+use syncmount_engine::Draft;
+
+/// The staging file of a draft.
+#[derive(Clone, Debug)]
+pub struct StagingFile {
+    /// Its id in the staging folder.
+    pub id: u64,
+    /// Open for reading and writing.
+    pub file: Arc<File>,
+}
+
+/// Where a piece of the file is to be read from.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Segment {
+    /// The staging file, at the same offset.
+    Staging(Range<u64>),
+    /// The content beneath, at the same offset.
+    Base(Range<u64>),
+    /// Nowhere: zeros.
+    Zero(Range<u64>),
+}
+
+impl Segment {
+    /// The range of the file.
+    pub fn range(&self) -> Range<u64> {
+        match self {
+            Self::Staging(range) | Self::Base(range) | Self::Zero(range) => range.clone(),
+        }
+    }
+}
+
+/// The bytes of a draft. A copy of it is a snapshot of where the bytes are, not of the bytes.
+#[derive(Clone, Debug)]
+pub struct Overlay {
+    /// Size of the file in bytes.
+    pub size: u64,
+    /// The staging file, once something has been written.
+    pub staging: Option<StagingFile>,
+    /// What the staging file holds.
+    pub present: RangeSet,
+    /// What lies beneath.
+    pub base: Option<Arc<Content>>,
+    /// How much of that counts.
+    pub base_len: u64,
+}
+
+impl Overlay {
+    /// A draft over nothing.
+    pub fn empty() -> Self {
+        Self { size: 0, staging: None, present: RangeSet::new(), base: None, base_len: 0 }
+    }
+
+    /// A draft over a content, nothing written yet.
+    pub fn over(content: Arc<Content>) -> Self {
+        let size = content.size;
+        Self { size, staging: None, present: RangeSet::new(), base: Some(content), base_len: size }
+    }
+
+    /// A draft as it was kept, with its staging file opened.
+    pub fn restore(draft: &Draft, staging: Option<StagingFile>) -> Self {
+        let mut present = RangeSet::new();
+        for (start, end) in &draft.present {
+            present.insert(*start..*end);
+        }
+        Self { size: draft.size, staging, present, base: draft.base.clone(), base_len: draft.base_len }
+    }
+
+    /// Where the bytes of `range` (cut at the end of the file) are.
+    pub fn segments(&self, range: Range<u64>) -> Vec<Segment> {
+        let range = range.start..range.end.min(self.size);
+        let mut out = Vec::new();
+        let mut at = range.start;
+        for gap in self.present.gaps(&range) {
+            if at < gap.start {
+                out.push(Segment::Staging(at..gap.start));
+            }
+            self.beneath(gap.clone(), &mut out);
+            at = gap.end;
+        }
+        if at < range.end {
+            out.push(Segment::Staging(at..range.end));
+        }
+        out
+    }
+
+    fn beneath(&self, range: Range<u64>, out: &mut Vec<Segment>) {
+        let base_end = if self.base.is_some() { self.base_len } else { 0 };
+        let split = base_end.clamp(range.start, range.end);
+        if range.start < split {
+            out.push(Segment::Base(range.start..split));
+        }
+        if split < range.end {
+            out.push(Segment::Zero(split..range.end));
+        }
+    }
+
+    /// Bytes were written to the staging file.
+    pub fn wrote(&mut self, range: Range<u64>) {
+        self.size = self.size.max(range.end);
+        self.present.insert(range);
+    }
+
+    /// The file was cut or extended.
+    pub fn set_size(&mut self, size: u64) -> io::Result<()> {
+        if size < self.size {
+            self.present.truncate(size);
+            self.base_len = self.base_len.min(size);
+            if let Some(staging) = &self.staging {
+                staging.file.set_len(size)?;
+            }
+        }
+        self.size = size;
+        Ok(())
+    }
+
+    /// Whether the staging file alone is the whole file.
+    pub fn is_self_contained(&self) -> bool {
+        self.base_len == 0 || self.present.contains(&(0..self.base_len.min(self.size)))
+    }
+
+    /// The ranges in the form in which they are kept.
+    pub fn present_pairs(&self) -> Vec<(u64, u64)> {
+        self.present.iter().map(|range| (range.start, range.end)).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use syncmount_common::{ChunkHash, Extent, Manifest};
+
+    fn over(size: u32) -> Overlay {
+        let extent = Extent::Chunk { hash: ChunkHash::of(b"x"), len: size };
+        Overlay::over(Arc::new(Content::of(Manifest::new(vec![extent]).unwrap(), None)))
+    }
+
+    #[test]
+    fn written_bytes_lie_over_the_base_and_the_rest_is_zeros() {
+        let mut overlay = over(100);
+        overlay.wrote(10..20);
+        overlay.wrote(150..160);
+        assert_eq!(
+            overlay.segments(0..1000),
+            [
+                Segment::Base(0..10),
+                Segment::Staging(10..20),
+                Segment::Base(20..100),
+                Segment::Zero(100..150),
+                Segment::Staging(150..160),
+            ]
+        );
+        assert_eq!(overlay.segments(12..15), [Segment::Staging(12..15)]);
+        assert!(overlay.segments(160..170).is_empty());
+        assert!(!overlay.is_self_contained());
+    }
+
+    #[test]
+    fn what_was_cut_off_does_not_come_back() {
+        let mut overlay = over(100);
+        overlay.wrote(80..90);
+        overlay.set_size(50).unwrap();
+        overlay.set_size(100).unwrap();
+        assert_eq!(overlay.segments(0..100), [Segment::Base(0..50), Segment::Zero(50..100)]);
+        overlay.wrote(0..50);
+        assert!(overlay.is_self_contained());
+    }
+}

@@ -1,0 +1,477 @@
+//! The kernel's protocol: decode, call the vfs, reply. A few lines an operation; no rule of its own.
+//!
+//! Handlers answer from memory and local disks. A read that needs the network and every fsync are answered from another
+//! thread, so that no number of them can stop the others.
+
+mod errno;
+mod notify;
+
+use crate::vfs::{DirEntry, SetAttrs, Stat, Vfs, VfsError};
+use errno::errno;
+use fuser::{
+    BackgroundSession, BsdFileFlags, Config, Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, Generation,
+    INodeNo, InitFlags, KernelConfig, LockOwner, MountOption, OpenAccMode, OpenFlags, RenameFlags, ReplyAttr,
+    ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyOpen, ReplyStatfs,
+    ReplyWrite, Request, Session, SessionACL, TimeOrNow, WriteFlags,
+};
+use notify::Invalidations;
+use std::ffi::OsStr;
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use syncmount_common::{NodeKind, Timestamp};
+use syncmount_engine::RenameMode;
+
+/// How long the kernel may believe what it was told: until it is told otherwise.
+const TTL: Duration = Duration::from_secs(86_400);
+/// Attributes of a file that somebody writes to change without a word to the kernel's cache of another name.
+const TTL_NONE: Duration = Duration::ZERO;
+
+const GENERATION: Generation = Generation(0);
+const MAX_WRITE: u32 = 1024 * 1024;
+const THREADS: usize = 3;
+
+/// A live mount.
+pub struct Mount {
+    session: Option<BackgroundSession>,
+    vfs: Arc<Vfs>,
+}
+
+/// Mounts `vfs` at `mountpoint`. The kernel has agreed when this returns.
+pub fn mount(vfs: Arc<Vfs>, mountpoint: &Path, runtime: tokio::runtime::Handle, read_only: bool) -> io::Result<Mount> {
+    let mut config = Config::default();
+    config.mount_options = vec![
+        MountOption::FSName("syncmount".into()),
+        MountOption::Subtype("syncmount".into()),
+        MountOption::DefaultPermissions,
+        MountOption::NoDev,
+        MountOption::NoSuid,
+        MountOption::NoAtime,
+        if read_only { MountOption::RO } else { MountOption::RW },
+    ];
+    config.acl = SessionACL::Owner;
+    config.n_threads = Some(THREADS);
+    config.clone_fd = true;
+    let (invalidations, queue) = Invalidations::new();
+    let invalidations: notify::Shared = Arc::new(invalidations);
+    let translator = Translator {
+        vfs: vfs.clone(),
+        runtime,
+        uid: rustix::process::geteuid().as_raw(),
+        gid: rustix::process::getegid().as_raw(),
+    };
+    let session = Session::new(translator, mountpoint, &config)?;
+    notify::spawn(queue, session.notifier())?;
+    let seen_by = Arc::downgrade(&vfs);
+    vfs.client().set_on_changed(Some(Box::new(move |changed| {
+        if let Some(vfs) = seen_by.upgrade() {
+            invalidations.push(&vfs, changed);
+        }
+    })));
+    let session = session.spawn()?;
+    Ok(Mount { session: Some(session), vfs })
+}
+
+impl Mount {
+    /// Returns when the mount has ended, whoever ended it.
+    pub fn wait(mut self) -> io::Result<()> {
+        let ended = match self.session.take() {
+            Some(session) => session.join(),
+            None => Ok(()),
+        };
+        self.vfs.client().set_on_changed(None);
+        self.vfs.release_all();
+        ended
+    }
+}
+
+struct Translator {
+    vfs: Arc<Vfs>,
+    runtime: tokio::runtime::Handle,
+    uid: u32,
+    gid: u32,
+}
+
+fn time(timestamp: Timestamp) -> SystemTime {
+    let (seconds, nanos) = timestamp.parts();
+    let whole = Duration::from_secs(seconds.unsigned_abs());
+    let base = if seconds >= 0 { UNIX_EPOCH + whole } else { UNIX_EPOCH - whole };
+    base + Duration::from_nanos(u64::from(nanos))
+}
+
+fn timestamp(time: SystemTime) -> Timestamp {
+    match time.duration_since(UNIX_EPOCH) {
+        Ok(after) => Timestamp(i64::try_from(after.as_nanos()).unwrap_or(i64::MAX)),
+        Err(before) => Timestamp(i64::try_from(before.duration().as_nanos()).map_or(i64::MIN, |nanos| -nanos)),
+    }
+}
+
+fn file_type(kind: NodeKind) -> FileType {
+    match kind {
+        NodeKind::File => FileType::RegularFile,
+        NodeKind::Dir => FileType::Directory,
+        NodeKind::Symlink => FileType::Symlink,
+    }
+}
+
+impl Translator {
+    fn attr(&self, stat: &Stat) -> FileAttr {
+        FileAttr {
+            ino: INodeNo(stat.ino),
+            size: stat.size,
+            blocks: stat.size.div_ceil(512),
+            atime: time(stat.mtime),
+            mtime: time(stat.mtime),
+            ctime: time(stat.ctime),
+            crtime: UNIX_EPOCH,
+            kind: file_type(stat.kind),
+            perm: stat.mode as u16,
+            nlink: stat.links,
+            uid: self.uid,
+            gid: self.gid,
+            rdev: 0,
+            blksize: 4096,
+            flags: 0,
+        }
+    }
+
+    fn entry(&self, result: Result<Stat, VfsError>, reply: ReplyEntry) {
+        match result {
+            Ok(stat) => reply.entry(&TTL, &self.attr(&stat), GENERATION),
+            Err(error) => reply.error(logged(&error)),
+        }
+    }
+
+    fn empty(result: Result<(), VfsError>, reply: ReplyEmpty) {
+        match result {
+            Ok(()) => reply.ok(),
+            Err(error) => reply.error(logged(&error)),
+        }
+    }
+
+    /// The owner is the mounting user; asking for exactly that is allowed.
+    fn may_own(&self, uid: Option<u32>, gid: Option<u32>) -> bool {
+        uid.is_none_or(|uid| uid == self.uid) && gid.is_none_or(|gid| gid == self.gid)
+    }
+}
+
+fn logged(error: &VfsError) -> Errno {
+    let errno = errno(error);
+    if errno.code() == libc::EIO || errno.code() == libc::ENOSPC || errno.code() == libc::ETIMEDOUT {
+        tracing::warn!("{error}");
+    }
+    errno
+}
+
+fn open_flags(writer: bool) -> FopenFlags {
+    // A reader's close has nothing to say; a writer's close is where its bytes are kept.
+    let mut flags = FopenFlags::FOPEN_KEEP_CACHE;
+    if !writer {
+        flags |= FopenFlags::FOPEN_NOFLUSH;
+    }
+    flags
+}
+
+impl Filesystem for Translator {
+    fn init(&mut self, _req: &Request, config: &mut KernelConfig) -> io::Result<()> {
+        let wanted = InitFlags::FUSE_PARALLEL_DIROPS
+            | InitFlags::FUSE_DO_READDIRPLUS
+            | InitFlags::FUSE_READDIRPLUS_AUTO
+            | InitFlags::FUSE_CACHE_SYMLINKS
+            | InitFlags::FUSE_ASYNC_DIO
+            | InitFlags::FUSE_ATOMIC_O_TRUNC;
+        if let Err(missing) = config.add_capabilities(wanted) {
+            let offered = wanted & !missing;
+            if let Err(refused) = config.add_capabilities(offered) {
+                tracing::warn!("the kernel does not offer {refused:?}");
+            }
+        }
+        if let Err(nearest) = config.set_max_write(MAX_WRITE) {
+            tracing::debug!("the largest write is {nearest} bytes");
+        }
+        Ok(())
+    }
+
+    fn lookup(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        match self.vfs.lookup(parent.0, name.as_bytes()) {
+            Ok(stat) => reply.entry(&TTL, &self.attr(&stat), GENERATION),
+            // An inode number of 0 says "no such name, and you may remember that".
+            Err(VfsError::Refused(syncmount_engine::Refusal::NotFound)) if name.len() <= 255 => {
+                let nothing = Stat {
+                    ino: 0,
+                    kind: NodeKind::File,
+                    mode: 0,
+                    size: 0,
+                    links: 0,
+                    mtime: Timestamp(0),
+                    ctime: Timestamp(0),
+                };
+                reply.entry(&TTL, &self.attr(&nothing), GENERATION);
+            }
+            Err(VfsError::Refused(syncmount_engine::Refusal::NotFound)) => reply.error(Errno::ENAMETOOLONG),
+            Err(error) => reply.error(logged(&error)),
+        }
+    }
+
+    fn forget(&self, _req: &Request, ino: INodeNo, nlookup: u64) {
+        self.vfs.inodes.forget(ino.0, nlookup);
+    }
+
+    fn getattr(&self, _req: &Request, ino: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
+        match self.vfs.getattr(ino.0) {
+            Ok(stat) => reply.attr(&TTL, &self.attr(&stat)),
+            Err(error) => reply.error(logged(&error)),
+        }
+    }
+
+    fn setattr(
+        &self,
+        _req: &Request,
+        ino: INodeNo,
+        mode: Option<u32>,
+        uid: Option<u32>,
+        gid: Option<u32>,
+        size: Option<u64>,
+        _atime: Option<TimeOrNow>,
+        mtime: Option<TimeOrNow>,
+        _ctime: Option<SystemTime>,
+        fh: Option<FileHandle>,
+        _crtime: Option<SystemTime>,
+        _chgtime: Option<SystemTime>,
+        _bkuptime: Option<SystemTime>,
+        _flags: Option<BsdFileFlags>,
+        reply: ReplyAttr,
+    ) {
+        if !self.may_own(uid, gid) {
+            return reply.error(errno(&VfsError::Owner));
+        }
+        let mtime = mtime.map(|mtime| match mtime {
+            TimeOrNow::SpecificTime(time) => timestamp(time),
+            TimeOrNow::Now => self.vfs.client().now(),
+        });
+        match self.vfs.setattr(ino.0, SetAttrs { mode, size, mtime }, fh.map(|fh| fh.0)) {
+            Ok(stat) => reply.attr(&TTL, &self.attr(&stat)),
+            Err(error) => reply.error(logged(&error)),
+        }
+    }
+
+    fn readlink(&self, _req: &Request, ino: INodeNo, reply: ReplyData) {
+        match self.vfs.readlink(ino.0) {
+            Ok(target) => reply.data(&target),
+            Err(error) => reply.error(logged(&error)),
+        }
+    }
+
+    fn mknod(
+        &self,
+        _req: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        umask: u32,
+        _rdev: u32,
+        reply: ReplyEntry,
+    ) {
+        if mode & libc::S_IFMT != libc::S_IFREG && mode & libc::S_IFMT != 0 {
+            // Devices, pipes and sockets mean nothing on another machine.
+            return reply.error(Errno::EPERM);
+        }
+        self.entry(self.vfs.mknod(parent.0, name.as_bytes(), mode & !umask), reply);
+    }
+
+    fn mkdir(&self, _req: &Request, parent: INodeNo, name: &OsStr, mode: u32, umask: u32, reply: ReplyEntry) {
+        self.entry(self.vfs.mkdir(parent.0, name.as_bytes(), mode & !umask), reply);
+    }
+
+    fn unlink(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        Self::empty(self.vfs.remove(parent.0, name.as_bytes(), false), reply);
+    }
+
+    fn rmdir(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        Self::empty(self.vfs.remove(parent.0, name.as_bytes(), true), reply);
+    }
+
+    fn symlink(&self, _req: &Request, parent: INodeNo, name: &OsStr, target: &Path, reply: ReplyEntry) {
+        let target = target.as_os_str().as_bytes();
+        self.entry(self.vfs.symlink(parent.0, name.as_bytes(), target), reply);
+    }
+
+    fn rename(
+        &self,
+        _req: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        newparent: INodeNo,
+        newname: &OsStr,
+        flags: RenameFlags,
+        reply: ReplyEmpty,
+    ) {
+        let mode = if flags.is_empty() {
+            RenameMode::Replace
+        } else if flags == RenameFlags::RENAME_NOREPLACE {
+            RenameMode::NoReplace
+        } else if flags == RenameFlags::RENAME_EXCHANGE {
+            RenameMode::Exchange
+        } else {
+            return reply.error(Errno::EINVAL);
+        };
+        let (from, to) = ((parent.0, name.as_bytes()), (newparent.0, newname.as_bytes()));
+        Self::empty(self.vfs.rename(from, to, mode), reply);
+    }
+
+    fn open(&self, _req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
+        let writer = flags.acc_mode() != OpenAccMode::O_RDONLY;
+        let truncate = flags.0 & libc::O_TRUNC != 0;
+        match self.vfs.open(ino.0, writer, truncate) {
+            Ok(fh) => reply.opened(FileHandle(fh), open_flags(writer)),
+            Err(error) => reply.error(logged(&error)),
+        }
+    }
+
+    fn create(
+        &self,
+        _req: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        umask: u32,
+        _flags: i32,
+        reply: ReplyCreate,
+    ) {
+        match self.vfs.create(parent.0, name.as_bytes(), mode & !umask) {
+            Ok((stat, fh)) => {
+                reply.created(&TTL, &self.attr(&stat), GENERATION, FileHandle(fh), open_flags(true));
+            }
+            Err(error) => reply.error(logged(&error)),
+        }
+    }
+
+    fn read(
+        &self,
+        _req: &Request,
+        _ino: INodeNo,
+        fh: FileHandle,
+        offset: u64,
+        size: u32,
+        _flags: OpenFlags,
+        _lock_owner: Option<LockOwner>,
+        reply: ReplyData,
+    ) {
+        match self.vfs.read(fh.0, offset, size as usize) {
+            Ok(Some(data)) => reply.data(&data),
+            Ok(None) => {
+                let vfs = self.vfs.clone();
+                self.runtime.spawn_blocking(move || match vfs.read_wait(fh.0, offset, size as usize) {
+                    Ok(data) => reply.data(&data),
+                    Err(error) => reply.error(logged(&error)),
+                });
+            }
+            Err(error) => reply.error(logged(&error)),
+        }
+    }
+
+    fn write(
+        &self,
+        _req: &Request,
+        _ino: INodeNo,
+        fh: FileHandle,
+        offset: u64,
+        data: &[u8],
+        _write_flags: WriteFlags,
+        _flags: OpenFlags,
+        _lock_owner: Option<LockOwner>,
+        reply: ReplyWrite,
+    ) {
+        match self.vfs.write(fh.0, offset, data) {
+            Ok(()) => reply.written(data.len() as u32),
+            Err(error) => reply.error(logged(&error)),
+        }
+    }
+
+    fn flush(&self, _req: &Request, _ino: INodeNo, fh: FileHandle, _lock_owner: LockOwner, reply: ReplyEmpty) {
+        Self::empty(self.vfs.flush(fh.0), reply);
+    }
+
+    fn release(
+        &self,
+        _req: &Request,
+        _ino: INodeNo,
+        fh: FileHandle,
+        _flags: OpenFlags,
+        _lock_owner: Option<LockOwner>,
+        _flush: bool,
+        reply: ReplyEmpty,
+    ) {
+        Self::empty(self.vfs.release(fh.0), reply);
+    }
+
+    fn fsync(&self, _req: &Request, _ino: INodeNo, fh: FileHandle, _datasync: bool, reply: ReplyEmpty) {
+        let vfs = self.vfs.clone();
+        self.runtime.spawn_blocking(move || Self::empty(vfs.fsync(fh.0), reply));
+    }
+
+    fn opendir(&self, _req: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
+        match self.vfs.opendir(ino.0) {
+            Ok(fh) => reply.opened(FileHandle(fh), FopenFlags::FOPEN_CACHE_DIR | FopenFlags::FOPEN_KEEP_CACHE),
+            Err(error) => reply.error(logged(&error)),
+        }
+    }
+
+    fn readdir(&self, _req: &Request, ino: INodeNo, fh: FileHandle, offset: u64, mut reply: ReplyDirectory) {
+        let entries = match self.vfs.readdir(ino.0, fh.0, offset) {
+            Ok(entries) => entries,
+            Err(error) => return reply.error(logged(&error)),
+        };
+        for (next, DirEntry { name, node, kind }) in (offset + 1..).zip(entries.iter().skip(offset as usize)) {
+            let ino = INodeNo(self.vfs.inodes.number(*node));
+            if reply.add(ino, next, file_type(*kind), OsStr::from_bytes(name)) {
+                break;
+            }
+        }
+        reply.ok();
+    }
+
+    fn readdirplus(&self, _req: &Request, ino: INodeNo, fh: FileHandle, offset: u64, mut reply: ReplyDirectoryPlus) {
+        let entries = match self.vfs.readdir(ino.0, fh.0, offset) {
+            Ok(entries) => entries,
+            Err(error) => return reply.error(logged(&error)),
+        };
+        for (next, DirEntry { name, node, .. }) in (offset + 1..).zip(entries.iter().skip(offset as usize)) {
+            // Removed since the listing began: a name without attributes cannot be told in this form.
+            let Ok(stat) = self.vfs.stat(*node) else { continue };
+            let ino = INodeNo(stat.ino);
+            let dots = name == b"." || name == b"..";
+            let ttl = if dots { TTL_NONE } else { TTL };
+            if reply.add(ino, next, OsStr::from_bytes(name), &ttl, &self.attr(&stat), GENERATION) {
+                break;
+            }
+            if !dots {
+                self.vfs.inodes.remember(*node);
+            }
+        }
+        reply.ok();
+    }
+
+    fn releasedir(&self, _req: &Request, _ino: INodeNo, fh: FileHandle, _flags: OpenFlags, reply: ReplyEmpty) {
+        Self::empty(self.vfs.releasedir(fh.0), reply);
+    }
+
+    fn fsyncdir(&self, _req: &Request, _ino: INodeNo, _fh: FileHandle, _datasync: bool, reply: ReplyEmpty) {
+        let vfs = self.vfs.clone();
+        self.runtime.spawn_blocking(move || Self::empty(vfs.fsyncdir(), reply));
+    }
+
+    fn statfs(&self, _req: &Request, _ino: INodeNo, reply: ReplyStatfs) {
+        match rustix::fs::statvfs(self.vfs.client().staging().lost_and_found()) {
+            Ok(stat) => {
+                let nodes = self.vfs.client().look(|engine| engine.len() as u64);
+                let free = stat.f_ffree;
+                let size = stat.f_frsize as u32;
+                reply.statfs(stat.f_blocks, stat.f_bfree, stat.f_bavail, nodes + free, free, size, 255, size);
+            }
+            Err(error) => reply.error(Errno::from_i32(error.raw_os_error())),
+        }
+    }
+}

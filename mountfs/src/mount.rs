@@ -1,0 +1,262 @@
+//! One mount from begin to end: store, server, kernel, control socket, and the way out.
+
+use crate::background::Ready;
+use crate::config::{Dirs, MountConfig, StartError};
+use crate::control::{ControlHandler, ControlServer, ControlSocket};
+use crate::driver::{Client, OpenError, Pump};
+use crate::fuse::{self, Mount};
+use crate::mountpoint;
+use crate::ports::{Remote, RemoteError};
+use crate::remote::{HttpRemote, ServerUrl};
+use crate::status::{LastError, PROBLEMS_MAX, Phase, Problem, ProblemKind, Status};
+use crate::vfs::Vfs;
+use anyhow::Context;
+use parking_lot::Mutex;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::time::{Duration, Instant};
+use syncmount_common::Timestamp;
+
+/// How long after an unmount what is pending is still sent. What is left then goes with the next mount.
+const LINGER: Duration = Duration::from_secs(600);
+
+/// How often the start says that it is still at it.
+const PATIENCE_STEP: Duration = Duration::from_secs(10);
+
+/// Why a mount cannot begin, beyond what [`StartError`] says.
+#[derive(Debug, thiserror::Error)]
+enum MountError {
+    #[error(
+        "{server} cannot be reached ({reason}); the first mount of a folder needs its server, later ones do not. Check the \
+         address and whether the server runs"
+    )]
+    FirstNeedsServer { server: String, reason: String },
+    #[error(
+        "{server} refuses the token; get one with `syncmount-server token add NAME` and run `syncmount login {server}`"
+    )]
+    Token { server: String },
+    #[error("{server} has no folder `{folder}`; `syncmount-server folder list` shows what there is, --folder chooses")]
+    NoFolder { server: String, folder: String },
+    #[error("{server} answers, but not as it should: {reason}")]
+    Server { server: String, reason: String },
+    #[error("the kernel refuses the mount at {mountpoint}: {error}")]
+    Kernel { mountpoint: String, error: std::io::Error },
+}
+
+struct Running {
+    client: Arc<Client>,
+    remote: Arc<HttpRemote>,
+    config: MountConfig,
+    since: Timestamp,
+    phase: Mutex<Phase>,
+    /// Do not linger any more.
+    leave: AtomicBool,
+}
+
+/// Mounts as `config` says and serves the mount until it ends. Says `ready.live()` once it is live.
+pub fn run(config: MountConfig, ready: Ready) -> anyhow::Result<()> {
+    let dirs = Dirs::of_user()?;
+    let socket = ControlSocket::claim(&dirs, &config.mountpoint)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .context("cannot start the runtime")?;
+    let url: ServerUrl = config.server.parse().map_err(StartError::ServerUrl)?;
+    let remote = Arc::new(HttpRemote::new(&url, &config.folder, config.token.expose())?);
+    let client = open_client(&config, remote.clone(), runtime.handle())?;
+    let first = !client.look(syncmount_engine::Engine::has_joined);
+    if first {
+        runtime.block_on(check_server(&*remote, &config))?;
+    }
+    let pump = Pump::start(&client);
+    if first {
+        await_first_state(&client, &ready)?;
+    }
+    let vfs = Arc::new(Vfs::new(client.clone(), config.read_only));
+    let mount = fuse::mount(vfs, &config.mountpoint, runtime.handle().clone(), config.read_only)
+        .map_err(|error| MountError::Kernel { mountpoint: config.mountpoint.display().to_string(), error })?;
+    let running = Arc::new(Running {
+        client: client.clone(),
+        remote,
+        config: config.clone(),
+        since: client.now(),
+        phase: Mutex::new(Phase::Live),
+        leave: AtomicBool::new(false),
+    });
+    let control = ControlServer::start(runtime.handle(), socket, running.clone());
+    let signals = runtime.spawn(unmount_on_signal(running.clone()));
+    let served = match control.as_ref().map(|_| ready.live()) {
+        Ok(Ok(())) => serve(mount, &config),
+        Ok(Err(error)) => unmount(&config, mount).and(Err(error).context("nobody waits for this mount")),
+        Err(_) => unmount(&config, mount),
+    };
+    linger(&running);
+    signals.abort();
+    runtime.block_on(pump.stop());
+    let closed = client.close();
+    drop(control?);
+    runtime.shutdown_timeout(Duration::from_secs(5));
+    served?;
+    closed.map_err(OpenError::State)?;
+    Ok(())
+}
+
+fn open_client(
+    config: &MountConfig,
+    remote: Arc<HttpRemote>,
+    runtime: &tokio::runtime::Handle,
+) -> Result<Arc<Client>, OpenError> {
+    let identity = format!("{} at {}", config.folder, config.server);
+    let name = &config.device_name;
+    Client::open_store(&config.cache_dir, config.cache_size, &identity, name, remote, runtime.clone())
+}
+
+async fn check_server(remote: &HttpRemote, config: &MountConfig) -> Result<(), MountError> {
+    let server = config.server.clone();
+    match remote.folder().await {
+        Ok(_) => Ok(()),
+        Err(RemoteError::Unauthorized) => Err(MountError::Token { server }),
+        Err(RemoteError::FolderNotFound) => Err(MountError::NoFolder { server, folder: config.folder.clone() }),
+        Err(RemoteError::Unreachable(reason)) => Err(MountError::FirstNeedsServer { server, reason }),
+        Err(error) => Err(MountError::Server { server, reason: error.to_string() }),
+    }
+}
+
+/// A first mount shows the folder only once it is known whole: half a folder would look like lost files.
+fn await_first_state(client: &Client, ready: &Ready) -> anyhow::Result<()> {
+    let begin = Instant::now();
+    let mut said = begin;
+    while !client.look(syncmount_engine::Engine::has_joined) {
+        std::thread::sleep(Duration::from_millis(2));
+        if said.elapsed() > PATIENCE_STEP {
+            said = Instant::now();
+            ready.wait("reading the list of files from the server");
+        }
+        if !client.link.is_online() && begin.elapsed() > Duration::from_secs(60) {
+            let why = client.link.last_error().map_or_else(String::new, |(_, why)| why);
+            anyhow::bail!("the list of files could not be read from the server: {why}");
+        }
+    }
+    Ok(())
+}
+
+/// Returns when the mount is gone, whoever took it away.
+fn serve(mount: Mount, config: &MountConfig) -> anyhow::Result<()> {
+    let (ended, end) = channel();
+    let waiter = std::thread::Builder::new().name("session".into()).spawn(move || {
+        let result = mount.wait();
+        // The receiver may have left already, below.
+        drop(ended.send(result));
+    })?;
+    let mut gone = 0;
+    loop {
+        match end.recv_timeout(Duration::from_millis(500)) {
+            Ok(result) => {
+                if waiter.join().is_err() {
+                    tracing::error!("the thread that waits for the mount's end panicked");
+                }
+                return result.context("the mount ended with an error");
+            }
+            Err(RecvTimeoutError::Disconnected) => anyhow::bail!("the thread that serves the mount panicked"),
+            Err(RecvTimeoutError::Timeout) => {
+                // A copy of the mount in another namespace keeps the kernel's side alive; here it is gone all the same.
+                gone = if mountpoint::is_mounted(&config.mountpoint)? { 0 } else { gone + 1 };
+                if gone > 6 {
+                    tracing::warn!("the mount is gone here, but another namespace still has it");
+                    return Ok(());
+                }
+            }
+        }
+    }
+}
+
+fn unmount(config: &MountConfig, mount: Mount) -> anyhow::Result<()> {
+    mountpoint::unmount(&config.mountpoint, true).context("cannot take the mount down again")?;
+    serve(mount, config)
+}
+
+async fn unmount_on_signal(running: Arc<Running>) {
+    use tokio::signal::unix::{SignalKind, signal};
+    let (Ok(mut terminate), Ok(mut interrupt)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
+    else {
+        tracing::error!("signals cannot be handled; end the mount with `syncmount umount`");
+        return;
+    };
+    loop {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        running.leave.store(true, Ordering::Release);
+        if let Err(error) = mountpoint::unmount(&running.config.mountpoint, true) {
+            tracing::error!("{error}");
+        }
+    }
+}
+
+/// After an unmount the rest is sent as long as the server takes it.
+fn linger(running: &Running) {
+    *running.phase.lock() = Phase::Draining;
+    let begin = Instant::now();
+    let client = &running.client;
+    while client.pending().nodes > 0
+        && client.link.is_online()
+        && !running.leave.load(Ordering::Acquire)
+        && begin.elapsed() < LINGER
+    {
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+impl ControlHandler for Running {
+    fn status(&self) -> Status {
+        let pending = self.client.pending();
+        let traffic = self.remote.traffic();
+        let mut problems: Vec<Problem> = self
+            .client
+            .problems()
+            .into_iter()
+            .map(|(path, reason)| {
+                let kind = if path.is_empty() { ProblemKind::SetAside } else { ProblemKind::Unsent };
+                Problem { kind, path, reason }
+            })
+            .collect();
+        let problems_more = problems.len().saturating_sub(PROBLEMS_MAX) as u64;
+        problems.truncate(PROBLEMS_MAX);
+        Status {
+            phase: *self.phase.lock(),
+            connected: self.client.link.is_online(),
+            pending_files: pending.files,
+            pending_bytes: pending.bytes,
+            pending_nodes: pending.nodes,
+            cache_used: self.client.cache().used(),
+            cache_limit: self.client.cache().limit(),
+            last_error: self.client.link.last_error().map(|(at, message)| LastError { at, message }),
+            problems,
+            problems_more,
+            bytes_sent: traffic.sent,
+            bytes_received: traffic.received,
+            ..Status::starting(&self.config, self.since)
+        }
+    }
+
+    fn begin_drain(&self) {
+        self.client.hurry();
+        *self.phase.lock() = Phase::Draining;
+    }
+
+    fn end_drain(&self) {
+        *self.phase.lock() = Phase::Live;
+    }
+
+    fn stop(&self, force: bool) -> Result<(), String> {
+        self.leave.store(true, Ordering::Release);
+        match mountpoint::is_mounted(&self.config.mountpoint) {
+            Ok(false) => Ok(()),
+            Ok(true) => mountpoint::unmount(&self.config.mountpoint, force).map_err(|error| error.to_string()),
+            Err(error) => Err(error.to_string()),
+        }
+    }
+}

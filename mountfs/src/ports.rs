@@ -1,0 +1,141 @@
+//! The ports: what the client needs from the world outside, as traits with one implementation for work and others for
+//! tests.
+//!
+//! [`Remote`] is all network that the client does. Its promise to the callers: every call ends (there is no wait without a
+//! deadline), every byte that comes back was verified, and an error says whether the same request may succeed later. It
+//! must not know how requests travel.
+
+use bytes::Bytes;
+use futures::future::BoxFuture;
+use std::io;
+use std::time::Duration;
+use syncmount_common::protocol::changes::{ChangesPage, Cursor};
+use syncmount_common::protocol::chunks::PutReply;
+use syncmount_common::protocol::commit::{CommitRequest, Committed, ConflictDetails, MissingDetails};
+use syncmount_common::protocol::error::ErrorCode;
+use syncmount_common::protocol::folders::FolderInfo;
+use syncmount_common::{ChunkHash, ContentHash, Manifest};
+
+/// A page of the feed and the small contents that came along.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Changes {
+    /// The changed nodes and where to go on from.
+    pub page: ChangesPage,
+    /// Raw, verified bytes of chunks that the page's nodes refer to.
+    pub chunks: Vec<(ChunkHash, Vec<u8>)>,
+}
+
+/// Takes each fetched chunk: its name and its raw, verified bytes. An error ends the fetch.
+pub type ChunkSink<'a> = dyn FnMut(ChunkHash, Vec<u8>) -> io::Result<()> + Send + 'a;
+
+/// What a call to the server comes back with.
+pub type Reply<'a, T> = BoxFuture<'a, Result<T, RemoteError>>;
+
+/// One folder of one server.
+pub trait Remote: Send + Sync + 'static {
+    /// What the server knows about the folder.
+    fn folder(&self) -> Reply<'_, FolderInfo>;
+
+    /// What changed after `since` (from the begin without it). Held by the server for up to `wait` until there is something.
+    /// Contents of up to `inline` bytes come along.
+    fn changes(&self, since: Option<Cursor>, wait: Duration, inline: u64) -> Reply<'_, Changes>;
+
+    /// Commits a batch, all or nothing, with the envelopes of small chunks in the same request.
+    fn commit<'a>(&'a self, request: &'a CommitRequest, chunks: &'a [(ChunkHash, Bytes)]) -> Reply<'a, Committed>;
+
+    /// Which of the chunks the server lacks, in the order given. Any number may be asked for.
+    fn missing<'a>(&'a self, chunks: &'a [ChunkHash]) -> Reply<'a, Vec<ChunkHash>>;
+
+    /// Stores envelopes. They are durable when this returns. Any number may be given.
+    fn put<'a>(&'a self, chunks: &'a [(ChunkHash, Bytes)]) -> Reply<'a, PutReply>;
+
+    /// Gets chunks, each handed to `sink` exactly once as it arrives. After an error some may have been handed over; those
+    /// are good. Holds one chunk in memory at a time. `sink` runs between two network reads: it should not take long.
+    fn fetch<'a>(&'a self, chunks: &'a [ChunkHash], sink: &'a mut ChunkSink<'_>) -> Reply<'a, ()>;
+
+    /// The manifest that `hash` names.
+    fn manifest<'a>(&'a self, hash: &'a ContentHash) -> Reply<'a, Manifest>;
+}
+
+/// Why a call to the server failed.
+#[derive(Debug, thiserror::Error)]
+pub enum RemoteError {
+    /// No connection, no answer in time, a connection that broke, or a gateway without a server behind it. Whether the
+    /// request was executed is not known.
+    #[error("the server cannot be reached: {0}")]
+    Unreachable(String),
+    /// The server has too much to do or is stopping.
+    #[error("the server is busy")]
+    Busy,
+    /// The token is missing, wrong or revoked.
+    #[error("the server refuses the token: it is wrong or was revoked")]
+    Unauthorized,
+    /// The server has no such folder, or the token may not use it.
+    #[error("the server has no such folder")]
+    FolderNotFound,
+    /// The server has no such chunk or content.
+    #[error("the server does not have what was asked for")]
+    NotFound,
+    /// The cursor or epoch belongs to another history: read the feed from the begin.
+    #[error("the folder's history on the server is another one now")]
+    Resync,
+    /// The folder has moved on since the state that the batch was based on.
+    #[error("{} of the operations conflict with newer changes", .0.conflicts.len())]
+    Conflict(ConflictDetails),
+    /// The batch refers to chunks or contents that the server lacks.
+    #[error("the server still needs {} chunks and {} contents", .0.chunks.len(), .0.contents.len())]
+    Missing(MissingDetails),
+    /// The server's disk or quota is full.
+    #[error("the server has no space left")]
+    StorageFull,
+    /// The server understood the request and refuses it.
+    #[error("the server refuses the request: {message}")]
+    Rejected {
+        /// For programs.
+        code: ErrorCode,
+        /// For people.
+        message: String,
+    },
+    /// What answers is not a syncmount server, or not one that this program understands.
+    #[error("{0}")]
+    Protocol(String),
+    /// Bytes came that are not what their name says.
+    #[error("the server sent damaged data: {0}")]
+    Corrupt(String),
+    /// What arrived could not be stored on this machine.
+    #[error("what the server sent cannot be stored here: {0}")]
+    Local(#[source] io::Error),
+}
+
+impl RemoteError {
+    /// Whether the same request may succeed later without a change to it.
+    ///
+    /// `Protocol` counts: the login page of a hotel's network answers in the server's place until somebody logs in.
+    pub const fn is_retryable(&self) -> bool {
+        match self {
+            Self::Unreachable(_) | Self::Busy | Self::StorageFull | Self::Protocol(_) => true,
+            Self::Rejected { code, .. } => matches!(code, ErrorCode::Internal | ErrorCode::Timeout | ErrorCode::Busy),
+            Self::Unauthorized
+            | Self::FolderNotFound
+            | Self::NotFound
+            | Self::Resync
+            | Self::Conflict(_)
+            | Self::Missing(_)
+            | Self::Corrupt(_)
+            | Self::Local(_) => false,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_may_succeed_later_is_retryable() {
+        assert!(RemoteError::Unreachable(String::new()).is_retryable());
+        assert!(RemoteError::Rejected { code: ErrorCode::Internal, message: String::new() }.is_retryable());
+        assert!(!RemoteError::Rejected { code: ErrorCode::Invalid, message: String::new() }.is_retryable());
+        assert!(!RemoteError::Resync.is_retryable());
+    }
+}

@@ -1,0 +1,102 @@
+//! What a person sees while everything pending is sent: a bar on a terminal, a line where there is none.
+
+use crate::status::Status;
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use std::io::{self, IsTerminal};
+
+const TEMPLATE: &str = "Sending {wide_bar} {bytes}/{total_bytes}, {msg}";
+
+/// Shows how a drain goes, on stderr.
+#[derive(Debug)]
+pub struct DrainProgress {
+    bar: Option<ProgressBar>,
+    /// The most bytes that were ever pending: the bar's whole.
+    bytes_max: u64,
+    /// Said once: that it waits for the server.
+    offline_said: bool,
+}
+
+impl DrainProgress {
+    /// A bar if stderr is a terminal.
+    pub fn new() -> Self {
+        let bar = io::stderr().is_terminal().then(|| {
+            let style = ProgressStyle::with_template(TEMPLATE).unwrap_or_else(|_| ProgressStyle::default_bar());
+            ProgressBar::with_draw_target(Some(0), ProgressDrawTarget::stderr()).with_style(style)
+        });
+        Self { bar, bytes_max: 0, offline_said: false }
+    }
+
+    /// Shows what is left.
+    pub fn update(&mut self, status: &Status) {
+        let (done, whole) = self.advance(status);
+        if let Some(bar) = &self.bar {
+            bar.set_length(whole);
+            bar.set_position(done);
+            bar.set_message(left(status));
+        } else if let Some(line) = self.offline_line(status) {
+            eprintln!("syncmount: {line}");
+        }
+    }
+
+    /// Takes the bar away.
+    pub fn finish(&self) {
+        if let Some(bar) = &self.bar {
+            bar.finish_and_clear();
+        }
+    }
+
+    /// What has been sent and what there was to send. More may come while it goes on; the bar never runs backwards out of
+    /// its frame.
+    fn advance(&mut self, status: &Status) -> (u64, u64) {
+        self.bytes_max = self.bytes_max.max(status.pending_bytes);
+        (self.bytes_max - status.pending_bytes, self.bytes_max)
+    }
+
+    fn offline_line(&mut self, status: &Status) -> Option<String> {
+        let first = !status.connected && !self.offline_said;
+        self.offline_said |= first;
+        first.then(|| format!("waiting for {}, which does not answer; left: {}", status.server, status.pending()))
+    }
+}
+
+impl Default for DrainProgress {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+fn left(status: &Status) -> String {
+    let connected = if status.connected { "" } else { "; waiting for the server, which does not answer" };
+    format!("left: {}{connected}", status.pending())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::status::tests::sample;
+
+    fn progress() -> DrainProgress {
+        DrainProgress { bar: None, bytes_max: 0, offline_said: false }
+    }
+
+    #[test]
+    fn the_whole_grows_with_what_comes_in_between() {
+        let mut progress = progress();
+        let mut advance = |bytes| progress.advance(&Status { pending_bytes: bytes, ..sample() });
+        assert_eq!(advance(100), (0, 100));
+        assert_eq!(advance(40), (60, 100));
+        assert_eq!(advance(120), (0, 120));
+        assert_eq!(advance(0), (120, 120));
+    }
+
+    #[test]
+    fn a_server_that_does_not_answer_is_said_once() {
+        let mut progress = progress();
+        let offline = Status { connected: false, pending_files: 2, ..sample() };
+        assert_eq!(progress.offline_line(&sample()), None);
+        assert!(progress.offline_line(&offline).unwrap().contains("2 files"));
+        assert_eq!(progress.offline_line(&offline), None);
+        assert!(left(&offline).contains("does not answer"));
+        assert!(!left(&sample()).contains("does not answer"));
+    }
+}

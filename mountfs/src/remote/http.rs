@@ -1,0 +1,450 @@
+//! [`Remote`] over HTTP with one bearer token.
+//!
+//! Keeps the promise that every call ends: each request runs under a deadline that only progress extends. The held poll has
+//! connections of its own, so that no transfer waits behind it and it waits behind no transfer. HTTP/1.1 on purpose: several
+//! connections fill a long line better than one. Never shows the token.
+
+use super::body::Outgoing;
+use super::reply::{self, bad_chunk, bad_frames};
+use super::stall::{ANSWER, Deadline, STALL};
+use super::url::ServerUrl;
+use crate::ports::{Changes, ChunkSink, Remote, RemoteError, Reply};
+use bytes::{Bytes, BytesMut};
+use futures::FutureExt as _;
+use reqwest::header::{AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderValue};
+use reqwest::{Client, RequestBuilder, Response, Url};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use std::collections::HashSet;
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+use syncmount_common::envelope;
+use syncmount_common::frame::{self, Decoder, Frame};
+use syncmount_common::manifest::EXTENTS_MAX;
+use syncmount_common::protocol::changes::{Cursor, INLINE_LEN_MAX, WAIT_S_MAX};
+use syncmount_common::protocol::chunks::{ChunkList, HASHES_MAX, MissingReply, PUT_LEN_MAX, PutReply};
+use syncmount_common::protocol::commit::{COMMIT_LEN_MAX, CommitRequest, Committed};
+use syncmount_common::protocol::error::ErrorCode;
+use syncmount_common::protocol::folders::FolderInfo;
+use syncmount_common::protocol::{VERSION, VERSION_HEADER};
+use syncmount_common::{ChunkHash, ContentHash, Manifest};
+
+const CONNECT: Duration = Duration::from_secs(5);
+const SMALL: Duration = Duration::from_secs(30);
+/// What a held poll may take beyond the time it is held for.
+const POLL_GRACE: Duration = Duration::from_secs(20);
+/// Idle connections are closed before the usual proxies close them under us (nginx: 75 s).
+const IDLE: Duration = Duration::from_secs(60);
+/// The largest reply that is taken into memory as a whole: the longest header of a framed body, and some.
+const REPLY_LEN_MAX: usize = 80 * 1024 * 1024;
+/// The longest encoding of a manifest, at 37 bytes an extent and 4 of magic.
+const MANIFEST_LEN_MAX: usize = 4 + 37 * EXTENTS_MAX;
+/// A longer chunk is verified on a thread that may block: hashing it takes longer than 100 us.
+const OPEN_INLINE_MAX: usize = 64 * 1024;
+const JSON: &str = "application/json";
+
+/// Why a connection to a server cannot even be set up.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum SetupError {
+    /// The folder's name is empty, `.` or `..`.
+    #[error("`{0}` cannot be the name of a folder")]
+    Folder(String),
+    /// The token has characters that no token has.
+    #[error("the token is not one: it is a single line of visible characters")]
+    Token,
+    /// The system's certificates cannot be read, or similar.
+    #[error("encrypted connections cannot be set up: {0}")]
+    Tls(String),
+}
+
+/// Bytes of bodies that went over the wire.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Traffic {
+    /// To the server.
+    pub sent: u64,
+    /// From the server.
+    pub received: u64,
+}
+
+#[derive(Default)]
+pub(super) struct Counters {
+    sent: AtomicU64,
+    received: AtomicU64,
+}
+
+impl Counters {
+    pub(super) fn add_sent(&self, bytes: usize) {
+        self.sent.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+
+    fn add_received(&self, bytes: usize) {
+        self.received.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+}
+
+/// One folder of one server, over HTTP.
+pub struct HttpRemote {
+    base: ServerUrl,
+    folder: String,
+    poll: Client,
+    data: Client,
+    counters: Arc<Counters>,
+}
+
+impl fmt::Debug for HttpRemote {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("HttpRemote").field("base", &self.base).field("folder", &self.folder).finish_non_exhaustive()
+    }
+}
+
+impl HttpRemote {
+    /// Gets ready to talk about `folder`. Makes no connection yet.
+    pub fn new(base: &ServerUrl, folder: &str, token: &str) -> Result<Self, SetupError> {
+        if matches!(folder, "" | "." | "..") {
+            return Err(SetupError::Folder(folder.to_owned()));
+        }
+        let headers = common_headers(token)?;
+        Ok(Self {
+            base: base.clone(),
+            folder: folder.to_owned(),
+            poll: client(base, &headers)?,
+            data: client(base, &headers)?,
+            counters: Arc::default(),
+        })
+    }
+
+    /// How many bytes of bodies have gone over the wire since the start.
+    pub fn traffic(&self) -> Traffic {
+        Traffic {
+            sent: self.counters.sent.load(Ordering::Relaxed),
+            received: self.counters.received.load(Ordering::Relaxed),
+        }
+    }
+
+    fn folder_url(&self, rest: &[&str]) -> Url {
+        self.base.join(&[&["v1", "folders", &self.folder], rest].concat())
+    }
+
+    async fn changes_page(&self, since: Option<Cursor>, wait: Duration, inline: u64) -> Result<Changes, RemoteError> {
+        let wait_s = wait.as_secs().min(WAIT_S_MAX);
+        let inline = inline.min(INLINE_LEN_MAX);
+        let mut query = vec![("wait", wait_s.to_string()), ("inline", inline.to_string())];
+        query.extend(since.map(|cursor| ("since", cursor.to_string())));
+        let request = self.poll.get(self.folder_url(&["changes"])).query(&query);
+        let deadline = Deadline::after(Duration::from_secs(wait_s) + POLL_GRACE);
+        let call = self.call(request, &deadline, RemoteError::FolderNotFound);
+        deadline.guard(async { call.await?.into_changes().await }).await
+    }
+
+    async fn send_commit(
+        &self,
+        batch: &CommitRequest,
+        chunks: &[(ChunkHash, Bytes)],
+    ) -> Result<Committed, RemoteError> {
+        let json = encode(batch)?;
+        if json.len() > COMMIT_LEN_MAX {
+            return Err(too_large("the batch"));
+        }
+        let (body, media) = if chunks.is_empty() {
+            (Outgoing::plain(json), JSON)
+        } else {
+            (Outgoing::framed(Some(&json), chunks), frame::CONTENT_TYPE)
+        };
+        self.post(self.folder_url(&["commit"]), body, media, RemoteError::FolderNotFound).await
+    }
+
+    async fn ask_missing(&self, chunks: &[ChunkHash]) -> Result<Vec<ChunkHash>, RemoteError> {
+        let mut missing = Vec::new();
+        for part in chunks.chunks(HASHES_MAX) {
+            let body = Outgoing::plain(encode(&ChunkList { chunks: part.to_vec() })?);
+            let url = self.base.join(&["v1", "chunks", "missing"]);
+            let reply: MissingReply = self.post(url, body, JSON, RemoteError::NotFound).await?;
+            missing.extend(reply.missing);
+        }
+        Ok(missing)
+    }
+
+    async fn put_all(&self, chunks: &[(ChunkHash, Bytes)]) -> Result<PutReply, RemoteError> {
+        let mut sum = PutReply { received: 0, stored: 0 };
+        for batch in put_batches(chunks) {
+            let url = self.base.join(&["v1", "chunks"]);
+            let body = Outgoing::framed(None, batch);
+            let reply: PutReply = self.post(url, body, frame::CONTENT_TYPE, RemoteError::NotFound).await?;
+            sum.received += reply.received;
+            sum.stored += reply.stored;
+        }
+        Ok(sum)
+    }
+
+    async fn fetch_all(&self, chunks: &[ChunkHash], sink: &mut ChunkSink<'_>) -> Result<(), RemoteError> {
+        let mut asked = HashSet::new();
+        let distinct: Vec<_> = chunks.iter().copied().filter(|hash| asked.insert(*hash)).collect();
+        for part in distinct.chunks(HASHES_MAX) {
+            let body = encode(&ChunkList { chunks: part.to_vec() })?;
+            let deadline = Deadline::after(ANSWER);
+            let request = self.data.post(self.base.join(&["v1", "chunks", "fetch"]));
+            let request = self.with_body(request, Outgoing::plain(body), JSON, &deadline);
+            let call = self.call(request, &deadline, RemoteError::NotFound);
+            deadline.guard(async { call.await?.into_chunks(&mut asked, sink).await }).await?;
+            if let Some(absent) = part.iter().find(|hash| asked.contains(*hash)) {
+                return Err(RemoteError::Protocol(format!("the server's reply lacks the chunk {absent}")));
+            }
+        }
+        Ok(())
+    }
+
+    async fn get_manifest(&self, hash: &ContentHash) -> Result<Manifest, RemoteError> {
+        let request = self.data.get(self.base.join(&["v1", "contents", &hash.to_string()]));
+        let deadline = Deadline::after(SMALL);
+        let call = self.call(request, &deadline, RemoteError::NotFound);
+        let bytes = deadline.guard(async { call.await?.into_bytes(MANIFEST_LEN_MAX).await }).await?;
+        if !hash.matches(&bytes) {
+            return Err(RemoteError::Corrupt(format!("the manifest {hash} does not have the hash it is named by")));
+        }
+        Manifest::decode(&bytes).map_err(|error| RemoteError::Protocol(format!("the manifest {hash}: {error}")))
+    }
+
+    async fn post<T: DeserializeOwned>(
+        &self,
+        url: Url,
+        body: Outgoing,
+        media: &'static str,
+        absent: RemoteError,
+    ) -> Result<T, RemoteError> {
+        let deadline = Deadline::after(STALL);
+        let request = self.with_body(self.data.post(url), body, media, &deadline);
+        let call = self.call(request, &deadline, absent);
+        deadline.guard(async { call.await?.into_json().await }).await
+    }
+
+    fn with_body(&self, to: RequestBuilder, body: Outgoing, media: &'static str, by: &Deadline) -> RequestBuilder {
+        to.header(CONTENT_TYPE, media)
+            .header(CONTENT_LENGTH, body.len())
+            .body(body.into_body(by.clone(), self.counters.clone()))
+    }
+
+    /// Sends a request and looks at the head of its reply.
+    fn call<'a>(
+        &'a self,
+        request: RequestBuilder,
+        deadline: &'a Deadline,
+        absent: RemoteError,
+    ) -> impl Future<Output = Result<Incoming, RemoteError>> + Send + 'a {
+        // Boxed: the state of a request inside the client is larger than 4 KiB.
+        async move {
+            let reply = request.send().await.map_err(|error| reply::broken(&error))?;
+            deadline.extend(STALL);
+            reply::check_server(reply.status(), reply.headers(), &self.base.to_string())?;
+            let status = reply.status();
+            let incoming = Incoming { reply, deadline: deadline.clone(), counters: self.counters.clone() };
+            if status.is_success() {
+                return Ok(incoming);
+            }
+            let body = incoming.into_bytes(REPLY_LEN_MAX).await?;
+            Err(reply::error_of(status, &body, absent))
+        }
+        .boxed()
+    }
+}
+
+impl Remote for HttpRemote {
+    fn folder(&self) -> Reply<'_, FolderInfo> {
+        async move {
+            let deadline = Deadline::after(SMALL);
+            let call = self.call(self.data.get(self.folder_url(&[])), &deadline, RemoteError::FolderNotFound);
+            deadline.guard(async { call.await?.into_json().await }).await
+        }
+        .boxed()
+    }
+
+    fn changes(&self, since: Option<Cursor>, wait: Duration, inline: u64) -> Reply<'_, Changes> {
+        self.changes_page(since, wait, inline).boxed()
+    }
+
+    fn commit<'a>(&'a self, request: &'a CommitRequest, chunks: &'a [(ChunkHash, Bytes)]) -> Reply<'a, Committed> {
+        self.send_commit(request, chunks).boxed()
+    }
+
+    fn missing<'a>(&'a self, chunks: &'a [ChunkHash]) -> Reply<'a, Vec<ChunkHash>> {
+        self.ask_missing(chunks).boxed()
+    }
+
+    fn put<'a>(&'a self, chunks: &'a [(ChunkHash, Bytes)]) -> Reply<'a, PutReply> {
+        self.put_all(chunks).boxed()
+    }
+
+    fn fetch<'a>(&'a self, chunks: &'a [ChunkHash], sink: &'a mut ChunkSink<'_>) -> Reply<'a, ()> {
+        self.fetch_all(chunks, sink).boxed()
+    }
+
+    fn manifest<'a>(&'a self, hash: &'a ContentHash) -> Reply<'a, Manifest> {
+        self.get_manifest(hash).boxed()
+    }
+}
+
+/// A reply whose head was good and whose body is still on its way.
+struct Incoming {
+    reply: Response,
+    deadline: Deadline,
+    counters: Arc<Counters>,
+}
+
+impl Incoming {
+    async fn next(&mut self) -> Result<Option<Bytes>, RemoteError> {
+        let piece = self.reply.chunk().await.map_err(|error| reply::broken(&error))?;
+        self.deadline.extend(STALL);
+        self.counters.add_received(piece.as_ref().map_or(0, Bytes::len));
+        Ok(piece)
+    }
+
+    async fn into_bytes(mut self, len_max: usize) -> Result<Bytes, RemoteError> {
+        let mut body = BytesMut::new();
+        while let Some(piece) = self.next().await? {
+            if body.len() + piece.len() > len_max {
+                return Err(RemoteError::Protocol("the server's reply is too long".to_owned()));
+            }
+            body.extend_from_slice(&piece);
+        }
+        Ok(body.freeze())
+    }
+
+    async fn into_json<T: DeserializeOwned>(self) -> Result<T, RemoteError> {
+        reply::parse(&self.into_bytes(REPLY_LEN_MAX).await?)
+    }
+
+    fn is_framed(&self) -> bool {
+        self.reply.headers().get(CONTENT_TYPE).is_some_and(|media| media.as_bytes() == frame::CONTENT_TYPE.as_bytes())
+    }
+
+    async fn into_changes(self) -> Result<Changes, RemoteError> {
+        if !self.is_framed() {
+            return Ok(Changes { page: self.into_json().await?, chunks: Vec::new() });
+        }
+        let mut frames = Frames::new(self);
+        let Some(Frame::Header(json)) = frames.next().await? else {
+            return Err(RemoteError::Protocol("the server's reply lacks its header".to_owned()));
+        };
+        let page = reply::parse(&json)?;
+        let mut chunks = Vec::new();
+        while let Some(Frame::Chunk(hash, envelope)) = frames.next().await? {
+            chunks.push((hash, open(hash, envelope).await?));
+        }
+        Ok(Changes { page, chunks })
+    }
+
+    /// Hands over every chunk and takes it off the list of those `asked` for.
+    async fn into_chunks(self, asked: &mut HashSet<ChunkHash>, sink: &mut ChunkSink<'_>) -> Result<(), RemoteError> {
+        let deadline = self.deadline.clone();
+        let mut frames = Frames::new(self);
+        while let Some(frame) = frames.next().await? {
+            let Frame::Chunk(hash, envelope) = frame else { continue };
+            if !asked.remove(&hash) {
+                return Err(RemoteError::Protocol(format!("the server sent the chunk {hash}, which nobody asked for")));
+            }
+            sink(hash, open(hash, envelope).await?).map_err(RemoteError::Local)?;
+            // The time that storing the chunk took is not the server's.
+            deadline.extend(STALL);
+        }
+        Ok(())
+    }
+}
+
+/// The frames of a reply, one at a time.
+struct Frames {
+    body: Incoming,
+    decoder: Decoder,
+}
+
+impl Frames {
+    fn new(body: Incoming) -> Self {
+        Self { body, decoder: Decoder::default() }
+    }
+
+    /// The next frame; `None` after the end, which is reached only if the body was whole.
+    async fn next(&mut self) -> Result<Option<Frame>, RemoteError> {
+        loop {
+            match self.decoder.next_frame().map_err(bad_frames)? {
+                Some(Frame::End) => {}
+                Some(frame) => return Ok(Some(frame)),
+                None => match self.body.next().await? {
+                    Some(piece) => self.decoder.push(&piece),
+                    None => return std::mem::take(&mut self.decoder).finish().map_err(bad_frames).map(|()| None),
+                },
+            }
+        }
+    }
+}
+
+async fn open(hash: ChunkHash, envelope: Bytes) -> Result<Vec<u8>, RemoteError> {
+    let raw_len = envelope::raw_len(&envelope).map_err(bad_chunk)? as usize;
+    let work = move || envelope::open(&hash, &envelope).map_err(bad_chunk);
+    if raw_len <= OPEN_INLINE_MAX {
+        return work();
+    }
+    match tokio::task::spawn_blocking(work).await {
+        Ok(done) => done,
+        Err(error) => Err(RemoteError::Unreachable(format!("this program is stopping ({error})"))),
+    }
+}
+
+fn encode(value: &impl Serialize) -> Result<Vec<u8>, RemoteError> {
+    serde_json::to_vec(value).map_err(|error| RemoteError::Protocol(format!("the request cannot be written: {error}")))
+}
+
+fn too_large(what: &str) -> RemoteError {
+    RemoteError::Rejected { code: ErrorCode::TooLarge, message: format!("{what} is larger than one request may be") }
+}
+
+/// Cuts `chunks` where a body would become too long or have too many.
+fn put_batches(chunks: &[(ChunkHash, Bytes)]) -> impl Iterator<Item = &[(ChunkHash, Bytes)]> {
+    let mut rest = chunks;
+    std::iter::from_fn(move || {
+        let mut room = PUT_LEN_MAX - frame::CHUNK_OVERHEAD;
+        let fits = |(_, envelope): &&(ChunkHash, Bytes)| {
+            let needed = frame::CHUNK_OVERHEAD + envelope.len();
+            let fits = needed <= room;
+            room = room.saturating_sub(needed);
+            fits
+        };
+        let count = rest.iter().take(HASHES_MAX).take_while(fits).count().max(1);
+        let (batch, later) = rest.split_at_checked(count)?;
+        rest = later;
+        Some(batch)
+    })
+}
+
+fn common_headers(token: &str) -> Result<HeaderMap, SetupError> {
+    let token = token.trim();
+    if token.is_empty() || !token.bytes().all(|byte| byte.is_ascii_graphic()) {
+        return Err(SetupError::Token);
+    }
+    let mut bearer = HeaderValue::try_from(format!("Bearer {token}")).map_err(|_| SetupError::Token)?;
+    bearer.set_sensitive(true);
+    Ok(HeaderMap::from_iter([
+        (AUTHORIZATION, bearer),
+        (reqwest::header::HeaderName::from_static(VERSION_HEADER), HeaderValue::from_static(VERSION)),
+    ]))
+}
+
+fn client(base: &ServerUrl, headers: &HeaderMap) -> Result<Client, SetupError> {
+    // An error means that a provider is installed already, which is as good.
+    drop(rustls::crypto::ring::default_provider().install_default());
+    let builder = Client::builder()
+        .default_headers(headers.clone())
+        .user_agent(concat!("syncmount/", env!("CARGO_PKG_VERSION")))
+        .redirect(reqwest::redirect::Policy::none())
+        .connect_timeout(CONNECT)
+        .pool_idle_timeout(IDLE)
+        .tcp_nodelay(true)
+        .tcp_keepalive(STALL)
+        .http1_only();
+    // Without encryption no certificates are needed, and a small container has none.
+    let builder = if base.is_https() { builder } else { builder.tls_certs_only([]) };
+    builder.build().map_err(|error| SetupError::Tls(error.to_string()))
+}
+
+#[cfg(test)]
+#[path = "http_tests.rs"]
+mod tests;

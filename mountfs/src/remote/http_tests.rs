@@ -1,0 +1,291 @@
+//! The client against a server made of a socket and canned replies.
+
+use super::*;
+use parking_lot::Mutex;
+use std::io::{BufRead, BufReader, Write as _};
+use std::net::{TcpListener, TcpStream};
+use syncmount_common::Extent;
+use syncmount_common::protocol::changes::{ChangesPage, Device};
+use syncmount_common::{DeviceId, Epoch, FolderId, OpId};
+
+/// One request as it arrived.
+#[derive(Clone, Debug)]
+struct Request {
+    line: String,
+    headers: Vec<String>,
+    body: Vec<u8>,
+}
+
+impl Request {
+    fn header(&self, name: &str) -> Option<&str> {
+        self.headers.iter().find_map(|line| {
+            let (found, value) = line.split_once(':')?;
+            found.eq_ignore_ascii_case(name).then_some(value.trim())
+        })
+    }
+}
+
+/// Answers every request with what `answer` makes of it, and keeps the requests.
+struct Server {
+    url: ServerUrl,
+    seen: Arc<Mutex<Vec<Request>>>,
+}
+
+impl Server {
+    fn start(answer: impl Fn(&Request) -> Vec<u8> + Send + Sync + 'static) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("http://{}/prefix", listener.local_addr().unwrap()).parse().unwrap();
+        let seen = Arc::new(Mutex::new(Vec::new()));
+        let (answer, requests) = (Arc::new(answer), seen.clone());
+        std::thread::spawn(move || {
+            for stream in listener.incoming().map_while(Result::ok) {
+                let (answer, requests) = (answer.clone(), requests.clone());
+                std::thread::spawn(move || serve(stream, &*answer, &requests));
+            }
+        });
+        Self { url, seen }
+    }
+
+    fn remote(&self) -> HttpRemote {
+        HttpRemote::new(&self.url, "my folder/ä", "sekret").unwrap()
+    }
+
+    fn last(&self) -> Request {
+        self.seen.lock().last().unwrap().clone()
+    }
+}
+
+fn serve(stream: TcpStream, answer: &dyn Fn(&Request) -> Vec<u8>, seen: &Mutex<Vec<Request>>) {
+    let mut reader = BufReader::new(stream.try_clone().unwrap());
+    let mut writer = stream;
+    while let Some(request) = read_request(&mut reader) {
+        let reply = answer(&request);
+        seen.lock().push(request);
+        if reply.is_empty() || writer.write_all(&reply).is_err() {
+            return;
+        }
+    }
+}
+
+fn read_request(mut from: &mut dyn BufRead) -> Option<Request> {
+    let mut lines = (&mut from).lines().map_while(Result::ok);
+    let line = lines.next()?;
+    let headers = lines.take_while(|line| !line.is_empty()).collect();
+    let mut request = Request { line, headers, body: Vec::new() };
+    let len = request.header("content-length").map_or(0, |len| len.parse().unwrap());
+    request.body.resize(len, 0);
+    from.read_exact(&mut request.body).ok()?;
+    Some(request)
+}
+
+fn reply(status: &str, media: &str, body: &[u8]) -> Vec<u8> {
+    let mut out = format!(
+        "HTTP/1.1 {status}\r\n{VERSION_HEADER}: {VERSION}\r\ncontent-type: {media}\r\ncontent-length: {}\r\n\r\n",
+        body.len()
+    )
+    .into_bytes();
+    out.extend_from_slice(body);
+    out
+}
+
+fn json(value: &impl Serialize) -> Vec<u8> {
+    reply("200 OK", JSON, &serde_json::to_vec(value).unwrap())
+}
+
+fn block_on<T>(work: impl Future<Output = T>) -> T {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(work)
+}
+
+fn epoch() -> Epoch {
+    Epoch::from_bytes([1; 16])
+}
+
+fn page() -> ChangesPage {
+    ChangesPage {
+        folder: FolderId::from_bytes([2; 16]),
+        cursor: Cursor { epoch: epoch(), seq: 9 },
+        more: false,
+        nodes: Vec::new(),
+        devices: Vec::new(),
+    }
+}
+
+fn batch() -> CommitRequest {
+    CommitRequest {
+        op_id: OpId::from_bytes([3; 16]),
+        epoch: epoch(),
+        device: Device { id: DeviceId::from_bytes([4; 16]), name: "laptop".to_owned() },
+        contents: Vec::new(),
+        ops: Vec::new(),
+    }
+}
+
+fn chunk(raw: &[u8]) -> (ChunkHash, Bytes) {
+    (ChunkHash::of(raw), envelope::seal(raw).into())
+}
+
+fn framed(header: Option<&[u8]>, chunks: &[(ChunkHash, Bytes)]) -> Vec<u8> {
+    let mut out = BytesMut::new();
+    if let Some(json) = header {
+        frame::put_header(&mut out, json);
+    }
+    for (hash, envelope) in chunks {
+        frame::put_chunk(&mut out, hash, envelope);
+    }
+    frame::put_end(&mut out);
+    out.to_vec()
+}
+
+#[test]
+fn a_request_names_the_folder_the_token_and_the_version() {
+    let server = Server::start(|_| json(&page()));
+    let remote = server.remote();
+    let since = Some(Cursor { epoch: epoch(), seq: 7 });
+    let changes = block_on(remote.changes(since, Duration::from_secs(400), 0)).unwrap();
+    assert_eq!(changes, Changes { page: page(), chunks: Vec::new() });
+    let request = server.last();
+    let path = "GET /prefix/v1/folders/my%20folder%2F%C3%A4/changes?wait=55&inline=0&since=";
+    assert!(request.line.starts_with(path), "{}", request.line);
+    assert_eq!(request.header("authorization"), Some("Bearer sekret"));
+    assert_eq!(request.header(VERSION_HEADER), Some(VERSION));
+    assert!(remote.traffic().received > 50);
+    assert!(!format!("{remote:?}").contains("sekret"));
+}
+
+#[test]
+fn small_contents_come_along_verified() {
+    let good = chunk(b"hello");
+    let lie = (ChunkHash::of(b"other"), good.1.clone());
+    for (chunks, is_good) in [(vec![good.clone()], true), (vec![good, lie], false)] {
+        let body = framed(Some(&serde_json::to_vec(&page()).unwrap()), &chunks);
+        let server = Server::start(move |_| reply("200 OK", frame::CONTENT_TYPE, &body));
+        match block_on(server.remote().changes(None, Duration::ZERO, 1 << 20)) {
+            Ok(changes) => assert!(is_good && changes.chunks == [(ChunkHash::of(b"hello"), b"hello".to_vec())]),
+            Err(error) => assert!(!is_good && matches!(error, RemoteError::Corrupt(_)), "{error}"),
+        }
+        assert!(server.last().line.contains("inline=65536"), "{:?}", server.last().line);
+    }
+}
+
+#[test]
+fn a_commit_is_json_alone_and_framed_with_chunks() {
+    let done = Committed { first_seq: 5, last_seq: 6 };
+    let server = Server::start(move |_| json(&done));
+    let remote = server.remote();
+    assert_eq!(block_on(remote.commit(&batch(), &[])).unwrap(), done);
+    assert_eq!(server.last().header("content-type"), Some(JSON));
+    assert_eq!(serde_json::from_slice::<CommitRequest>(&server.last().body).unwrap(), batch());
+    let chunks = [chunk(b"abc"), chunk(&[9; 300_000])];
+    assert_eq!(block_on(remote.commit(&batch(), &chunks)).unwrap(), done);
+    assert_eq!(server.last().header("content-type"), Some(frame::CONTENT_TYPE));
+    assert_eq!(server.last().body, framed(Some(&serde_json::to_vec(&batch()).unwrap()), &chunks));
+    assert_eq!(remote.traffic().sent, server.seen.lock().iter().map(|request| request.body.len() as u64).sum::<u64>());
+}
+
+#[test]
+fn many_hashes_are_asked_for_in_parts() {
+    let server = Server::start(|request| {
+        let asked: ChunkList = serde_json::from_slice(&request.body).unwrap();
+        assert!(asked.chunks.len() <= HASHES_MAX);
+        json(&MissingReply { missing: asked.chunks[..1].to_vec() })
+    });
+    let chunks: Vec<_> = (0..HASHES_MAX as u32 + 5).map(|n| ChunkHash::of(&n.to_le_bytes())).collect();
+    let missing = block_on(server.remote().missing(&chunks)).unwrap();
+    assert_eq!(missing, [chunks[0], chunks[HASHES_MAX]]);
+    assert_eq!(block_on(server.remote().missing(&[])).unwrap(), []);
+    assert_eq!(server.seen.lock().len(), 2);
+}
+
+#[test]
+fn batches_keep_within_the_limits_and_lose_nothing() {
+    let blob = Bytes::from(vec![0; PUT_LEN_MAX / 3]);
+    let chunks: Vec<_> = (0u8..8).map(|n| (ChunkHash::of(&[n]), blob.clone())).collect();
+    let batches: Vec<_> = put_batches(&chunks).collect();
+    assert_eq!(batches.iter().map(|batch| batch.len()).collect::<Vec<_>>(), [2, 2, 2, 2]);
+    assert_eq!(batches.concat(), chunks);
+    let tiny = vec![(ChunkHash::of(b""), Bytes::from_static(b"x")); HASHES_MAX + 1];
+    assert_eq!(put_batches(&tiny).map(<[_]>::len).collect::<Vec<_>>(), [HASHES_MAX, 1]);
+    assert_eq!(put_batches(&[]).count(), 0);
+}
+
+#[test]
+fn fetched_chunks_arrive_once_and_verified() {
+    let chunks = [chunk(b"one"), chunk(&[5; 400_000])];
+    let hashes = [chunks[0].0, chunks[1].0, chunks[0].0];
+    let body = framed(None, &chunks);
+    let server = Server::start(move |_| reply("200 OK", frame::CONTENT_TYPE, &body));
+    let mut seen = Vec::new();
+    let remote = server.remote();
+    let mut sink = |hash, raw: Vec<u8>| {
+        seen.push((hash, raw.len()));
+        Ok(())
+    };
+    block_on(remote.fetch(&hashes, &mut sink)).unwrap();
+    assert_eq!(seen, [(hashes[0], 3), (hashes[1], 400_000)]);
+    let mut full = |_, _| Err(std::io::ErrorKind::StorageFull.into());
+    assert!(matches!(block_on(remote.fetch(&hashes, &mut full)), Err(RemoteError::Local(_))));
+}
+
+#[test]
+fn a_fetch_that_lacks_breaks_off_or_lies_is_an_error() {
+    let chunks = [chunk(b"one"), chunk(b"two")];
+    let hashes = [chunks[0].0, chunks[1].0];
+    let whole = framed(None, &chunks);
+    let cases = [
+        (framed(None, &chunks[..1]), "lacks the chunk"),
+        (whole[..whole.len() - 5].to_vec(), "cut short"),
+        (whole[..whole.len() - 9].to_vec(), "cut short"),
+        (framed(None, &[chunk(b"three")]), "nobody asked for"),
+        (framed(None, &[(hashes[0], chunks[1].1.clone())]), "damaged data"),
+    ];
+    for (body, expected) in cases {
+        let server = Server::start(move |_| reply("200 OK", frame::CONTENT_TYPE, &body));
+        let error = block_on(server.remote().fetch(&hashes, &mut |_, _| Ok(()))).unwrap_err().to_string();
+        assert!(error.contains(expected), "{error}");
+    }
+}
+
+#[test]
+fn a_manifest_is_the_one_that_was_asked_for() {
+    let manifest = Manifest::new(vec![Extent::Hole { len: 7 }]).unwrap();
+    let (hash, bytes) = (manifest.content_hash(), manifest.encode());
+    let server = Server::start(move |_| reply("200 OK", "application/octet-stream", &bytes));
+    assert_eq!(block_on(server.remote().manifest(&hash)).unwrap(), manifest);
+    let other = Manifest::default().content_hash();
+    assert!(matches!(block_on(server.remote().manifest(&other)), Err(RemoteError::Corrupt(_))));
+}
+
+#[test]
+fn errors_are_told_apart() {
+    let body = br#"{"code":"not_found","message":"no","retryable":false}"#;
+    let server = Server::start(move |_| reply("404 Not Found", JSON, body));
+    let remote = server.remote();
+    assert!(matches!(block_on(remote.folder()), Err(RemoteError::FolderNotFound)));
+    assert!(matches!(block_on(remote.put(&[chunk(b"x")])), Err(RemoteError::NotFound)));
+    let other = Server::start(|_| b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nhi".to_vec());
+    let error = block_on(other.remote().folder()).unwrap_err();
+    assert!(error.to_string().ends_with("is not a syncmount server (it answers 200 OK)"), "{error}");
+    let gone = Server::start(|_| Vec::new());
+    assert!(matches!(block_on(gone.remote().folder()), Err(RemoteError::Unreachable(_))));
+}
+
+#[test]
+fn nobody_listening_is_unreachable_and_says_so() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap()).parse().unwrap();
+    drop(listener);
+    let error = block_on(HttpRemote::new(&url, "f", "t").unwrap().folder()).unwrap_err();
+    assert!(error.to_string().contains("refused"), "{error}");
+    assert!(error.is_retryable());
+}
+
+#[test]
+fn what_cannot_be_a_folder_or_a_token_is_refused() {
+    let url: ServerUrl = "https://localhost".parse().unwrap();
+    for folder in ["", ".", ".."] {
+        assert!(matches!(HttpRemote::new(&url, folder, "t"), Err(SetupError::Folder(_))));
+    }
+    for token in ["", "a b", "a\nb", "ä"] {
+        assert_eq!(HttpRemote::new(&url, "f", token).err(), Some(SetupError::Token), "{token:?}");
+    }
+}

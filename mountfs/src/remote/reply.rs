@@ -1,0 +1,149 @@
+//! What a reply means: status, headers and error body on one side, [`RemoteError`] on the other. The one place of the
+//! client that knows status codes.
+
+use crate::ports::RemoteError;
+use reqwest::StatusCode;
+use reqwest::header::{HeaderMap, LOCATION};
+use serde::de::DeserializeOwned;
+use syncmount_common::envelope::EnvelopeError;
+use syncmount_common::frame::FrameError;
+use syncmount_common::protocol::error::{ErrorBody, ErrorCode};
+use syncmount_common::protocol::{VERSION, VERSION_HEADER};
+
+/// Checks that a syncmount server of this version answered. `whom` is its address, for messages.
+pub(super) fn check_server(status: StatusCode, headers: &HeaderMap, whom: &str) -> Result<(), RemoteError> {
+    match headers.get(VERSION_HEADER).map(|version| version.to_str().unwrap_or("?")) {
+        Some(VERSION) => Ok(()),
+        Some(other) => Err(RemoteError::Protocol(format!(
+            "{whom} speaks version {other} of the protocol, this program version {VERSION}: update the older of the two"
+        ))),
+        None => Err(not_a_server(status, headers, whom)),
+    }
+}
+
+fn not_a_server(status: StatusCode, headers: &HeaderMap, whom: &str) -> RemoteError {
+    if status.is_server_error() {
+        return RemoteError::Unreachable(format!("a gateway in front of it answers {status}"));
+    }
+    match headers.get(LOCATION).and_then(|to| to.to_str().ok()) {
+        Some(to) if status.is_redirection() => RemoteError::Protocol(format!(
+            "{whom} is not a syncmount server, it redirects to {to}: if that is the server, use its address"
+        )),
+        _ => RemoteError::Protocol(format!("{whom} is not a syncmount server (it answers {status})")),
+    }
+}
+
+/// The error that a reply's body describes. `missing_thing` is what a 404 stands for at this endpoint.
+pub(super) fn error_of(status: StatusCode, body: &[u8], missing_thing: RemoteError) -> RemoteError {
+    let Ok(error) = serde_json::from_slice::<ErrorBody>(body) else {
+        return RemoteError::Protocol(format!("the server answers {status} without saying why"));
+    };
+    match error.code {
+        ErrorCode::Unauthorized => RemoteError::Unauthorized,
+        ErrorCode::NotFound => missing_thing,
+        ErrorCode::Conflict => details(error, RemoteError::Conflict),
+        ErrorCode::Missing => details(error, RemoteError::Missing),
+        ErrorCode::Resync => RemoteError::Resync,
+        ErrorCode::Busy | ErrorCode::Timeout => RemoteError::Busy,
+        ErrorCode::InsufficientStorage => RemoteError::StorageFull,
+        ErrorCode::BadRequest
+        | ErrorCode::Invalid
+        | ErrorCode::MethodNotAllowed
+        | ErrorCode::PreconditionFailed
+        | ErrorCode::TooLarge
+        | ErrorCode::HashMismatch
+        | ErrorCode::RangeNotSatisfiable
+        | ErrorCode::UnsupportedMediaType
+        | ErrorCode::Internal => RemoteError::Rejected { code: error.code, message: error.message },
+    }
+}
+
+fn details<T: DeserializeOwned>(error: ErrorBody, wrap: impl FnOnce(T) -> RemoteError) -> RemoteError {
+    match serde_json::from_value(error.details.unwrap_or_default()) {
+        Ok(details) => wrap(details),
+        Err(reason) => RemoteError::Protocol(format!("the server's error has details of another shape: {reason}")),
+    }
+}
+
+/// The value that a successful reply's body stands for.
+pub(super) fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, RemoteError> {
+    serde_json::from_slice(body)
+        .map_err(|reason| RemoteError::Protocol(format!("the server's reply has another shape: {reason}")))
+}
+
+/// A request that got no reply, or a reply that broke off.
+pub(super) fn broken(error: &reqwest::Error) -> RemoteError {
+    let mut text = if error.is_timeout() { "it did not answer in time".to_owned() } else { innermost(error) };
+    if error.is_connect() && !error.is_timeout() {
+        text = format!("no connection: {text}");
+    }
+    RemoteError::Unreachable(text)
+}
+
+/// The outer errors only say that sending a request failed, and repeat the address.
+fn innermost(error: &dyn std::error::Error) -> String {
+    let mut inner = error;
+    while let Some(source) = inner.source() {
+        inner = source;
+    }
+    inner.to_string()
+}
+
+/// A framed body that does not hold to the format.
+pub(super) fn bad_frames(error: FrameError) -> RemoteError {
+    RemoteError::Protocol(format!("the server's reply is broken: {error}"))
+}
+
+/// A chunk that is not what its name says.
+pub(super) fn bad_chunk(error: EnvelopeError) -> RemoteError {
+    match error {
+        EnvelopeError::Unsupported => {
+            RemoteError::Protocol("the server sent a chunk in a format that this program is too old for".to_owned())
+        }
+        EnvelopeError::Malformed | EnvelopeError::BadLength | EnvelopeError::Damaged | EnvelopeError::HashMismatch => {
+            RemoteError::Corrupt(error.to_string())
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn body(code: &str, details: &str) -> Vec<u8> {
+        format!(r#"{{"code":"{code}","message":"m","retryable":false,"details":{details}}}"#).into_bytes()
+    }
+
+    fn error(code: &str, details: &str) -> RemoteError {
+        error_of(StatusCode::CONFLICT, &body(code, details), RemoteError::FolderNotFound)
+    }
+
+    #[test]
+    fn codes_become_errors() {
+        assert!(matches!(error("unauthorized", "null"), RemoteError::Unauthorized));
+        assert!(matches!(error("not_found", "null"), RemoteError::FolderNotFound));
+        assert!(matches!(error("resync", "null"), RemoteError::Resync));
+        assert!(matches!(error("busy", "null"), RemoteError::Busy));
+        assert!(matches!(error("insufficient_storage", "null"), RemoteError::StorageFull));
+        assert!(matches!(error("conflict", r#"{"conflicts":[]}"#), RemoteError::Conflict(_)));
+        assert!(matches!(error("missing", r#"{"chunks":[],"contents":[]}"#), RemoteError::Missing(_)));
+        assert!(matches!(error("conflict", "7"), RemoteError::Protocol(_)));
+        assert!(matches!(error("internal", "null"), RemoteError::Rejected { code: ErrorCode::Internal, .. }));
+        assert!(matches!(error("of the future", "null"), RemoteError::Protocol(_)));
+    }
+
+    #[test]
+    fn what_is_not_a_server_is_told_apart_from_one_that_is_away() {
+        let mut headers = HeaderMap::new();
+        let check = |status, headers: &HeaderMap| check_server(status, headers, "http://x");
+        assert!(matches!(check(StatusCode::BAD_GATEWAY, &headers), Err(RemoteError::Unreachable(_))));
+        assert!(matches!(check(StatusCode::OK, &headers), Err(RemoteError::Protocol(_))));
+        headers.insert(LOCATION, "https://login.example".parse().unwrap());
+        let portal = check(StatusCode::FOUND, &headers).unwrap_err().to_string();
+        assert!(portal.contains("redirects to https://login.example"), "{portal}");
+        headers.insert(VERSION_HEADER, "2".parse().unwrap());
+        assert!(check(StatusCode::OK, &headers).unwrap_err().to_string().contains("version 2"));
+        headers.insert(VERSION_HEADER, VERSION.parse().unwrap());
+        check(StatusCode::OK, &headers).unwrap();
+    }
+}

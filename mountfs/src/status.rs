@@ -1,0 +1,287 @@
+//! What a mount says about itself: the one shape that `syncmount status --json` prints and the control socket carries,
+//! and how a person reads it.
+
+use crate::config::MountConfig;
+use crate::mountpoint;
+use indicatif::{HumanBytes, HumanCount, HumanDuration};
+use serde::{Deserialize, Serialize};
+use std::fmt::Write as _;
+use std::path::Path;
+use std::time::{Duration, SystemTime};
+use syncmount_common::Timestamp;
+
+/// The most problems that a status lists; the others are counted.
+pub const PROBLEMS_MAX: usize = 1000;
+
+/// The state of one mount at one moment. Points in time are nanoseconds since 1970.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Status {
+    /// Where it is mounted.
+    pub mountpoint: String,
+    /// The server's URL.
+    pub server: String,
+    /// The folder on the server.
+    pub folder: String,
+    /// The process behind the mount.
+    pub pid: u32,
+    /// Whether the server answered last.
+    pub connected: bool,
+    /// What the mount is about.
+    pub phase: Phase,
+    /// Files whose content the server does not have yet. What failed for good is in `problems` instead.
+    pub pending_files: u64,
+    /// The bytes of these contents that are still to be sent.
+    pub pending_bytes: u64,
+    /// Nodes with another change to send: new, renamed, removed, other attributes.
+    pub pending_nodes: u64,
+    /// Bytes of content in the cache.
+    pub cache_used: u64,
+    /// The most it may hold.
+    pub cache_limit: u64,
+    /// The last thing that went wrong, whether or not it has been overcome.
+    pub last_error: Option<LastError>,
+    /// What needs a person's eye, at most [`PROBLEMS_MAX`].
+    pub problems: Vec<Problem>,
+    /// How many more problems there are than listed.
+    pub problems_more: u64,
+    /// Bytes sent to the server since `since`.
+    pub bytes_sent: u64,
+    /// Bytes received from the server since `since`.
+    pub bytes_received: u64,
+    /// When the process started.
+    pub since: Timestamp,
+}
+
+/// What a mount is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Phase {
+    /// It comes up; nothing is mounted yet.
+    Starting,
+    /// It is mounted.
+    Live,
+    /// Somebody waits for everything to be sent, or it is unmounted and sends the rest.
+    Draining,
+}
+
+/// Something that went wrong.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LastError {
+    /// When.
+    pub at: Timestamp,
+    /// One sentence.
+    pub message: String,
+}
+
+/// One file that needs a person's eye.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Problem {
+    /// What kind of problem.
+    pub kind: ProblemKind,
+    /// The file, relative to the mount point.
+    pub path: String,
+    /// One sentence: why.
+    pub reason: String,
+}
+
+/// What can be wrong with a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ProblemKind {
+    /// Its change could not be sent and is not tried again by itself. It is kept on this machine.
+    Unsent,
+    /// It is one side of a conflict; both are kept.
+    Conflict,
+    /// Found after an unclean stop and set aside, because it may be incomplete.
+    SetAside,
+}
+
+impl Status {
+    /// That of a mount which begins now: nothing pending, nothing known of the server.
+    pub fn starting(config: &MountConfig, since: Timestamp) -> Self {
+        Self {
+            mountpoint: config.mountpoint.to_string_lossy().into_owned(),
+            server: config.server.clone(),
+            folder: config.folder.clone(),
+            pid: std::process::id(),
+            connected: false,
+            phase: Phase::Starting,
+            pending_files: 0,
+            pending_bytes: 0,
+            pending_nodes: 0,
+            cache_used: 0,
+            cache_limit: config.cache_size,
+            last_error: None,
+            problems: Vec::new(),
+            problems_more: 0,
+            bytes_sent: 0,
+            bytes_received: 0,
+            since,
+        }
+    }
+
+    /// Whether the server has everything that can be sent.
+    pub fn is_drained(&self) -> bool {
+        self.phase != Phase::Starting && self.pending_files == 0 && self.pending_bytes == 0 && self.pending_nodes == 0
+    }
+
+    /// The problems that keep a change from the server.
+    pub fn unsent(&self) -> impl Iterator<Item = &Problem> {
+        self.problems.iter().filter(|problem| problem.kind == ProblemKind::Unsent)
+    }
+
+    /// What is pending, in words: `3 files, 1.2 MiB`.
+    pub fn pending(&self) -> String {
+        let files = counted(self.pending_files, "file", "files");
+        let nodes = counted(self.pending_nodes, "other change", "other changes");
+        match (self.pending_files, self.pending_bytes, self.pending_nodes) {
+            (0, 0, 0) => "nothing".into(),
+            (0, 0, _) => nodes,
+            (_, bytes, 0) => format!("{files}, {}", HumanBytes(bytes)),
+            (_, bytes, _) => format!("{files}, {}, and {nodes}", HumanBytes(bytes)),
+        }
+    }
+
+    /// The status as a person reads it. `now` tells how long ago things were.
+    pub fn describe(&self, now: Timestamp) -> String {
+        let phase = match self.phase {
+            Phase::Starting => "starting",
+            Phase::Live => "live",
+            Phase::Draining => "sending what is pending",
+        };
+        let connected = if self.connected { "connected" } else { "not connected: changes wait on this machine" };
+        let mut out = plain(&self.mountpoint);
+        let mut line = |name: &str, text: &str| {
+            // Writing into a String cannot fail.
+            let _ = write!(out, "\n  {name:<11}{text}");
+        };
+        line("server", &plain(&format!("{}, folder {}", self.server, self.folder)));
+        line("state", &format!("{phase}, {connected}"));
+        line("pending", &self.pending());
+        line("cache", &format!("{} of {}", HumanBytes(self.cache_used), HumanBytes(self.cache_limit)));
+        let sent = format!("{} sent, {} received", HumanBytes(self.bytes_sent), HumanBytes(self.bytes_received));
+        line("moved", &format!("{sent} in {}", age(self.since, now)));
+        if let Some(error) = &self.last_error {
+            line("last error", &format!("{} ago: {}", age(error.at, now), plain(&error.message)));
+        }
+        for problem in &self.problems {
+            line(problem.kind.word(), &plain(&format!("{}: {}", problem.path, problem.reason)));
+        }
+        if self.problems_more > 0 {
+            line("", &format!("and {} more", HumanCount(self.problems_more)));
+        }
+        out
+    }
+}
+
+impl ProblemKind {
+    fn word(self) -> &'static str {
+        match self {
+            Self::Unsent => "not sent",
+            Self::Conflict => "conflict",
+            Self::SetAside => "set aside",
+        }
+    }
+}
+
+/// The time now, as it travels.
+pub fn now() -> Timestamp {
+    let since_1970 = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    Timestamp::from_parts(since_1970.as_secs() as i64, since_1970.subsec_nanos())
+}
+
+fn counted(number: u64, one: &str, several: &str) -> String {
+    format!("{} {}", HumanCount(number), if number == 1 { one } else { several })
+}
+
+fn age(then: Timestamp, now: Timestamp) -> String {
+    let nanos = u64::try_from(now.0.saturating_sub(then.0)).unwrap_or(0);
+    HumanDuration(Duration::from_secs(nanos / 1_000_000_000)).to_string()
+}
+
+/// Names and messages come from elsewhere and must not steer the terminal.
+fn plain(text: &str) -> String {
+    mountpoint::shown(Path::new(text))
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    pub(crate) fn sample() -> Status {
+        Status {
+            mountpoint: "/home/u/Sync".into(),
+            server: "http://h".into(),
+            folder: "default".into(),
+            pid: 7,
+            connected: true,
+            phase: Phase::Live,
+            pending_files: 0,
+            pending_bytes: 0,
+            pending_nodes: 0,
+            cache_used: 1 << 20,
+            cache_limit: 10 << 30,
+            last_error: None,
+            problems: Vec::new(),
+            problems_more: 0,
+            bytes_sent: 0,
+            bytes_received: 5 << 20,
+            since: Timestamp::from_parts(1000, 0),
+        }
+    }
+
+    #[test]
+    fn the_json_has_the_documented_names() {
+        let mut status = sample();
+        status.last_error = Some(LastError { at: Timestamp(5), message: "x".into() });
+        status.problems = vec![Problem { kind: ProblemKind::SetAside, path: "a".into(), reason: "because".into() }];
+        let json = serde_json::to_value(&status).unwrap();
+        let expected = serde_json::json!({
+            "mountpoint": "/home/u/Sync", "server": "http://h", "folder": "default", "pid": 7, "connected": true,
+            "phase": "live", "pending_files": 0, "pending_bytes": 0, "pending_nodes": 0, "cache_used": 1048576,
+            "cache_limit": 10737418240u64, "last_error": {"at": 5, "message": "x"},
+            "problems": [{"kind": "set_aside", "path": "a", "reason": "because"}], "problems_more": 0,
+            "bytes_sent": 0, "bytes_received": 5242880, "since": 1000000000000u64,
+        });
+        assert_eq!(json, expected);
+        assert_eq!(serde_json::from_value::<Status>(json).unwrap(), status);
+    }
+
+    #[test]
+    fn what_is_pending_in_words() {
+        let pending = |files, bytes, nodes| {
+            Status { pending_files: files, pending_bytes: bytes, pending_nodes: nodes, ..sample() }.pending()
+        };
+        assert_eq!(pending(0, 0, 0), "nothing");
+        assert_eq!(pending(1, 1024, 0), "1 file, 1.00 KiB");
+        assert_eq!(pending(2000, 0, 1), "2,000 files, 0 B, and 1 other change");
+        assert_eq!(pending(0, 0, 3), "3 other changes");
+    }
+
+    #[test]
+    fn a_person_reads_it() {
+        let mut status = sample();
+        status.last_error = Some(LastError { at: Timestamp::from_parts(1000, 0), message: "no\x1bway".into() });
+        status.problems =
+            vec![Problem { kind: ProblemKind::Unsent, path: "a/b".into(), reason: "the server is full".into() }];
+        status.problems_more = 4;
+        let expected = "\
+/home/u/Sync
+  server     http://h, folder default
+  state      live, connected
+  pending    nothing
+  cache      1.00 MiB of 10.00 GiB
+  moved      0 B sent, 5.00 MiB received in 2 minutes
+  last error 2 minutes ago: no\\u{1b}way
+  not sent   a/b: the server is full
+             and 4 more";
+        assert_eq!(status.describe(Timestamp::from_parts(1120, 0)), expected);
+    }
+
+    #[test]
+    fn a_mount_that_starts_has_sent_nothing_yet() {
+        assert!(sample().is_drained());
+        assert!(!Status { phase: Phase::Starting, ..sample() }.is_drained());
+        assert!(!Status { pending_nodes: 1, ..sample() }.is_drained());
+    }
+}

@@ -1,0 +1,101 @@
+//! Inode numbers: which node a number of the kernel's stands for.
+//!
+//! A number is computed from the node's id, so it is the same after a restart; the table holds only what the kernel knows.
+
+use parking_lot::Mutex;
+use std::collections::HashMap;
+use syncmount_common::NodeId;
+
+/// The root's number, as the kernel has it.
+pub const ROOT_INO: u64 = 1;
+
+#[derive(Default)]
+struct Table {
+    by_ino: HashMap<u64, (NodeId, u64)>,
+    by_node: HashMap<NodeId, u64>,
+}
+
+/// The inodes that the kernel knows.
+#[derive(Default)]
+pub struct Inodes(Mutex<Table>);
+
+impl Inodes {
+    /// The node behind a number.
+    pub fn node(&self, ino: u64) -> Option<NodeId> {
+        if ino == ROOT_INO {
+            return Some(NodeId::ROOT);
+        }
+        self.0.lock().by_ino.get(&ino).map(|(node, _)| *node)
+    }
+
+    /// The number of a node that the kernel knows.
+    pub fn known(&self, node: NodeId) -> Option<u64> {
+        if node == NodeId::ROOT { Some(ROOT_INO) } else { self.0.lock().by_node.get(&node).copied() }
+    }
+
+    /// The number that a node has or would get.
+    pub fn number(&self, node: NodeId) -> u64 {
+        if node == NodeId::ROOT {
+            return ROOT_INO;
+        }
+        let table = self.0.lock();
+        table.by_node.get(&node).copied().unwrap_or_else(|| table.free_number(node))
+    }
+
+    /// The kernel is told of a node once more.
+    pub fn remember(&self, node: NodeId) -> u64 {
+        if node == NodeId::ROOT {
+            return ROOT_INO;
+        }
+        let mut table = self.0.lock();
+        let ino = table.by_node.get(&node).copied().unwrap_or_else(|| table.free_number(node));
+        table.by_node.insert(node, ino);
+        table.by_ino.entry(ino).or_insert((node, 0)).1 += 1;
+        ino
+    }
+
+    /// The kernel has forgotten `count` of the times it was told.
+    pub fn forget(&self, ino: u64, count: u64) {
+        let mut table = self.0.lock();
+        let Some((node, known)) = table.by_ino.get_mut(&ino) else { return };
+        let node = *node;
+        *known = known.saturating_sub(count);
+        if *known == 0 {
+            table.by_ino.remove(&ino);
+            table.by_node.remove(&node);
+        }
+    }
+}
+
+impl Table {
+    fn free_number(&self, node: NodeId) -> u64 {
+        let (high, low) = node.as_bytes().split_at(8);
+        let part = |bytes: &[u8]| bytes.iter().fold(0u64, |sum, byte| sum << 8 | u64::from(*byte));
+        // The random bits of the id count most; numbers above 2^63 confuse programs that keep them signed.
+        let mut ino = (part(low) ^ part(high).rotate_left(29)) & (u64::MAX >> 1);
+        while ino <= ROOT_INO || self.by_ino.get(&ino).is_some_and(|(other, _)| *other != node) {
+            ino = (ino + 1) & (u64::MAX >> 1);
+        }
+        ino
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_stay_and_are_forgotten_when_the_kernel_forgets() {
+        let inodes = Inodes::default();
+        let node = NodeId::new_v7(1, &[7; 10]);
+        let ino = inodes.remember(node);
+        assert_eq!(inodes.remember(node), ino);
+        assert_eq!(inodes.number(node), ino);
+        inodes.forget(ino, 1);
+        assert_eq!(inodes.node(ino), Some(node));
+        inodes.forget(ino, 1);
+        assert_eq!(inodes.node(ino), None);
+        assert_eq!(Inodes::default().remember(node), ino);
+        assert_eq!(inodes.remember(NodeId::ROOT), ROOT_INO);
+    }
+}

@@ -1,0 +1,521 @@
+//! What POSIX means here: names, attributes, handles, and what happens to a file that is removed while it is open.
+//!
+//! Knows the client, not the kernel's protocol: everything here can be driven without a mount. Metadata is answered from
+//! memory; only [`Vfs::read_wait`] may wait for the network, and it ends at a deadline.
+
+mod inodes;
+
+pub use inodes::{Inodes, ROOT_INO};
+
+use crate::driver::{Client, ReadError, WriteError};
+use crate::files::{Backing, OpenFile};
+use parking_lot::Mutex;
+use std::collections::HashMap;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+use syncmount_common::name::NameError;
+use syncmount_common::node::{MODE_MASK, TargetError};
+use syncmount_common::{Attrs, Content, Name, NodeId, NodeKind, SymlinkTarget, Timestamp};
+use syncmount_engine::{Body, Draft, Engine, FileBody, Refusal, RenameMode, State};
+
+/// How long a read waits for the server.
+const READ_DEADLINE: Duration = Duration::from_secs(45);
+
+/// A reader that goes on where it stopped gets this much fetched ahead at first …
+const AHEAD_MIN: u64 = 1024 * 1024;
+/// … and up to this much after a while.
+const AHEAD_MAX: u64 = 16 * 1024 * 1024;
+
+/// Why a call fails.
+#[derive(Debug, thiserror::Error)]
+pub enum VfsError {
+    /// The tree refuses.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    /// Not a name.
+    #[error(transparent)]
+    Name(#[from] NameError),
+    /// Not a target.
+    #[error(transparent)]
+    Target(#[from] TargetError),
+    /// The file cannot be written.
+    #[error(transparent)]
+    Write(#[from] WriteError),
+    /// The bytes cannot be had.
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    /// The disk.
+    #[error(transparent)]
+    Io(#[from] io::Error),
+    /// ESTALE: a number that stands for nothing any more.
+    #[error("the file is gone")]
+    Gone,
+    /// EBADF: a handle that was not given out, or not for this.
+    #[error("the handle is not open for this")]
+    BadHandle,
+    /// EPERM: files here belong to the user who mounted the folder.
+    #[error("files belong to the user who mounted the folder")]
+    Owner,
+    /// EINVAL: not a symlink, or a flag that is not known.
+    #[error("not possible for this kind of file")]
+    Invalid,
+    /// EROFS.
+    #[error("the folder is mounted read-only")]
+    ReadOnly,
+}
+
+/// The attributes of a node, as `stat` shows them.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Stat {
+    /// The inode number.
+    pub ino: u64,
+    /// File, directory or symlink.
+    pub kind: NodeKind,
+    /// Permission bits.
+    pub mode: u32,
+    /// Size in bytes.
+    pub size: u64,
+    /// Number of names; 0 for a file that was removed while it is open.
+    pub links: u32,
+    /// When its bytes were last changed.
+    pub mtime: Timestamp,
+    /// When anything of it was last changed here.
+    pub ctime: Timestamp,
+}
+
+/// What `setattr` is to set.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct SetAttrs {
+    /// Permission bits.
+    pub mode: Option<u32>,
+    /// Size in bytes.
+    pub size: Option<u64>,
+    /// When the bytes were last changed.
+    pub mtime: Option<Timestamp>,
+}
+
+/// One entry of a listing.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct DirEntry {
+    /// `.` and `..` too, so no [`Name`].
+    pub name: Vec<u8>,
+    /// What it is.
+    pub node: NodeId,
+    /// File, directory or symlink.
+    pub kind: NodeKind,
+}
+
+struct Handle {
+    file: Arc<OpenFile>,
+    writer: bool,
+    /// Where the last read ended, and how far ahead the next may fetch.
+    read_end: AtomicU64,
+    ahead: AtomicU64,
+}
+
+/// The filesystem.
+pub struct Vfs {
+    client: Arc<Client>,
+    read_only: bool,
+    /// What the kernel knows.
+    pub inodes: Inodes,
+    handles: Mutex<HashMap<u64, Arc<Handle>>>,
+    listings: Mutex<HashMap<u64, Option<Arc<Vec<DirEntry>>>>>,
+    next_handle: AtomicU64,
+}
+
+type Result<T, E = VfsError> = std::result::Result<T, E>;
+
+impl Vfs {
+    /// A filesystem over a client.
+    pub fn new(client: Arc<Client>, read_only: bool) -> Self {
+        Self {
+            client,
+            read_only,
+            inodes: Inodes::default(),
+            handles: Mutex::default(),
+            listings: Mutex::default(),
+            next_handle: AtomicU64::new(1),
+        }
+    }
+
+    /// The client beneath.
+    pub fn client(&self) -> &Arc<Client> {
+        &self.client
+    }
+
+    fn node(&self, ino: u64) -> Result<NodeId> {
+        self.inodes.node(ino).ok_or(VfsError::Gone)
+    }
+
+    fn require_writable(&self) -> Result<()> {
+        if self.read_only {
+            return Err(VfsError::ReadOnly);
+        }
+        self.client.require_room(4096)?;
+        Ok(())
+    }
+
+    /// Finds a name in a directory and counts the answer as known to the kernel.
+    pub fn lookup(&self, parent: u64, name: &[u8]) -> Result<Stat> {
+        let parent = self.node(parent)?;
+        let node = self.client.look(|engine| match engine.local(parent) {
+            None => Err(VfsError::Gone),
+            Some(state) if state.kind() != NodeKind::Dir => Err(Refusal::NotDir.into()),
+            Some(_) => engine.child(parent, name).ok_or(Refusal::NotFound.into()),
+        })?;
+        self.remembered(node)
+    }
+
+    fn remembered(&self, node: NodeId) -> Result<Stat> {
+        let stat = self.stat(node)?;
+        self.inodes.remember(node);
+        Ok(stat)
+    }
+
+    /// Attributes by inode number.
+    pub fn getattr(&self, ino: u64) -> Result<Stat> {
+        self.stat(self.node(ino)?)
+    }
+
+    /// Attributes of a node.
+    pub fn stat(&self, node: NodeId) -> Result<Stat> {
+        let ino = self.inodes.number(node);
+        let open = self.client.open_attrs(node);
+        let known = self.client.look(|engine| {
+            let entry = engine.entry(node)?;
+            let state = entry.local.as_ref()?;
+            Some(Stat {
+                ino,
+                kind: state.kind(),
+                mode: state.attrs.mode,
+                size: state.body.size(),
+                links: if state.kind() == NodeKind::Dir { 2 } else { state.names.len() as u32 },
+                mtime: state.attrs.mtime,
+                ctime: entry.changed,
+            })
+        });
+        match (known, open) {
+            (Some(stat), None | Some((_, _, Some(_)))) => Ok(stat),
+            (Some(stat), Some((size, mtime, None))) => Ok(Stat { size, mtime, ctime: stat.ctime.max(mtime), ..stat }),
+            (None, Some((size, mtime, Some(attrs)))) => {
+                Ok(Stat { ino, kind: NodeKind::File, mode: attrs.mode, size, links: 0, mtime, ctime: mtime })
+            }
+            (None, _) => Err(VfsError::Gone),
+        }
+    }
+
+    /// Sets attributes. `fh` is the handle by which the file was cut, if it was one.
+    pub fn setattr(&self, ino: u64, set: SetAttrs, fh: Option<u64>) -> Result<Stat> {
+        self.require_writable()?;
+        let node = self.node(ino)?;
+        if let Some(size) = set.size {
+            self.truncate(node, size, fh)?;
+        }
+        if set.mode.is_some() || set.mtime.is_some() {
+            self.set_mode_and_mtime(node, set)?;
+        }
+        self.stat(node)
+    }
+
+    fn set_mode_and_mtime(&self, node: NodeId, set: SetAttrs) -> Result<()> {
+        let open = self.client.files.get(node);
+        if let (Some(file), Some(mtime)) = (&open, set.mtime) {
+            self.client.set_mtime(file, mtime);
+        }
+        let result = self.client.change(|engine, now| {
+            let state = engine.local(node).ok_or(Refusal::NotFound)?;
+            let mode = set.mode.map_or(state.attrs.mode, |mode| mode & MODE_MASK);
+            let attrs = Attrs { mode, mtime: set.mtime.unwrap_or(state.attrs.mtime) };
+            engine.set_attrs(node, attrs, now)
+        })?;
+        match (result, open) {
+            // Removed while it is open: the attributes end with the last handle.
+            (Err(Refusal::NotFound), Some(file)) => {
+                let mut inner = file.inner.write();
+                if let (Some(attrs), Some(mode)) = (&mut inner.orphan, set.mode) {
+                    attrs.mode = mode & MODE_MASK;
+                }
+                Ok(())
+            }
+            (result, _) => Ok(result?),
+        }
+    }
+
+    fn truncate(&self, node: NodeId, size: u64, fh: Option<u64>) -> Result<()> {
+        if let Some(handle) = fh.and_then(|fh| self.handles.lock().get(&fh).cloned()) {
+            self.client.set_size(&handle.file, size)?;
+            return Ok(());
+        }
+        let file = self.client.open(node, true)?;
+        let done = self.client.set_size(&file, size).and_then(|()| self.client.tell(&file, true));
+        self.client.files.close(&file, true);
+        Ok(done?)
+    }
+
+    /// The target of a symlink.
+    pub fn readlink(&self, ino: u64) -> Result<Vec<u8>> {
+        let node = self.node(ino)?;
+        self.client.look(|engine| match engine.local(node).map(|state| &state.body) {
+            Some(Body::Symlink(target)) => Ok(target.as_bytes().to_vec()),
+            Some(_) => Err(VfsError::Invalid),
+            None => Err(VfsError::Gone),
+        })
+    }
+
+    fn make(&self, parent: u64, name: &[u8], mode: u32, body: Body) -> Result<NodeId> {
+        self.require_writable()?;
+        let parent = self.node(parent)?;
+        let name = Name::new(name)?;
+        let node = self.client.change(|engine, now| {
+            engine.create(parent, name, Attrs { mode: mode & MODE_MASK, mtime: now }, body, now)
+        })?;
+        Ok(node?)
+    }
+
+    /// Makes a directory.
+    pub fn mkdir(&self, parent: u64, name: &[u8], mode: u32) -> Result<Stat> {
+        let node = self.make(parent, name, mode, Body::Dir)?;
+        self.remembered(node)
+    }
+
+    /// Makes a symlink.
+    pub fn symlink(&self, parent: u64, name: &[u8], target: &[u8]) -> Result<Stat> {
+        let node = self.make(parent, name, 0o777, Body::Symlink(SymlinkTarget::new(target)?))?;
+        self.remembered(node)
+    }
+
+    /// Makes an empty file without opening it.
+    pub fn mknod(&self, parent: u64, name: &[u8], mode: u32) -> Result<Stat> {
+        let (stat, fh) = self.create(parent, name, mode)?;
+        self.release(fh)?;
+        Ok(stat)
+    }
+
+    /// Makes an empty file and opens it for writing.
+    pub fn create(&self, parent: u64, name: &[u8], mode: u32) -> Result<(Stat, u64)> {
+        let body = Body::File(FileBody::Draft(Box::new(Draft::empty())));
+        let node = self.make(parent, name, mode, body)?;
+        let file = self.client.open(node, true)?;
+        let fh = self.give_handle(file, true);
+        Ok((self.remembered(node)?, fh))
+    }
+
+    /// Removes a name: of a directory with `dir`, else of anything else.
+    pub fn remove(&self, parent: u64, name: &[u8], dir: bool) -> Result<()> {
+        if self.read_only {
+            return Err(VfsError::ReadOnly);
+        }
+        let parent = self.node(parent)?;
+        let (node, attrs) = self.client.change(|engine, now| {
+            let attrs = attrs_of(engine, engine.child(parent, name));
+            engine.remove(parent, name, dir, now).map(|node| (node, attrs))
+        })??;
+        self.orphan(node, attrs);
+        Ok(())
+    }
+
+    /// A node that is gone lives on for those who have it open.
+    fn orphan(&self, node: NodeId, attrs: Option<Attrs>) {
+        if let (Some(file), Some(attrs)) = (self.client.files.get(node), attrs)
+            && self.client.look(|engine| engine.local(node).is_none())
+        {
+            file.inner.write().orphan.get_or_insert(attrs);
+        }
+    }
+
+    /// Renames or moves.
+    pub fn rename(&self, from: (u64, &[u8]), to: (u64, &[u8]), mode: RenameMode) -> Result<()> {
+        self.require_writable()?;
+        let (from_dir, to_dir) = (self.node(from.0)?, self.node(to.0)?);
+        let name = Name::new(to.1)?;
+        let (replaced, attrs) = self.client.change(|engine, now| {
+            let attrs = attrs_of(engine, engine.child(to_dir, to.1));
+            engine.rename((from_dir, from.1), (to_dir, name), mode, now).map(|replaced| (replaced, attrs))
+        })??;
+        if let Some(node) = replaced {
+            self.orphan(node, attrs);
+        }
+        Ok(())
+    }
+
+    /// Opens a file. With `truncate` it is empty afterwards.
+    pub fn open(&self, ino: u64, writer: bool, truncate: bool) -> Result<u64> {
+        if writer || truncate {
+            self.require_writable()?;
+        }
+        let file = self.client.open(self.node(ino)?, writer)?;
+        if truncate && let Err(error) = self.client.set_size(&file, 0) {
+            self.client.files.close(&file, writer);
+            return Err(error.into());
+        }
+        Ok(self.give_handle(file, writer))
+    }
+
+    fn give_handle(&self, file: Arc<OpenFile>, writer: bool) -> u64 {
+        let fh = self.next_handle.fetch_add(1, Ordering::Relaxed);
+        let handle = Handle { file, writer, read_end: AtomicU64::new(0), ahead: AtomicU64::new(0) };
+        self.handles.lock().insert(fh, Arc::new(handle));
+        fh
+    }
+
+    fn handle(&self, fh: u64) -> Result<Arc<Handle>> {
+        self.handles.lock().get(&fh).cloned().ok_or(VfsError::BadHandle)
+    }
+
+    /// Reads what is on this machine; `None` if [`Self::read_wait`] is needed. At most `len` bytes, fewer at the end only.
+    pub fn read(&self, fh: u64, offset: u64, len: usize) -> Result<Option<Vec<u8>>> {
+        let handle = self.handle(fh)?;
+        let backing = handle.file.inner.read().backing.clone();
+        let mut buf = vec![0; room(&backing, offset, len)];
+        let got = match &backing {
+            Backing::Clean(content) => self.client.read_local(content, offset, &mut buf)?,
+            Backing::Draft(overlay) => self.client.read_draft_local(overlay, offset, &mut buf)?,
+        };
+        if let Some(got) = got {
+            buf.truncate(got);
+            handle.read_end.store(offset + got as u64, Ordering::Relaxed);
+            self.look_ahead(&handle, &backing, offset + got as u64);
+        }
+        Ok(got.map(|_| buf))
+    }
+
+    /// Reads, and waits for the server to send what is missing, for a limited time.
+    pub fn read_wait(&self, fh: u64, offset: u64, len: usize) -> Result<Vec<u8>> {
+        let handle = self.handle(fh)?;
+        let backing = handle.file.inner.read().backing.clone();
+        let mut buf = vec![0; room(&backing, offset, len)];
+        let deadline = Instant::now() + READ_DEADLINE;
+        let got = match &backing {
+            Backing::Clean(content) => {
+                let ahead = handle.ahead(offset, content);
+                self.client.read_content(content, offset, &mut buf, ahead, deadline)?
+            }
+            Backing::Draft(overlay) => self.client.read_draft(overlay, offset, &mut buf, deadline)?,
+        };
+        buf.truncate(got);
+        handle.read_end.store(offset + got as u64, Ordering::Relaxed);
+        Ok(buf)
+    }
+
+    /// A reader that goes on and on should find the next bytes here.
+    fn look_ahead(&self, handle: &Handle, backing: &Backing, end: u64) {
+        let ahead = handle.ahead.load(Ordering::Relaxed);
+        if let Backing::Clean(content) = backing
+            && ahead > 0
+        {
+            self.client.prefetch(content, end..content.size.min(end + ahead));
+        }
+    }
+
+    /// Writes all of `data`.
+    pub fn write(&self, fh: u64, offset: u64, data: &[u8]) -> Result<()> {
+        let handle = self.handle(fh)?;
+        if !handle.writer {
+            return Err(VfsError::BadHandle);
+        }
+        self.client.write(&handle.file, offset, data)?;
+        Ok(())
+    }
+
+    /// close() of a descriptor: when this returns, what was written survives the end of this process.
+    pub fn flush(&self, fh: u64) -> Result<()> {
+        let handle = self.handle(fh)?;
+        if handle.writer {
+            self.client.tell(&handle.file, true)?;
+        }
+        Ok(())
+    }
+
+    /// The last descriptor of a handle is gone.
+    pub fn release(&self, fh: u64) -> Result<()> {
+        let handle = self.handles.lock().remove(&fh).ok_or(VfsError::BadHandle)?;
+        let told = if handle.writer { self.client.tell(&handle.file, true) } else { Ok(()) };
+        self.client.files.close(&handle.file, handle.writer);
+        Ok(told?)
+    }
+
+    /// fsync(): when this returns, the file survives a power cut.
+    pub fn fsync(&self, fh: u64) -> Result<()> {
+        let handle = self.handle(fh)?;
+        Ok(self.client.sync_file(&handle.file)?)
+    }
+
+    /// fsync() of a directory: when this returns, its entries survive a power cut.
+    pub fn fsyncdir(&self) -> Result<()> {
+        Ok(self.client.sync_journal()?)
+    }
+
+    /// Begins a listing.
+    pub fn opendir(&self, ino: u64) -> Result<u64> {
+        let node = self.node(ino)?;
+        match self.client.look(|engine| engine.local(node).map(|state| state.kind())) {
+            Some(NodeKind::Dir) => {}
+            Some(_) => return Err(Refusal::NotDir.into()),
+            None => return Err(VfsError::Gone),
+        }
+        let fh = self.next_handle.fetch_add(1, Ordering::Relaxed);
+        self.listings.lock().insert(fh, None);
+        Ok(fh)
+    }
+
+    /// The entries, the same ones in the same order for as long as the listing goes on; from the begin they are looked up
+    /// anew.
+    pub fn readdir(&self, ino: u64, fh: u64, offset: u64) -> Result<Arc<Vec<DirEntry>>> {
+        let known = self.listings.lock().get(&fh).ok_or(VfsError::BadHandle)?.clone();
+        if let Some(entries) = known.filter(|_| offset > 0) {
+            return Ok(entries);
+        }
+        let node = self.node(ino)?;
+        let entries = Arc::new(self.client.look(|engine| list(engine, node)));
+        self.listings.lock().insert(fh, Some(entries.clone()));
+        Ok(entries)
+    }
+
+    /// Ends a listing.
+    pub fn releasedir(&self, fh: u64) -> Result<()> {
+        self.listings.lock().remove(&fh).map(|_| ()).ok_or(VfsError::BadHandle)
+    }
+
+    /// Everything still open is told to the tree: for the end of a mount.
+    pub fn release_all(&self) {
+        let handles: Vec<u64> = self.handles.lock().keys().copied().collect();
+        for fh in handles {
+            if let Err(error) = self.release(fh) {
+                tracing::error!("a file that was open at the end cannot be kept: {error}");
+            }
+        }
+    }
+}
+
+impl Handle {
+    fn ahead(&self, offset: u64, content: &Content) -> u64 {
+        let goes_on = offset == self.read_end.load(Ordering::Relaxed);
+        let before = self.ahead.load(Ordering::Relaxed);
+        let ahead = if goes_on { (before * 2).clamp(AHEAD_MIN, AHEAD_MAX) } else { 0 };
+        self.ahead.store(ahead, Ordering::Relaxed);
+        ahead.min(content.size)
+    }
+}
+
+fn room(backing: &Backing, offset: u64, len: usize) -> usize {
+    backing.size().saturating_sub(offset).min(len as u64) as usize
+}
+
+fn attrs_of(engine: &Engine, node: Option<NodeId>) -> Option<Attrs> {
+    node.and_then(|node| engine.local(node)).map(|state| state.attrs)
+}
+
+fn list(engine: &Engine, node: NodeId) -> Vec<DirEntry> {
+    let parent = engine.local(node).and_then(|state| state.names.first().map(|place| place.parent));
+    let dots = [(&b"."[..], node), (&b".."[..], parent.unwrap_or(NodeId::ROOT))];
+    let dots = dots.into_iter().map(|(name, node)| DirEntry { name: name.to_vec(), node, kind: NodeKind::Dir });
+    let entries = engine.children(node).map(|(name, child)| DirEntry {
+        name: name.as_bytes().to_vec(),
+        node: child,
+        kind: engine.local(child).map_or(NodeKind::File, |state| State::kind(state)),
+    });
+    dots.chain(entries).collect()
+}

@@ -1,0 +1,83 @@
+//! `GET /v1/folders/FOLDER/changes`.
+
+use super::State;
+use super::error::{ApiError, Result};
+use super::request::{Folder, Params};
+use crate::service::{Changes, Poll};
+use axum::Json;
+use axum::extract::State as Extract;
+use axum::http::header::CONTENT_TYPE;
+use axum::response::{IntoResponse as _, Response};
+use bytes::BytesMut;
+use serde::Deserialize;
+use std::time::Duration;
+use syncmount_common::frame;
+use syncmount_common::protocol::changes::{ChangesPage, Cursor, PAGE_NODES_MAX, ParseCursorError, WAIT_S_MAX};
+use syncmount_common::protocol::error::{ErrorBody, ErrorCode};
+
+/// The query.
+#[derive(Deserialize, utoipa::IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(super) struct ChangesQuery {
+    /// `EPOCH:SEQ`; absent: from the begin.
+    since: Option<String>,
+    /// Seconds to hold the answer until there is a change, at most 55.
+    #[serde(default)]
+    wait: u64,
+    /// The largest number of nodes, 1 to 10,000.
+    limit: Option<usize>,
+    /// Chunks of contents up to this size ride along, at most 65,536.
+    #[serde(default)]
+    inline: u64,
+}
+
+#[utoipa::path(
+    get, path = "/v1/folders/{folder}/changes", tag = "changes", operation_id = "get_changes",
+    params(("folder" = String, Path, description = "name or id of the folder"), ChangesQuery),
+    responses(
+        (status = 200, body = ChangesPage, description = "framed with chunks behind it if `inline` is above 0"),
+        (status = 410, body = ErrorBody, description = "`resync`: the cursor is not of this history"),
+        (status = "default", body = ErrorBody),
+    ),
+)]
+pub(super) async fn get(
+    Extract(state): Extract<State>,
+    Folder(folder): Folder,
+    Params(query): Params<ChangesQuery>,
+) -> Result<Response> {
+    let invalid = |error: ParseCursorError| ApiError::new(ErrorCode::Invalid, error.to_string());
+    let since = query.since.as_deref().map(str::parse::<Cursor>).transpose().map_err(invalid)?;
+    let poll = Poll { since, limit: query.limit.unwrap_or(PAGE_NODES_MAX), inline: query.inline };
+    let wait = Duration::from_secs(query.wait.min(WAIT_S_MAX));
+    let late = |_| ApiError::new(ErrorCode::Timeout, "the request took too long: try again");
+    let held = state.service.poll(&folder, poll, over(&state, wait));
+    let changes = tokio::time::timeout(wait + state.limits.request_time, held).await.map_err(late)??;
+    Ok(reply(&changes, query.inline > 0))
+}
+
+/// Ends when a held poll is to be answered: the time is up, or the server stops.
+async fn over(state: &State, wait: Duration) {
+    tokio::select! {
+        () = tokio::time::sleep(wait) => (),
+        () = state.stopping.cancelled() => (),
+    }
+}
+
+fn reply(changes: &Changes, framed: bool) -> Response {
+    if !framed {
+        return Json(&changes.page).into_response();
+    }
+    let json = match serde_json::to_vec(&changes.page) {
+        Ok(json) => json,
+        Err(error) => return ApiError::from(error).into_response(),
+    };
+    let bodies: usize = changes.chunks.iter().map(|(_, body)| body.len() + frame::CHUNK_OVERHEAD).sum();
+    let mut out = BytesMut::with_capacity(json.len() + bodies + 16);
+    frame::put_header(&mut out, &json);
+    for (hash, envelope) in &changes.chunks {
+        frame::put_chunk(&mut out, hash, envelope);
+    }
+    frame::put_end(&mut out);
+    ([(CONTENT_TYPE, frame::CONTENT_TYPE)], out.freeze()).into_response()
+}

@@ -1,0 +1,105 @@
+//! `/v1/chunks…` and `/v1/contents/HASH`.
+
+use super::State;
+use super::error::{ApiError, Result};
+use super::request::{Frames, Hash, json};
+use crate::service::{self, Body as ChunkBody};
+use axum::Json;
+use axum::body::Body;
+use axum::extract::{Request, State as Extract};
+use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
+use axum::response::{IntoResponse as _, Response};
+use bytes::{Bytes, BytesMut};
+use futures::{StreamExt as _, stream};
+use syncmount_common::frame::{self, Frame};
+use syncmount_common::protocol::chunks::{ChunkList, MissingReply, PUT_LEN_MAX, PutReply};
+use syncmount_common::protocol::error::{ErrorBody, ErrorCode};
+use syncmount_common::{ChunkHash, ContentHash};
+
+/// A list of the most hashes allowed, with room for white space.
+const LIST_LEN_MAX: usize = 1024 * 1024;
+
+const IMMUTABLE: &str = "private, max-age=31536000, immutable";
+
+#[utoipa::path(
+    post, path = "/v1/chunks/missing", tag = "chunks", operation_id = "missing_chunks", request_body = ChunkList,
+    responses((status = 200, body = MissingReply), (status = "default", body = ErrorBody)),
+)]
+pub(super) async fn missing(Extract(state): Extract<State>, request: Request) -> Result<Json<MissingReply>> {
+    let list: ChunkList = json(&state, request, LIST_LEN_MAX).await?;
+    Ok(Json(state.service.missing(list.chunks).await?))
+}
+
+#[utoipa::path(
+    post, path = "/v1/chunks", tag = "chunks", operation_id = "put_chunks",
+    request_body(content = Vec<u8>, content_type = "application/vnd.syncmount.frames", description = "chunks, framed"),
+    responses((status = 200, body = PutReply), (status = "default", body = ErrorBody)),
+)]
+pub(super) async fn put(Extract(state): Extract<State>, request: Request) -> Result<Json<PutReply>> {
+    let (parts, body) = request.into_parts();
+    let mut frames = Frames::new(&state, &parts.headers, body, PUT_LEN_MAX)?;
+    let mut ingest = state.service.ingest();
+    while let Some(frame) = frames.next().await? {
+        let Frame::Chunk(hash, envelope) = frame else {
+            return Err(ApiError::new(ErrorCode::BadRequest, "a put has chunks only"));
+        };
+        ingest.add(hash, envelope).await?;
+    }
+    Ok(Json(state.service.put_fresh(ingest.finish().await?).await?))
+}
+
+#[utoipa::path(
+    post, path = "/v1/chunks/fetch", tag = "chunks", operation_id = "fetch_chunks", request_body = ChunkList,
+    responses(
+        (status = 200, body = Vec<u8>, content_type = "application/vnd.syncmount.frames", description = "in the order asked"),
+        (status = 404, body = ErrorBody, description = "`details.chunks` are not known"),
+        (status = "default", body = ErrorBody),
+    ),
+)]
+pub(super) async fn fetch(Extract(state): Extract<State>, request: Request) -> Result<Response> {
+    let list: ChunkList = json(&state, request, LIST_LEN_MAX).await?;
+    let bodies = state.service.fetch(list.chunks).await?;
+    let frames = bodies.map(|body| body.map(|body| chunk_frame(&body)));
+    let all = frames.chain(stream::once(async { Ok::<_, service::ServiceError>(end_frame()) }));
+    Ok(([(CONTENT_TYPE, frame::CONTENT_TYPE)], Body::from_stream(all)).into_response())
+}
+
+fn chunk_frame(body: &ChunkBody) -> Bytes {
+    let mut out = BytesMut::with_capacity(frame::CHUNK_OVERHEAD + body.envelope.len());
+    frame::put_chunk(&mut out, &body.hash, &body.envelope);
+    out.freeze()
+}
+
+fn end_frame() -> Bytes {
+    let mut out = BytesMut::new();
+    frame::put_end(&mut out);
+    out.freeze()
+}
+
+#[utoipa::path(
+    get, path = "/v1/chunks/{hash}", tag = "chunks", operation_id = "get_chunk",
+    params(("hash" = ChunkHash, Path, description = "SHA-256 of the chunk's raw bytes")),
+    responses(
+        (status = 200, body = Vec<u8>, content_type = "application/octet-stream", description = "the envelope"),
+        (status = "default", body = ErrorBody),
+    ),
+)]
+pub(super) async fn get(Extract(state): Extract<State>, Hash(hash): Hash<ChunkHash>) -> Result<Response> {
+    Ok(immutable(state.service.chunk(hash).await?))
+}
+
+#[utoipa::path(
+    get, path = "/v1/contents/{hash}", tag = "chunks", operation_id = "get_manifest",
+    params(("hash" = ContentHash, Path, description = "names the manifest")),
+    responses(
+        (status = 200, body = Vec<u8>, content_type = "application/octet-stream", description = "the manifest's encoding"),
+        (status = "default", body = ErrorBody),
+    ),
+)]
+pub(super) async fn manifest(Extract(state): Extract<State>, Hash(hash): Hash<ContentHash>) -> Result<Response> {
+    Ok(immutable(state.service.manifest(hash).await?.encode().into()))
+}
+
+fn immutable(bytes: Bytes) -> Response {
+    ([(CONTENT_TYPE, "application/octet-stream"), (CACHE_CONTROL, IMMUTABLE)], bytes).into_response()
+}

@@ -1,0 +1,235 @@
+//! `/v1/folders/FOLDER/files/PATH`: the plain file API, for people and scripts.
+
+use super::State;
+use super::error::{ApiError, Result};
+use super::limits::{BodyReader, announced_len};
+use super::request::{FilePath, Folder, Params};
+use super::validators::{precondition, range, unchanged};
+use crate::service::{Opened, Path, Precondition};
+use axum::Json;
+use axum::body::Body;
+use axum::extract::{Request, State as Extract};
+use axum::http::header::{ACCEPT_RANGES, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG, X_CONTENT_TYPE_OPTIONS};
+use axum::http::{HeaderMap, HeaderValue, StatusCode};
+use axum::response::{IntoResponse as _, Response};
+use serde::Deserialize;
+use syncmount_common::protocol::error::{ErrorBody, ErrorCode};
+use syncmount_common::protocol::files::{FileInfo, Listing, Versions};
+use syncmount_common::{Name, NodeKind, Timestamp};
+
+/// Entries in one page of a listing if the query does not say.
+const ENTRIES: usize = 10_000;
+
+/// The query of a `GET`. A name without a value (`?info`) is a switch.
+#[derive(Deserialize, utoipa::IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(super) struct GetQuery {
+    /// Answers what is known about the entry instead of its bytes.
+    info: Option<String>,
+    /// Answers the versions of the file.
+    versions: Option<String>,
+    /// Answers the bytes of the version that this rev made.
+    version: Option<u64>,
+    /// Entries of a directory after this name.
+    after: Option<String>,
+    /// The largest number of entries, 1 to 10,000.
+    limit: Option<usize>,
+}
+
+/// What a `GET` answers as JSON, depending on the query. For the API's description only.
+#[derive(Deserialize, utoipa::ToSchema)]
+#[expect(dead_code, reason = "describes, is never made")]
+#[serde(untagged)]
+enum FilesReply {
+    Listing(Listing),
+    Info(FileInfo),
+    Versions(Versions),
+}
+
+/// The query of a `PUT`.
+#[derive(Deserialize, utoipa::IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(super) struct PutQuery {
+    /// Makes a directory.
+    dir: Option<String>,
+    /// When the file was last changed, in nanoseconds since 1970; absent: now.
+    mtime: Option<i64>,
+}
+
+/// The query of a `DELETE`.
+#[derive(Deserialize, utoipa::IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(super) struct DeleteQuery {
+    /// Removes a directory with all that is in it.
+    recursive: Option<String>,
+}
+
+#[utoipa::path(
+    get, path = "/v1/folders/{folder}/files/{path}", tag = "files", operation_id = "get_file",
+    params(
+        ("folder" = String, Path, description = "name or id of the folder"),
+        ("path" = String, Path, description = "percent-encoded; empty for the root"),
+        GetQuery,
+        ("Range" = Option<String>, Header, description = "one range of bytes"),
+        ("If-None-Match" = Option<String>, Header, description = "304 if the content is one of these"),
+    ),
+    responses(
+        (status = 200, description = "the bytes of a file; a `Listing` of a directory; `FileInfo` for `?info`; `Versions` \
+            for `?versions`", content(
+            (Vec<u8> = "application/octet-stream"), (FilesReply = "application/json"),
+        )),
+        (status = 206, body = Vec<u8>, content_type = "application/octet-stream", description = "a part of them"),
+        (status = 304, description = "the content is one of `If-None-Match`"),
+        (status = "default", body = ErrorBody),
+    ),
+)]
+pub(super) async fn get(
+    Extract(state): Extract<State>,
+    Folder(folder): Folder,
+    FilePath(path): FilePath,
+    Params(query): Params<GetQuery>,
+    headers: HeaderMap,
+) -> Result<Response> {
+    if query.versions.is_some() {
+        return Ok(Json::<Versions>(state.service.versions(&folder, &path).await?).into_response());
+    }
+    let Some(rev) = query.version else { return get_present(&state, &folder, &path, &query, &headers).await };
+    let opened = state.service.open(&folder, &path, Some(rev)).await?;
+    bytes(&state, &opened, &headers)
+}
+
+async fn get_present(
+    state: &State,
+    folder: &str,
+    path: &Path,
+    query: &GetQuery,
+    headers: &HeaderMap,
+) -> Result<Response> {
+    let info = state.service.info(folder, path).await?;
+    if query.info.is_some() {
+        return Ok(tagged(StatusCode::OK, &info));
+    }
+    if info.kind == NodeKind::Dir {
+        let after = query.after.as_deref().map(after_name).transpose()?;
+        let limit = query.limit.unwrap_or(ENTRIES);
+        return Ok(Json::<Listing>(state.service.list(folder, path, after, limit).await?).into_response());
+    }
+    bytes(state, &state.service.open(folder, path, None).await?, headers)
+}
+
+fn after_name(text: &str) -> Result<Name> {
+    Name::try_from(text).map_err(|error| ApiError::new(ErrorCode::Invalid, format!("`after`: {error}")))
+}
+
+/// The bytes of a file or of a part of it.
+fn bytes(state: &State, opened: &Opened, headers: &HeaderMap) -> Result<Response> {
+    let tag = etag(opened.content);
+    if unchanged(headers, opened.content) {
+        return Ok((StatusCode::NOT_MODIFIED, [(ETAG, tag)]).into_response());
+    }
+    let size = opened.manifest.size();
+    let part = range(headers, opened.content, size)?;
+    let whole = part.is_none();
+    let part = part.unwrap_or(0..size);
+    let body = Body::from_stream(state.service.stream(&opened.manifest, part.clone()));
+    let status = if whole { StatusCode::OK } else { StatusCode::PARTIAL_CONTENT };
+    let mut response = (status, body).into_response();
+    let out = response.headers_mut();
+    out.insert(CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
+    out.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    out.insert(ACCEPT_RANGES, HeaderValue::from_static("bytes"));
+    out.insert(CONTENT_LENGTH, HeaderValue::from(part.end - part.start));
+    out.insert(ETAG, tag);
+    if !whole && let Ok(value) = format!("bytes {}-{}/{size}", part.start, part.end - 1).parse() {
+        out.insert(CONTENT_RANGE, value);
+    }
+    Ok(response)
+}
+
+fn etag(content: syncmount_common::ContentHash) -> HeaderValue {
+    HeaderValue::from_str(&format!("\"{content}\"")).unwrap_or_else(|_| HeaderValue::from_static("\"\""))
+}
+
+fn tagged(status: StatusCode, info: &FileInfo) -> Response {
+    let mut response = (status, Json(info)).into_response();
+    if let Some(content) = info.content {
+        response.headers_mut().insert(ETAG, etag(content));
+    }
+    response
+}
+
+#[utoipa::path(
+    put, path = "/v1/folders/{folder}/files/{path}", tag = "files", operation_id = "put_file",
+    params(
+        ("folder" = String, Path, description = "name or id of the folder"),
+        ("path" = String, Path, description = "percent-encoded; missing directories are made"),
+        PutQuery,
+        ("If-Match" = Option<String>, Header, description = "only if the content is one of these"),
+        ("If-None-Match" = Option<String>, Header, description = "`*`: only if there is nothing yet"),
+    ),
+    request_body(content = Vec<u8>, content_type = "application/octet-stream", description = "the file's bytes"),
+    responses(
+        (status = 200, body = FileInfo, description = "replaced, or the directory was there"),
+        (status = 201, body = FileInfo, description = "new"),
+        (status = "default", body = ErrorBody),
+    ),
+)]
+pub(super) async fn put(
+    Extract(state): Extract<State>,
+    Folder(folder): Folder,
+    FilePath(path): FilePath,
+    Params(query): Params<PutQuery>,
+    request: Request,
+) -> Result<Response> {
+    let (info, new) = if query.dir.is_some() {
+        state.service.make_directory(&folder, &path).await?
+    } else {
+        let (parts, body) = request.into_parts();
+        let mtime = query.mtime.map(Timestamp);
+        let size = announced_len(&parts.headers);
+        let condition = precondition(&parts.headers)?;
+        upload(&state, &folder, &path, condition, (mtime, size), body).await?
+    };
+    Ok(tagged(if new { StatusCode::CREATED } else { StatusCode::OK }, &info))
+}
+
+async fn upload(
+    state: &State,
+    folder: &str,
+    path: &Path,
+    condition: Precondition,
+    (mtime, size): (Option<Timestamp>, Option<u64>),
+    body: Body,
+) -> Result<(FileInfo, bool)> {
+    let mut upload = state.service.upload(folder, path, condition, mtime, size).await?;
+    let mut body = BodyReader::streamed(state, body);
+    while let Some(bytes) = body.next().await? {
+        upload.push(&bytes).await?;
+    }
+    Ok(upload.finish().await?)
+}
+
+#[utoipa::path(
+    delete, path = "/v1/folders/{folder}/files/{path}", tag = "files", operation_id = "delete_file",
+    params(
+        ("folder" = String, Path, description = "name or id of the folder"),
+        ("path" = String, Path, description = "percent-encoded"),
+        DeleteQuery,
+        ("If-Match" = Option<String>, Header, description = "only if the content is one of these"),
+    ),
+    responses((status = 204, description = "removed"), (status = "default", body = ErrorBody)),
+)]
+pub(super) async fn delete(
+    Extract(state): Extract<State>,
+    Folder(folder): Folder,
+    FilePath(path): FilePath,
+    Params(query): Params<DeleteQuery>,
+    headers: HeaderMap,
+) -> Result<StatusCode> {
+    let condition = precondition(&headers)?;
+    state.service.remove(&folder, &path, query.recursive.is_some(), &condition).await?;
+    Ok(StatusCode::NO_CONTENT)
+}

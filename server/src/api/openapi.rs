@@ -1,0 +1,53 @@
+//! `GET /openapi.json`: the API's own description, made from the handlers. Needs no token.
+
+use super::{changes, chunks, commit, files, folders, health};
+use axum::Json;
+use syncmount_common::protocol::chunks::ChunkList;
+use syncmount_common::protocol::commit::{ConflictDetails, MissingDetails};
+use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityScheme};
+use utoipa::openapi::{ComponentsBuilder, OpenApi};
+use utoipa::{Modify, OpenApi as _};
+
+#[derive(utoipa::OpenApi)]
+#[openapi(
+    info(title = "syncmount", description = "A synced folder: change feed, commits, chunks, and plain files."),
+    paths(
+        health::get, folders::list, folders::get, changes::get, commit::post, chunks::missing, chunks::put,
+        chunks::fetch, chunks::get, chunks::manifest, files::get, files::put, files::delete,
+    ),
+    components(schemas(ChunkList, ConflictDetails, MissingDetails)),
+    security(("token" = [])),
+    modifiers(&Token),
+)]
+struct Description;
+
+/// Every path but those that say otherwise wants a bearer token.
+struct Token;
+
+impl Modify for Token {
+    fn modify(&self, openapi: &mut OpenApi) {
+        let components = openapi.components.take().unwrap_or_else(|| ComponentsBuilder::new().build());
+        let scheme = SecurityScheme::Http(Http::new(HttpAuthScheme::Bearer));
+        let builder: ComponentsBuilder = components.into();
+        openapi.components = Some(builder.security_scheme("token", scheme).build());
+    }
+}
+
+/// The description.
+pub(super) async fn get() -> Json<OpenApi> {
+    Json(Description::openapi())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_route_is_described() {
+        let paths = Description::openapi().paths.paths;
+        for path in super::super::ROUTES {
+            assert!(paths.contains_key(*path), "{path} is not described");
+        }
+        assert_eq!(paths.len(), super::super::ROUTES.len());
+    }
+}

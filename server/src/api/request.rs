@@ -1,0 +1,143 @@
+//! What handlers take from a request. Whatever does not fit is answered in the one shape of errors.
+
+use super::State;
+use super::error::{ApiError, Result};
+use super::limits::BodyReader;
+use crate::service;
+use axum::body::Body;
+use axum::extract::{FromRequestParts, Query, Request};
+use axum::http::HeaderMap;
+use axum::http::header::CONTENT_TYPE;
+use axum::http::request::Parts;
+use percent_encoding::percent_decode_str;
+use serde::de::DeserializeOwned;
+use std::str::FromStr;
+use syncmount_common::frame::{self, Decoder, Frame};
+use syncmount_common::protocol::error::ErrorCode;
+
+/// The folder that the path names: `/v1/folders/FOLDER/…`.
+pub(super) struct Folder(pub(super) String);
+
+/// The hash that the path ends with: `/v1/chunks/HASH`.
+pub(super) struct Hash<T>(pub(super) T);
+
+/// The path below `/v1/folders/FOLDER/files/`.
+pub(super) struct FilePath(pub(super) service::Path);
+
+/// The query, as named values.
+pub(super) struct Params<T>(pub(super) T);
+
+/// Component `index` of the path, still encoded. The first is 0.
+fn component(parts: &Parts, index: usize) -> &str {
+    parts.uri.path().split('/').nth(index + 1).unwrap_or_default()
+}
+
+fn decoded(text: &str) -> Vec<u8> {
+    percent_decode_str(text).collect()
+}
+
+impl<S: Sync> FromRequestParts<S> for Folder {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self> {
+        Ok(Self(String::from_utf8_lossy(&decoded(component(parts, 2))).into_owned()))
+    }
+}
+
+impl<S: Sync, T: FromStr<Err: std::fmt::Display>> FromRequestParts<S> for Hash<T> {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self> {
+        let parsed = component(parts, 2).parse();
+        parsed.map(Self).map_err(|error: T::Err| ApiError::new(ErrorCode::Invalid, error.to_string()))
+    }
+}
+
+impl<S: Sync> FromRequestParts<S> for FilePath {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self> {
+        let path = parts.uri.path().splitn(6, '/').nth(5).unwrap_or_default();
+        let path = path.strip_suffix('/').unwrap_or(path);
+        let components = path.split('/').map(decoded);
+        let checked = if path.is_empty() { Ok(service::Path::default()) } else { service::Path::new(components) };
+        Ok(Self(checked?))
+    }
+}
+
+impl<S: Sync, T: DeserializeOwned> FromRequestParts<S> for Params<T> {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self> {
+        let refused = |error: axum::extract::rejection::QueryRejection| {
+            ApiError::new(ErrorCode::BadRequest, format!("the query is not what this request takes: {error}"))
+        };
+        Query::try_from_uri(&parts.uri).map(|Query(params)| Self(params)).map_err(refused)
+    }
+}
+
+/// The media type without its parameters.
+pub(super) fn media_type(headers: &HeaderMap) -> &str {
+    let value = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    value.split(';').next().unwrap_or_default().trim()
+}
+
+/// A body of another type than the endpoint takes.
+pub(super) fn unsupported(wanted: &str) -> ApiError {
+    ApiError::new(ErrorCode::UnsupportedMediaType, format!("this request takes a body of type {wanted}"))
+}
+
+/// A JSON body of at most `len_max` bytes.
+pub(super) async fn json<T>(state: &State, request: Request, len_max: usize) -> Result<T>
+where
+    T: DeserializeOwned + Send + 'static,
+{
+    if media_type(request.headers()) != "application/json" {
+        return Err(unsupported("application/json"));
+    }
+    let (parts, body) = request.into_parts();
+    let bytes = BodyReader::new(state, &parts.headers, body, len_max)?.all().await?;
+    parse(bytes.into()).await
+}
+
+/// Parses JSON; on a blocking thread if it is long.
+pub(super) async fn parse<T: DeserializeOwned + Send + 'static>(json: bytes::Bytes) -> Result<T> {
+    const LONG: usize = 64 * 1024;
+    if json.len() < LONG {
+        return Ok(serde_json::from_slice(&json)?);
+    }
+    let parsed = tokio::task::spawn_blocking(move || serde_json::from_slice(&json)).await;
+    Ok(parsed.map_err(|_| ApiError::new(ErrorCode::Internal, "a job panicked"))??)
+}
+
+/// Takes a framed body apart as it comes.
+pub(super) struct Frames {
+    body: BodyReader,
+    decoder: Decoder,
+}
+
+impl Frames {
+    pub(super) fn new(state: &State, headers: &HeaderMap, body: Body, len_max: usize) -> Result<Self> {
+        if media_type(headers) != frame::CONTENT_TYPE {
+            return Err(unsupported(frame::CONTENT_TYPE));
+        }
+        Ok(Self { body: BodyReader::new(state, headers, body, len_max)?, decoder: Decoder::default() })
+    }
+
+    /// The next frame that is not the end, none after the whole body. A body without its end is an error.
+    pub(super) async fn next(&mut self) -> Result<Option<Frame>> {
+        loop {
+            match self.decoder.next_frame()? {
+                Some(Frame::End) => (),
+                Some(frame) => return Ok(Some(frame)),
+                None => match self.body.next().await? {
+                    Some(bytes) => self.decoder.push(&bytes),
+                    None => {
+                        std::mem::take(&mut self.decoder).finish()?;
+                        return Ok(None);
+                    }
+                },
+            }
+        }
+    }
+}

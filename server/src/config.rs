@@ -1,0 +1,31 @@
+//! What a server needs to know to start.
+
+pub use crate::api::Limits;
+use std::path::PathBuf;
+
+/// Where a server listens if it is not told.
+pub const LISTEN_DEFAULT: &str = "127.0.0.1:8080";
+
+/// One server's settings.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The directory that holds everything.
+    pub data: PathBuf,
+    /// Address and port; port 0 takes any free one.
+    pub listen: String,
+    /// Bounds on what clients may make the server hold.
+    pub limits: Limits,
+}
+
+impl Config {
+    /// The usual settings over a directory.
+    pub fn new(data: impl Into<PathBuf>) -> Self {
+        Self { data: data.into(), listen: LISTEN_DEFAULT.to_owned(), limits: Limits::default() }
+    }
+
+    /// The same, on another address.
+    pub fn listening_on(mut self, listen: impl Into<String>) -> Self {
+        self.listen = listen.into();
+        self
+    }
+}

@@ -1,0 +1,132 @@
+//! Group commit: the one thread that writes takes everything queued, runs it in one transaction, and syncs once.
+//!
+//! Each job has its own savepoint, so that one that is refused leaves no trace and does not disturb its neighbours.
+//! Nobody is told of success before the whole transaction is durable. The queue's bound is the API's bound on requests.
+
+use super::{Fault, MetaError, Result, Tx};
+use crate::meta::{Verdict, WriteJob};
+use parking_lot::Mutex;
+use rusqlite::Connection;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, mpsc};
+use std::thread::JoinHandle;
+
+/// Jobs in one transaction. More would only make the first wait for the last.
+const GROUP_MAX: usize = 256;
+
+pub(super) struct Writer {
+    queue: Mutex<Option<mpsc::Sender<WriteJob>>>,
+    thread: Mutex<Option<JoinHandle<Result<()>>>>,
+}
+
+impl Writer {
+    pub(super) fn start(connection: Connection) -> Result<Self> {
+        let (queue, jobs) = mpsc::channel();
+        let thread = std::thread::Builder::new()
+            .name("meta-writer".to_owned())
+            .spawn(move || serve(connection, &jobs))
+            .map_err(|error| MetaError::Store(Arc::new(error)))?;
+        Ok(Self { queue: Mutex::new(Some(queue)), thread: Mutex::new(Some(thread)) })
+    }
+
+    pub(super) fn queue(&self, job: WriteJob) {
+        let refused = match &*self.queue.lock() {
+            Some(queue) => queue.send(job).err().map(|unsent| unsent.0),
+            None => Some(job),
+        };
+        if let Some(job) = refused {
+            (job.done)(Err(MetaError::Stopped));
+        }
+    }
+
+    pub(super) fn close(&self) -> Result<()> {
+        drop(self.queue.lock().take());
+        let Some(thread) = self.thread.lock().take() else { return Ok(()) };
+        thread.join().map_err(|_| MetaError::Stopped)?
+    }
+}
+
+impl Drop for Writer {
+    fn drop(&mut self) {
+        if let Err(error) = self.close() {
+            tracing::error!(%error, "the metadata store did not close cleanly");
+        }
+    }
+}
+
+fn serve(connection: Connection, jobs: &mpsc::Receiver<WriteJob>) -> Result<()> {
+    while let Ok(first) = jobs.recv() {
+        let mut group = vec![first];
+        group.extend(jobs.try_iter().take(GROUP_MAX - 1));
+        run_group(&connection, group).tell();
+    }
+    // Another process may still read the log; then it stays for the next start.
+    connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())).fault()?;
+    connection.close().map_err(|(_, error)| error).fault()
+}
+
+/// What is left to do after a transaction: tell everybody.
+pub(super) struct Finished {
+    result: Result<()>,
+    waiting: Vec<Box<dyn FnOnce(Result<()>) + Send>>,
+}
+
+impl Finished {
+    pub(super) fn tell(self) {
+        for done in self.waiting {
+            done(self.result.clone());
+        }
+    }
+}
+
+pub(super) fn run_group(connection: &Connection, group: Vec<WriteJob>) -> Finished {
+    let mut waiting = Vec::with_capacity(group.len());
+    let result = transaction(connection, group, &mut waiting);
+    if let Err(error) = &result {
+        tracing::error!(%error, requests = waiting.len(), "a metadata transaction failed");
+        undo(connection);
+    }
+    Finished { result, waiting }
+}
+
+fn transaction(
+    connection: &Connection,
+    group: Vec<WriteJob>,
+    waiting: &mut Vec<Box<dyn FnOnce(Result<()>) + Send>>,
+) -> Result<()> {
+    let (runs, dones): (Vec<_>, Vec<_>) = group.into_iter().map(|job| (job.run, job.done)).unzip();
+    waiting.extend(dones);
+    execute(connection, "BEGIN IMMEDIATE")?;
+    for run in runs {
+        savepoint(connection, run)?;
+    }
+    execute(connection, "COMMIT")
+}
+
+fn savepoint(connection: &Connection, run: Box<dyn FnOnce(&dyn super::WriteTx) -> Verdict + Send>) -> Result<()> {
+    execute(connection, "SAVEPOINT job")?;
+    let verdict = catch_unwind(AssertUnwindSafe(|| run(&Tx(connection)))).unwrap_or_else(|_| {
+        tracing::error!("a metadata job panicked; it is undone");
+        Verdict::RollBack
+    });
+    if connection.is_autocommit() {
+        // SQLite itself has undone everything, as it does when the disk is full.
+        return Err(MetaError::Full);
+    }
+    if verdict == Verdict::RollBack {
+        execute(connection, "ROLLBACK TO job")?;
+    }
+    execute(connection, "RELEASE job")
+}
+
+fn execute(connection: &Connection, sql: &str) -> Result<()> {
+    connection.prepare_cached(sql).fault()?.execute([]).fault().map(drop)
+}
+
+fn undo(connection: &Connection) {
+    if !connection.is_autocommit()
+        && let Err(error) = execute(connection, "ROLLBACK")
+    {
+        tracing::error!(%error, "a failed metadata transaction could not be rolled back");
+    }
+}

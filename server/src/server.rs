@@ -1,0 +1,140 @@
+//! A whole server in this process: data directory, socket, background work, and an orderly end.
+
+use crate::api::{self, State};
+use crate::config::Config;
+use crate::data::{Data, DataError};
+use crate::service::{Service, ServiceError};
+use std::io;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::time::Duration;
+use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+/// Small chunks stay where they are for so long after a failed move.
+const FLUSH_PAUSE: Duration = Duration::from_secs(30);
+
+/// Why a server does not start or does not end cleanly.
+#[derive(Debug, thiserror::Error)]
+pub enum ServerError {
+    /// The data directory cannot be used.
+    #[error(transparent)]
+    Data(#[from] DataError),
+    /// The address is taken, forbidden or unknown.
+    #[error("cannot listen on {listen}: {source}; choose another address with --listen")]
+    Listen {
+        /// What was asked for.
+        listen: String,
+        /// Why it failed.
+        source: io::Error,
+    },
+    /// The stores did not close.
+    #[error("the data did not close cleanly: {0}")]
+    Close(ServiceError),
+    /// The task that ran the server died.
+    #[error("the server panicked")]
+    Panicked,
+}
+
+/// A server that listens but does not answer yet.
+pub struct Server {
+    data: Data,
+    listener: TcpListener,
+    address: SocketAddr,
+    config: Config,
+}
+
+impl Server {
+    /// Takes the data directory and the address.
+    pub async fn open(config: Config) -> Result<Self, ServerError> {
+        let data = Data::take(&config.data).await?;
+        let refused = |source| ServerError::Listen { listen: config.listen.clone(), source };
+        let listener = TcpListener::bind(&config.listen).await.map_err(refused)?;
+        let address = listener.local_addr().map_err(refused)?;
+        Ok(Self { data, listener, address, config })
+    }
+
+    /// Where it listens.
+    pub const fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// The file with the first token.
+    pub fn admin_token(&self) -> &Path {
+        &self.data.admin_token
+    }
+
+    /// The service behind the socket.
+    pub const fn service(&self) -> &Service {
+        &self.data.service
+    }
+
+    /// Serves until `stop` ends, then finishes what is running and closes the stores.
+    pub async fn run(self, stop: impl Future<Output = ()> + Send) -> Result<(), ServerError> {
+        let Self { data, listener, config, .. } = self;
+        let service = data.service.clone();
+        let stopping = CancellationToken::new();
+        let state = State::new(service.clone(), config.limits, stopping.clone());
+        let tidy = tokio::spawn(keep_tidy(service.clone(), stopping.clone()));
+        api::serve(listener, state, stop).await;
+        stopping.cancel();
+        tidy.await.map_err(|_| ServerError::Panicked)?;
+        let closed = tokio::task::spawn_blocking(move || service.close()).await;
+        drop(data);
+        closed.map_err(|_| ServerError::Panicked)?.map_err(ServerError::Close)
+    }
+
+    /// Serves in the background.
+    pub fn spawn(self) -> Running {
+        let (address, service, stop) = (self.address, self.data.service.clone(), CancellationToken::new());
+        let stopped = stop.clone().cancelled_owned();
+        Running { address, service, stop, task: tokio::spawn(self.run(stopped)) }
+    }
+}
+
+/// A server in the background of this process.
+pub struct Running {
+    address: SocketAddr,
+    service: Service,
+    stop: CancellationToken,
+    task: JoinHandle<Result<(), ServerError>>,
+}
+
+impl Running {
+    /// Where it listens.
+    pub const fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// The service behind the socket.
+    pub const fn service(&self) -> &Service {
+        &self.service
+    }
+
+    /// Stops it and waits for its end.
+    pub async fn stop(self) -> Result<(), ServerError> {
+        self.stop.cancel();
+        self.task.await.map_err(|_| ServerError::Panicked)?
+    }
+}
+
+/// Moves small chunks into packs whenever enough have come together. A move that has begun is finished.
+async fn keep_tidy(service: Service, stopping: CancellationToken) {
+    loop {
+        tokio::select! {
+            () = stopping.cancelled() => return,
+            () = service.small_chunks_due() => (),
+        }
+        match service.flush_small_chunks().await {
+            Ok(moved) => tracing::debug!(moved, "small chunks moved into a pack"),
+            Err(error) => {
+                tracing::error!(%error, "small chunks could not be moved into a pack; they stay where they are");
+                tokio::select! {
+                    () = stopping.cancelled() => return,
+                    () = tokio::time::sleep(FLUSH_PAUSE) => (),
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,132 @@
+//! The change feed: what is new past a cursor, at once or as soon as there is something.
+
+use super::chunks::places;
+use super::commit::for_travel;
+use super::{Body, Result, Service, ServiceError, folder};
+use crate::meta::{ChunkPlace, FolderRow, ReadTx};
+use bytes::Bytes;
+use futures::TryStreamExt as _;
+use std::collections::{BTreeSet, HashSet};
+use std::pin::pin;
+use syncmount_common::protocol::changes::{
+    ChangesPage, Cursor, Device, INLINE_LEN_MAX, INLINE_TOTAL_MAX, PAGE_NODES_MAX,
+};
+use syncmount_common::{ChunkHash, Node, Seq};
+
+/// What a poll asks for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Poll {
+    /// Everything up to here is known; absent: nothing is.
+    pub since: Option<Cursor>,
+    /// The largest number of nodes in the page.
+    pub limit: usize,
+    /// Chunks of contents up to this size ride along; 0: none do.
+    pub inline: u64,
+}
+
+/// A page and the chunks that ride along.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Changes {
+    /// The page.
+    pub page: ChangesPage,
+    /// Chunks with their envelopes.
+    pub chunks: Vec<(ChunkHash, Bytes)>,
+}
+
+impl Service {
+    /// The changes past a cursor, as they are now.
+    pub async fn changes(&self, folder: &str, since: Option<Cursor>, limit: usize, inline: u64) -> Result<Changes> {
+        let poll = Poll { since, limit, inline };
+        poll.check()?;
+        let name = folder.to_owned();
+        let (page, riders) = self.read(move |tx| poll.page(tx, &name)).await?;
+        let bodies: Vec<Body> = self.bodies(riders).try_collect().await?;
+        Ok(Changes { page, chunks: bodies.into_iter().map(|body| (body.hash, body.envelope)).collect() })
+    }
+
+    /// The same, but an empty page is held back until there is a change or `until` ends.
+    pub async fn poll(&self, name: &str, poll: Poll, until: impl Future<Output = ()> + Send) -> Result<Changes> {
+        let owned = name.to_owned();
+        let key = self.read(move |tx| Ok(folder(tx, &owned)?.key)).await?;
+        // Taken before the first look: a change in between is seen by one or the other.
+        let mut ticket = self.0.wake.ticket(key);
+        let mut until = pin!(until);
+        loop {
+            let changes = self.changes(name, poll.since, poll.limit, poll.inline).await?;
+            if !changes.page.nodes.is_empty() {
+                return Ok(changes);
+            }
+            tokio::select! {
+                () = ticket.wait() => (),
+                () = &mut until => return Ok(changes),
+            }
+        }
+    }
+}
+
+impl Poll {
+    fn check(&self) -> Result<()> {
+        if !(1..=PAGE_NODES_MAX).contains(&self.limit) {
+            return Err(ServiceError::Invalid(format!("`limit` is 1 to {PAGE_NODES_MAX}")));
+        }
+        if self.inline > INLINE_LEN_MAX {
+            return Err(ServiceError::Invalid(format!("`inline` is 0 to {INLINE_LEN_MAX}")));
+        }
+        Ok(())
+    }
+
+    fn page(&self, tx: &dyn ReadTx, name: &str) -> Result<(ChangesPage, Vec<(ChunkHash, ChunkPlace)>)> {
+        let folder = folder(tx, name)?;
+        let since = position(self.since, &folder)?;
+        let mut nodes = tx.changed(folder.key, since, self.limit + 1)?;
+        let more = nodes.len() > self.limit;
+        nodes.truncate(self.limit);
+        let seq = if more { nodes.last().map_or(since, |node| node.rev) } else { folder.seq };
+        let nodes: Vec<_> = nodes.into_iter().map(for_travel).collect();
+        let riders = places(tx, self.riders(&nodes))?;
+        let cursor = Cursor { epoch: folder.epoch, seq };
+        let devices = devices(tx, &nodes)?;
+        Ok((ChangesPage { folder: folder.id, cursor, more, nodes, devices }, riders))
+    }
+
+    /// The chunks that ride along. A client fetches the others by hash.
+    fn riders(&self, nodes: &[Node]) -> Vec<ChunkHash> {
+        let mut room = INLINE_TOTAL_MAX as u64;
+        let mut seen = HashSet::new();
+        let mut riders = Vec::new();
+        for content in nodes.iter().filter_map(|node| node.content.as_ref()) {
+            let Some(manifest) = &content.manifest else { continue };
+            if content.size > self.inline || content.size > room {
+                continue;
+            }
+            room -= content.size;
+            riders.extend(manifest.chunks().map(|(hash, _)| hash).filter(|hash| seen.insert(*hash)));
+        }
+        riders
+    }
+}
+
+fn position(since: Option<Cursor>, folder: &FolderRow) -> Result<Seq> {
+    let Some(cursor) = since else { return Ok(0) };
+    if cursor.epoch != folder.epoch {
+        return Err(ServiceError::Resync(
+            "the cursor is of another epoch: read the feed from the begin and merge".to_owned(),
+        ));
+    }
+    if cursor.seq > folder.seq {
+        return Err(ServiceError::Resync(format!(
+            "the cursor is past the end of the feed ({}): read the feed from the begin and merge",
+            folder.seq
+        )));
+    }
+    Ok(cursor.seq)
+}
+
+fn devices(tx: &dyn ReadTx, nodes: &[Node]) -> Result<Vec<Device>> {
+    let ids: BTreeSet<_> = nodes.iter().flat_map(|node| [node.author, node.content_author]).collect();
+    let mut devices = Vec::with_capacity(ids.len());
+    for id in ids {
+        devices.extend(tx.device(id)?);
+    }
+    Ok(devices)
+}

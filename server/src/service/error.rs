@@ -1,0 +1,90 @@
+//! Why a request is not done. Every variant has one error code; which HTTP status that is, only the API knows.
+
+use crate::blob::BlobError;
+use crate::meta::MetaError;
+use syncmount_common::ChunkHash;
+use syncmount_common::protocol::commit::{Conflict, MissingDetails};
+use syncmount_common::protocol::error::ErrorCode;
+
+/// What the service's operations answer.
+pub type Result<T> = std::result::Result<T, ServiceError>;
+
+/// A refused or failed request.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum ServiceError {
+    /// The request has the wrong shape.
+    #[error("{0}")]
+    BadRequest(String),
+    /// A value is out of range.
+    #[error("{0}")]
+    Invalid(String),
+    /// There is no such thing.
+    #[error("{0}")]
+    NotFound(String),
+    /// Chunks that nobody has put.
+    #[error("{} of the chunks asked for are not known to this server", .0.len())]
+    UnknownChunks(Vec<ChunkHash>),
+    /// What is at the path does not take this method.
+    #[error("{0}")]
+    MethodNotAllowed(String),
+    /// Operations of a batch do not fit the present state.
+    #[error("the folder has moved on: {} of the operations cannot be done; read the feed and plan again", .0.len())]
+    Conflict(Vec<Conflict>),
+    /// The path does not fit the present tree.
+    #[error("{0}")]
+    PathConflict(String),
+    /// A batch needs what the server does not have.
+    #[error("{} chunks and {} contents are missing: put them and send the same again", .0.chunks.len(), .0.contents.len())]
+    Missing(MissingDetails),
+    /// `If-Match` or `If-None-Match` does not hold.
+    #[error("{0}")]
+    PreconditionFailed(String),
+    /// A list is longer than allowed.
+    #[error("{0}")]
+    TooLarge(String),
+    /// Bytes do not have the hash that names them.
+    #[error("{0}")]
+    HashMismatch(String),
+    /// The cursor or epoch is not of this history.
+    #[error("{0}")]
+    Resync(String),
+    /// Others kept changing what the request is about.
+    #[error("{0}")]
+    Busy(String),
+    /// A stored chunk does not open.
+    #[error("the stored chunk {0} is damaged")]
+    Damaged(ChunkHash),
+    /// A job on another thread died.
+    #[error("a job panicked")]
+    Panicked,
+    /// The metadata store failed.
+    #[error(transparent)]
+    Meta(#[from] MetaError),
+    /// The chunk store failed.
+    #[error(transparent)]
+    Blob(#[from] BlobError),
+}
+
+impl ServiceError {
+    /// What it is for programs.
+    pub const fn code(&self) -> ErrorCode {
+        match self {
+            Self::BadRequest(_) => ErrorCode::BadRequest,
+            Self::Invalid(_) => ErrorCode::Invalid,
+            Self::NotFound(_) | Self::UnknownChunks(_) => ErrorCode::NotFound,
+            Self::MethodNotAllowed(_) => ErrorCode::MethodNotAllowed,
+            Self::Conflict(_) | Self::PathConflict(_) => ErrorCode::Conflict,
+            Self::Missing(_) => ErrorCode::Missing,
+            Self::PreconditionFailed(_) => ErrorCode::PreconditionFailed,
+            Self::TooLarge(_) => ErrorCode::TooLarge,
+            Self::HashMismatch(_) => ErrorCode::HashMismatch,
+            Self::Resync(_) => ErrorCode::Resync,
+            Self::Meta(MetaError::Full) | Self::Blob(BlobError::Full) => ErrorCode::InsufficientStorage,
+            Self::Busy(_) | Self::Meta(MetaError::Stopped | MetaError::Locked) => ErrorCode::Busy,
+            Self::Meta(MetaError::Damaged(_) | MetaError::TooNew { .. } | MetaError::Store(_))
+            | Self::Blob(BlobError::Lost(_) | BlobError::Store(_))
+            | Self::Damaged(_)
+            | Self::Panicked => ErrorCode::Internal,
+        }
+    }
+}

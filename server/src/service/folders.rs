@@ -1,0 +1,88 @@
+//! Folders: what there is, and how a new one begins.
+
+use super::{Result, Service, ServiceError, folder};
+use crate::meta::FolderRow;
+use std::path::Path;
+use syncmount_common::protocol::changes::Cursor;
+use syncmount_common::protocol::folders::{FolderInfo, FolderList};
+use syncmount_common::{Attrs, DeviceId, Node, NodeId, NodeKind};
+
+/// The longest name of a folder, in bytes.
+pub const FOLDER_NAME_LEN_MAX: usize = 64;
+
+const ROOT_MODE: u32 = 0o755;
+
+impl Service {
+    /// All folders.
+    pub async fn folders(&self) -> Result<FolderList> {
+        let rows = self.read(|tx| Ok(tx.folders()?)).await?;
+        let free = self.free_bytes();
+        Ok(FolderList { folders: rows.into_iter().map(|row| info(row, free)).collect() })
+    }
+
+    /// One folder.
+    pub async fn folder(&self, name: &str) -> Result<FolderInfo> {
+        let name = name.to_owned();
+        let row = self.read(move |tx| folder(tx, &name)).await?;
+        Ok(info(row, self.free_bytes()))
+    }
+
+    /// Makes a folder; `false` if there is one of that name.
+    pub async fn add_folder(&self, name: &str) -> Result<bool> {
+        check_name(name)?;
+        let (id, epoch, now) = (self.0.environment.folder_id(), self.0.environment.epoch(), self.0.environment.now());
+        let root = root(Attrs { mode: ROOT_MODE, mtime: now });
+        let name = name.to_owned();
+        self.write(move |tx| Ok(tx.add_folder(id, &name, epoch, &root)?)).await
+    }
+
+    fn free_bytes(&self) -> Option<u64> {
+        self.0.directory.as_deref().and_then(free_bytes)
+    }
+}
+
+fn info(row: FolderRow, free_bytes: Option<u64>) -> FolderInfo {
+    let cursor = Cursor { epoch: row.epoch, seq: row.seq };
+    FolderInfo { id: row.id, name: row.name, cursor, nodes: row.nodes, bytes: row.bytes, free_bytes }
+}
+
+/// The root exists from the start. Its rev is 0 until somebody changes its attributes: the feed does not tell of it.
+fn root(attrs: Attrs) -> Node {
+    let nobody = DeviceId::from_bytes([0; 16]);
+    Node {
+        id: NodeId::ROOT,
+        rev: 0,
+        kind: NodeKind::Dir,
+        deleted: false,
+        names: Vec::new(),
+        attrs,
+        content: None,
+        target: None,
+        author: nobody,
+        content_rev: 0,
+        content_author: nobody,
+    }
+}
+
+/// A folder's name is part of URLs and of what people type.
+fn check_name(name: &str) -> Result<()> {
+    let plain = name.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.'));
+    let dots = matches!(name, "." | "..");
+    if (1..=FOLDER_NAME_LEN_MAX).contains(&name.len()) && plain && !dots {
+        return Ok(());
+    }
+    Err(ServiceError::Invalid(format!(
+        "a folder's name has 1 to {FOLDER_NAME_LEN_MAX} letters, digits, `-`, `_` or `.`"
+    )))
+}
+
+#[cfg(unix)]
+fn free_bytes(directory: &Path) -> Option<u64> {
+    let stat = rustix::fs::statvfs(directory).ok()?;
+    Some(stat.f_bavail.saturating_mul(stat.f_frsize))
+}
+
+#[cfg(not(unix))]
+fn free_bytes(_directory: &Path) -> Option<u64> {
+    None
+}

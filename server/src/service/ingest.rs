@@ -1,0 +1,147 @@
+//! Taking chunks in: verified, stored durably if they are many, and entered into the index by whoever asked.
+//!
+//! Memory is bounded by one batch. Until the index names them, stored chunks do not exist for anybody: a request that is
+//! cut short leaves at most unreferenced bytes in a pack.
+
+use super::small::SMALL_SUM_MAX;
+use super::{Result, Service, ServiceError};
+use crate::blob::pack::Record;
+use crate::meta::{PackedChunk, SmallChunk, WriteTx};
+use bytes::Bytes;
+use std::collections::HashSet;
+use syncmount_common::envelope::{self, EnvelopeError};
+use syncmount_common::{ChunkHash, FileHash};
+
+/// Chunks are verified and stored in batches of about this many bytes.
+const BATCH_LEN: usize = 8 * 1024 * 1024;
+
+/// Chunks on their way into the store.
+pub struct Ingest {
+    service: Service,
+    batch: Vec<Unverified>,
+    batch_len: usize,
+    fresh: Fresh,
+}
+
+struct Unverified {
+    hash: ChunkHash,
+    envelope: Bytes,
+    /// Sealed by this process a moment ago.
+    trusted: bool,
+}
+
+/// Chunks that wait for a transaction to enter them into the index.
+#[derive(Clone, Default)]
+pub struct Fresh {
+    pub(super) small: Vec<SmallChunk>,
+    pub(super) packed: Vec<PackedChunk>,
+    pub(super) received: u64,
+}
+
+impl Fresh {
+    /// Enters the chunks; answers how many of them were new.
+    pub(super) fn enter(&self, tx: &dyn WriteTx) -> Result<u64> {
+        let mut stored = 0;
+        for chunk in &self.packed {
+            stored += u64::from(tx.add_packed(chunk)?);
+        }
+        for chunk in &self.small {
+            stored += u64::from(tx.add_small(chunk)?);
+        }
+        Ok(stored)
+    }
+
+    pub(super) fn small_bytes(&self) -> u64 {
+        self.small.iter().map(|chunk| chunk.envelope.len() as u64).sum()
+    }
+}
+
+impl Service {
+    /// Begins to take chunks in.
+    pub fn ingest(&self) -> Ingest {
+        Ingest { service: self.clone(), batch: Vec::new(), batch_len: 0, fresh: Fresh::default() }
+    }
+}
+
+impl Ingest {
+    /// Takes one chunk. It is verified at the latest when [`Self::finish`] returns.
+    pub async fn add(&mut self, hash: ChunkHash, envelope: Bytes) -> Result<()> {
+        self.push(Unverified { hash, envelope, trusted: false }).await
+    }
+
+    /// Takes a chunk whose hash this process has just computed.
+    pub(super) async fn add_sealed(&mut self, hash: ChunkHash, envelope: Bytes) -> Result<()> {
+        self.push(Unverified { hash, envelope, trusted: true }).await
+    }
+
+    async fn push(&mut self, chunk: Unverified) -> Result<()> {
+        self.fresh.received += 1;
+        self.batch_len += chunk.envelope.len();
+        self.batch.push(chunk);
+        if self.batch_len >= BATCH_LEN { self.store_batch().await } else { Ok(()) }
+    }
+
+    /// Verifies and stores what is left.
+    pub async fn finish(mut self) -> Result<Fresh> {
+        if self.batch_len > SMALL_SUM_MAX || !self.fresh.packed.is_empty() {
+            self.store_batch().await?;
+        } else {
+            self.keep_batch().await?;
+        }
+        Ok(self.fresh)
+    }
+
+    async fn store_batch(&mut self) -> Result<()> {
+        let records = self.verified_batch().await?;
+        let hashes: Vec<_> = records.iter().map(|record| record.hash).collect();
+        let mut unknown: HashSet<_> = self.service.missing(hashes).await?.missing.into_iter().collect();
+        let records = records.into_iter().filter(|record| unknown.remove(&record.hash)).collect();
+        let packed = self.service.0.chunks.append(records).await?;
+        self.fresh.packed.extend(packed);
+        Ok(())
+    }
+
+    async fn keep_batch(&mut self) -> Result<()> {
+        let records = self.verified_batch().await?;
+        let keep =
+            |record: Record| SmallChunk { hash: record.hash, raw_len: record.raw_len, envelope: record.envelope };
+        self.fresh.small = records.into_iter().map(keep).collect();
+        Ok(())
+    }
+
+    async fn verified_batch(&mut self) -> Result<Vec<Record>> {
+        self.batch_len = 0;
+        let batch = std::mem::take(&mut self.batch);
+        if batch.is_empty() {
+            return Ok(Vec::new());
+        }
+        self.service.0.offload.run(move || batch.into_iter().map(verify).collect()).await?
+    }
+}
+
+fn verify(chunk: Unverified) -> Result<Record> {
+    let Unverified { hash, envelope, trusted } = chunk;
+    let raw_len = if trusted {
+        envelope::raw_len(&envelope)
+    } else {
+        envelope::open(&hash, &envelope).map(|raw| raw.len() as u32)
+    };
+    let raw_len = raw_len.map_err(|error| refusal(&hash, error))?;
+    Ok(Record { hash, raw_len, envelope })
+}
+
+fn refusal(hash: &ChunkHash, error: EnvelopeError) -> ServiceError {
+    match error {
+        EnvelopeError::HashMismatch | EnvelopeError::Damaged => {
+            ServiceError::HashMismatch(format!("chunk {hash}: {error}; nothing was stored, send it again"))
+        }
+        EnvelopeError::Malformed | EnvelopeError::Unsupported | EnvelopeError::BadLength => {
+            ServiceError::Invalid(format!("chunk {hash}: {error}"))
+        }
+    }
+}
+
+/// The SHA-256 of a file that is one chunk is the chunk's hash.
+pub(super) const fn file_hash_of(chunk: &ChunkHash) -> FileHash {
+    FileHash::from_bytes(*chunk.as_bytes())
+}

@@ -1,0 +1,131 @@
+//! The rules of the server: what a commit may do, what a poll answers, when a chunk counts as stored.
+//!
+//! Works on the traits of [`crate::meta`] and [`crate::blob`]; knows no HTTP and no SQL. A service in memory completes
+//! every future at once on the thread that polls it (held polls aside), so that the simulator can drive it step by step.
+
+mod batch;
+mod bodies;
+mod changes;
+mod chunks;
+mod commit;
+mod environment;
+mod error;
+mod files;
+mod folders;
+mod ingest;
+mod path;
+mod remove;
+mod small;
+mod structure;
+mod tokens;
+mod upload;
+
+pub use bodies::Body;
+pub use changes::{Changes, Poll};
+pub use environment::Environment;
+pub use error::{Result, ServiceError};
+pub use files::{Bytestream, Opened, Precondition, Tag, Tags, WEB_DEVICE};
+pub use folders::FOLDER_NAME_LEN_MAX;
+pub use ingest::{Fresh, Ingest};
+pub use path::Path;
+pub use tokens::Token;
+pub use upload::Upload;
+
+use crate::blob::{ChunkStore, ObjectPacks, PackStore};
+use crate::meta::sqlite::SqliteStore;
+use crate::meta::{self, FolderRow, MetaStore, ReadTx, WriteTx};
+use crate::wake::Wake;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+/// The server without its sockets. Cheap to clone; all clones are one.
+#[derive(Clone)]
+pub struct Service(Arc<Inner>);
+
+struct Inner {
+    meta: Arc<dyn MetaStore>,
+    chunks: ChunkStore,
+    environment: Arc<Environment>,
+    wake: Wake,
+    small: small::Gauge,
+    offload: Offload,
+    /// The directory whose free space is told.
+    directory: Option<PathBuf>,
+}
+
+/// Where hashing and compression run.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Offload {
+    /// Where they are asked for: no thread, no runtime, deterministic.
+    Inline,
+    /// On the blocking threads of the runtime.
+    Blocking,
+}
+
+impl Offload {
+    async fn run<T: Send + 'static>(self, job: impl FnOnce() -> T + Send + 'static) -> Result<T> {
+        match self {
+            Self::Inline => Ok(job()),
+            Self::Blocking => tokio::task::spawn_blocking(job).await.map_err(|_| ServiceError::Panicked),
+        }
+    }
+}
+
+impl Service {
+    /// A service over stores that exist. The same stores may be given to another service after this one is dropped: that
+    /// is what a restart is.
+    pub fn new(
+        meta: Arc<dyn MetaStore>,
+        packs: Arc<dyn PackStore>,
+        environment: Environment,
+        offload: Offload,
+        directory: Option<PathBuf>,
+    ) -> Self {
+        let environment = Arc::new(environment);
+        let ids = Arc::clone(&environment);
+        let chunks = ChunkStore::new(packs, move || ids.pack_id());
+        let (wake, small) = (Wake::default(), small::Gauge::default());
+        Self(Arc::new(Inner { meta, chunks, environment, wake, small, offload, directory }))
+    }
+
+    /// A service that lives in memory and has the folder `default`.
+    pub async fn in_memory(environment: Environment) -> Result<Self> {
+        let meta = Arc::new(SqliteStore::in_memory()?);
+        let packs = Arc::new(ObjectPacks::in_memory());
+        let service = Self::new(meta, packs, environment, Offload::Inline, None);
+        service.add_folder(crate::FIRST_FOLDER).await?;
+        Ok(service)
+    }
+
+    /// Reads on a consistent view.
+    async fn read<T: Send + 'static>(&self, job: impl FnOnce(&dyn ReadTx) -> Result<T> + Send + 'static) -> Result<T> {
+        meta::read(&*self.0.meta, job).await
+    }
+
+    /// Writes, all or nothing; durable when it returns.
+    async fn write<T: Send + 'static>(
+        &self,
+        job: impl FnOnce(&dyn WriteTx) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        meta::write(&*self.0.meta, job, |_| ()).await
+    }
+
+    /// Whether the store answers.
+    pub async fn check(&self) -> Result<()> {
+        self.read(|tx| Ok(tx.folders().map(drop)?)).await
+    }
+
+    /// Finishes what is queued and leaves the store tidy. Blocks.
+    pub fn close(&self) -> Result<()> {
+        Ok(self.0.meta.close()?)
+    }
+}
+
+/// The folder that a request names.
+fn folder(tx: &(impl ReadTx + ?Sized), name: &str) -> Result<FolderRow> {
+    tx.folder(name)?.ok_or_else(|| {
+        ServiceError::NotFound(format!(
+            "there is no folder `{name}` on this server; `GET /v1/folders` lists the folders there are"
+        ))
+    })
+}

@@ -1,0 +1,12 @@
+//! The server's tests: the service over every kind of store, the API over real sockets, the real binary.
+#![allow(unreachable_pub, reason = "modules of one test binary")]
+
+mod chunks;
+mod client;
+mod commit;
+mod feed;
+mod files;
+mod hostile;
+mod process;
+mod store;
+mod support;

@@ -1,0 +1,171 @@
+//! What the tests of the server share: services over both kinds of store, requests in few words.
+
+use bytes::Bytes;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use syncmount_common::protocol::changes::{Cursor, Device};
+use syncmount_common::protocol::commit::{CommitRequest, Committed, Conflict, ConflictReason, NewContent, Op};
+use syncmount_common::{
+    Attrs, ChunkHash, ContentHash, DeviceId, Epoch, Extent, Manifest, Name, Node, NodeId, NodeKind, OpId, Placement,
+    Rev, SymlinkTarget, Timestamp, envelope,
+};
+use syncmount_server::blob::ObjectPacks;
+use syncmount_server::meta::sqlite::SqliteStore;
+use syncmount_server::service::{Offload, ServiceError};
+use syncmount_server::{Environment, FIRST_FOLDER, Service};
+
+pub const ROOT: NodeId = NodeId::ROOT;
+pub const F: &str = FIRST_FOLDER;
+
+/// A clock that ticks when it is read, and numbers that look random: the same in every run.
+pub fn environment() -> Environment {
+    let (time, state) = (AtomicU64::new(1_700_000_000_000), AtomicU64::new(1));
+    let now = move || Timestamp(time.fetch_add(1, Ordering::Relaxed) as i64 * 1_000_000);
+    let random = move |bytes: &mut [u8]| {
+        for byte in bytes {
+            let next = state.fetch_add(1, Ordering::Relaxed).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+            *byte = (next >> 56) as u8;
+        }
+    };
+    Environment::new(now, random)
+}
+
+/// A service and the directory that it may live in.
+pub struct World {
+    pub service: Service,
+    pub kind: &'static str,
+    _directory: Option<tempfile::TempDir>,
+}
+
+/// One service over each kind of store.
+pub async fn worlds() -> [World; 2] {
+    [in_memory().await, on_disk().await]
+}
+
+pub async fn in_memory() -> World {
+    World { service: Service::in_memory(environment()).await.unwrap(), kind: "memory", _directory: None }
+}
+
+pub async fn on_disk() -> World {
+    let directory = tempfile::tempdir().unwrap();
+    let meta = Arc::new(SqliteStore::open(&directory.path().join("meta.sqlite")).unwrap());
+    let packs = directory.path().join("packs");
+    std::fs::create_dir(&packs).unwrap();
+    let packs = Arc::new(ObjectPacks::local(&packs).unwrap());
+    let service = Service::new(meta, packs, environment(), Offload::Blocking, None);
+    service.add_folder(F).await.unwrap();
+    World { service, kind: "disk", _directory: Some(directory) }
+}
+
+static NEXT: AtomicU64 = AtomicU64::new(1);
+
+fn unique() -> [u8; 16] {
+    let mut bytes = [0; 16];
+    bytes[8..].copy_from_slice(&NEXT.fetch_add(1, Ordering::Relaxed).to_be_bytes());
+    bytes
+}
+
+pub fn id() -> NodeId {
+    NodeId::from_bytes(unique())
+}
+
+pub fn op_id() -> OpId {
+    OpId::from_bytes(unique())
+}
+
+pub fn device() -> Device {
+    Device { id: DeviceId::from_bytes([7; 16]), name: "laptop".to_owned() }
+}
+
+pub fn at(parent: NodeId, name: &str) -> Placement {
+    Placement { parent, name: Name::try_from(name).unwrap() }
+}
+
+pub const ATTRS: Attrs = Attrs { mode: 0o644, mtime: Timestamp(5) };
+
+/// A content of one chunk, and the chunk.
+pub fn content(bytes: &[u8]) -> (NewContent, (ChunkHash, Bytes)) {
+    let hash = ChunkHash::of(bytes);
+    let manifest = Manifest::new(vec![Extent::Chunk { hash, len: bytes.len() as u32 }]).unwrap();
+    (NewContent { manifest, sha256: None }, (hash, envelope::seal(bytes).into()))
+}
+
+pub fn chunk(bytes: &[u8]) -> (ChunkHash, Bytes) {
+    content(bytes).1
+}
+
+pub fn mkdir(id: NodeId, parent: NodeId, name: &str) -> Op {
+    let (names, attrs) = (vec![at(parent, name)], Attrs { mode: 0o755, ..ATTRS });
+    Op::Create { id, base: 0, kind: NodeKind::Dir, names, attrs, content: None, target: None }
+}
+
+pub fn create(id: NodeId, parent: NodeId, name: &str, content: ContentHash) -> Op {
+    let (names, content) = (vec![at(parent, name)], Some(content));
+    Op::Create { id, base: 0, kind: NodeKind::File, names, attrs: ATTRS, content, target: None }
+}
+
+pub fn symlink(id: NodeId, parent: NodeId, name: &str, target: &str) -> Op {
+    let target = Some(SymlinkTarget::new(target.as_bytes()).unwrap());
+    let names = vec![at(parent, name)];
+    Op::Create { id, base: 0, kind: NodeKind::Symlink, names, attrs: ATTRS, content: None, target }
+}
+
+pub fn rename(id: NodeId, base: Rev, parent: NodeId, name: &str) -> Op {
+    Op::Update { id, base, names: Some(vec![at(parent, name)]), attrs: None, content: None }
+}
+
+pub fn write(id: NodeId, base: Rev, content: ContentHash) -> Op {
+    Op::Update { id, base, names: None, attrs: None, content: Some(content) }
+}
+
+pub fn remove(id: NodeId, base: Rev) -> Op {
+    Op::Remove { id, base }
+}
+
+pub fn request(epoch: Epoch, ops: Vec<Op>) -> CommitRequest {
+    CommitRequest { op_id: op_id(), epoch, device: device(), contents: Vec::new(), ops }
+}
+
+pub fn empty() -> NewContent {
+    NewContent { manifest: Manifest::default(), sha256: None }
+}
+
+pub fn hash_of(content: &NewContent) -> ContentHash {
+    content.manifest.content_hash()
+}
+
+impl World {
+    pub async fn cursor(&self) -> Cursor {
+        self.service.folder(F).await.unwrap().cursor
+    }
+
+    /// Commits operations that refer to the empty content or to none.
+    pub async fn commit(&self, ops: Vec<Op>) -> Result<Committed, ServiceError> {
+        let mut request = request(self.cursor().await.epoch, ops);
+        request.contents.push(empty());
+        self.service.commit(F, request, Vec::new()).await
+    }
+
+    /// Commits and answers the first rev.
+    pub async fn ok(&self, ops: Vec<Op>) -> Rev {
+        self.commit(ops).await.unwrap().first_seq
+    }
+
+    /// The reasons why operations conflict; and that nothing has changed.
+    pub async fn conflicts(&self, ops: Vec<Op>) -> Vec<(u32, ConflictReason)> {
+        let before = self.all().await;
+        let refused = self.commit(ops).await;
+        assert_eq!(self.all().await, before, "a refused batch leaves no trace ({})", self.kind);
+        let Err(ServiceError::Conflict(conflicts)) = refused else { panic!("{refused:?}") };
+        conflicts.iter().map(|Conflict { index, reason, .. }| (*index, *reason)).collect()
+    }
+
+    /// Everything that the feed tells.
+    pub async fn all(&self) -> Vec<Node> {
+        self.service.changes(F, None, 10_000, 0).await.unwrap().page.nodes
+    }
+
+    pub async fn node(&self, id: NodeId) -> Node {
+        self.all().await.into_iter().find(|node| node.id == id).unwrap()
+    }
+}
