@@ -48,6 +48,11 @@ pub enum CommandError {
         /// What is pending.
         left: String,
     },
+    /// The process ended while it was waited for.
+    #[error(
+        "the process behind {0} has ended meanwhile; what it had not sent is kept, `syncmount {0}` goes on with it"
+    )]
+    Ended(PathBuf),
     /// Nothing is pending, but some changes were refused.
     #[error("{count} changes could not be sent and are kept on this machine; `syncmount status {mountpoint}` says why")]
     Unsent {
@@ -122,24 +127,29 @@ pub async fn umount(args: &UmountArgs, dirs: &Dirs) -> Result<(), CommandError> 
         other => other?,
     };
     let limit = args.timeout.0;
-    let (drained, status) = drain(&mut client, limit).await?;
-    if !drained && !args.force {
-        return Err(CommandError::StillMounted { mountpoint, left: status.pending() });
-    }
-    if mountpoint::is_mounted(&mountpoint)? {
-        client.stop(args.force).await?;
-    }
-    if !drained {
-        let left = status.pending();
-        eprintln!("syncmount: not sent: {left}; it is kept and sent by the next `syncmount {}`", mountpoint.display());
-    }
-    if let Err(error) = check_unsent(&mountpoint, &status) {
-        eprintln!("syncmount: {error}");
+    match drain(&mut client, limit).await? {
+        Drained::TimedOut(status) if !args.force => {
+            return Err(CommandError::StillMounted { mountpoint, left: status.pending() });
+        }
+        Drained::TimedOut(status) => {
+            let left = status.pending();
+            client.stop(true).await?;
+            eprintln!("syncmount: not sent: {left}; the next `syncmount {}` sends it", mountpoint.display());
+        }
+        Drained::All(status) => {
+            client.stop(args.force).await?;
+            if let Err(error) = check_unsent(&mountpoint, &status) {
+                eprintln!("syncmount: {error}");
+            }
+        }
+        Drained::Ended => eprintln!("syncmount: {}", CommandError::Ended(mountpoint.clone())),
     }
     let limit = limit.map(|limit| limit.max(END_MIN));
     if !client.gone(limit).await? {
         return Err(CommandError::StillRunning(mountpoint));
     }
+    // A process that was killed in between leaves its mount behind.
+    mountpoint::clear_if_dead(&mountpoint)?;
     Ok(())
 }
 
@@ -153,21 +163,18 @@ fn clear(mountpoint: &Path) -> Result<(), CommandError> {
 pub async fn wait(args: &WaitArgs, dirs: &Dirs) -> Result<(), CommandError> {
     let mountpoint = mountpoint::find_mounted(&args.mountpoint)?;
     let mut client = connect(dirs, &mountpoint).await?;
-    let (drained, status) = drain(&mut client, args.timeout.0).await?;
-    if !drained {
-        return Err(CommandError::StillPending { left: status.pending() });
+    match drain(&mut client, args.timeout.0).await? {
+        Drained::All(status) => check_unsent(&mountpoint, &status),
+        Drained::TimedOut(status) => Err(CommandError::StillPending { left: status.pending() }),
+        Drained::Ended => Err(CommandError::Ended(mountpoint)),
     }
-    check_unsent(&mountpoint, &status)
 }
 
-async fn drain(client: &mut ControlClient, limit: Option<Duration>) -> Result<(bool, Box<Status>), ControlError> {
+async fn drain(client: &mut ControlClient, limit: Option<Duration>) -> Result<Drained, ControlError> {
     let mut progress = DrainProgress::new();
     let drained = client.drain(limit, |status| progress.update(status)).await;
     progress.finish();
-    Ok(match drained? {
-        Drained::All(status) => (true, status),
-        Drained::TimedOut(status) => (false, status),
-    })
+    drained
 }
 
 fn check_unsent(mountpoint: &Path, status: &Status) -> Result<(), CommandError> {
@@ -207,7 +214,7 @@ mod tests {
         fn begin_drain(&self) {}
         fn end_drain(&self) {}
         fn stop(&self, _force: bool) -> Result<(), String> {
-            panic!("nothing is mounted, so nothing is to be unmounted")
+            panic!("more is pending, and it was not forced")
         }
     }
 

@@ -93,8 +93,10 @@ pub enum StartError {
     /// A syncmount mount is there and alive.
     #[error("{0} is mounted already; `syncmount status {0}` shows it, `syncmount umount {0}` ends it")]
     AlreadyMounted(PathBuf),
-    /// It was unmounted, but its process is still sending.
-    #[error("the former mount of {0} is still sending what was pending; wait for it with `syncmount wait {0}`")]
+    /// Another process has the mount point, although nothing is mounted there.
+    #[error(
+        "another syncmount process has {0}: it is coming up, or still sends what was pending; `syncmount wait {0}` waits for it"
+    )]
     StillRunning(PathBuf),
     /// A mount of another filesystem there is dead.
     #[error("a dead {fs_type} mount is at {path}; clear it with `fusermount3 -u -z {path}`")]

@@ -55,7 +55,8 @@ pub trait ControlHandler: Send + Sync + 'static {
     /// Nobody waits any more.
     fn end_drain(&self);
     /// Unmounts, and lets the process end in order soon after; may take a while. With `force` even if files are open.
-    /// An error is one sentence for the user, and then everything goes on as before.
+    /// If the mount has gone already, only the process ends. An error is one sentence for the user, and then everything
+    /// goes on as before.
     fn stop(&self, force: bool) -> Result<(), String>;
 }
 
@@ -430,6 +431,8 @@ pub enum Drained {
     All(Box<Status>),
     /// The time has run out; this was left.
     TimedOut(Box<Status>),
+    /// The process has ended meanwhile. What it had not sent is kept.
+    Ended,
 }
 
 /// A connection to a mount that is running.
@@ -490,6 +493,7 @@ impl ControlClient {
                 Some(Reply::Progress(status)) => progress(&status),
                 Some(Reply::Drained(status)) => return Ok(Drained::All(status)),
                 Some(Reply::TimedOut(status)) => return Ok(Drained::TimedOut(status)),
+                None => return Ok(Drained::Ended),
                 other => return Err(self.unexpected(other)),
             }
         }
@@ -497,7 +501,10 @@ impl ControlClient {
 
     /// Has it unmounted. `Ok` means that the mount has gone or goes; the process ends a little later.
     pub async fn stop(&mut self, force: bool) -> Result<(), ControlError> {
-        self.send(&Request::Stop { force }).await?;
+        match send(&mut self.stream, &Request::Stop { force }).await {
+            Err(error) if is_closed(&error) => return Ok(()),
+            sent => sent.map_err(|error| self.silent(error))?,
+        }
         match self.receive(STOP_TIMEOUT).await? {
             // A process that has ended before its answer was out has done what it was asked.
             Some(Reply::Stopping) | None => Ok(()),
@@ -533,7 +540,7 @@ impl ControlClient {
     async fn receive<T: DeserializeOwned>(&mut self, limit: Duration) -> Result<Option<T>, ControlError> {
         let line = match timeout(limit, read_line(&mut self.stream, REPLY_LEN_MAX)).await {
             Ok(Ok(line)) => line,
-            Ok(Err(error)) if error.kind() == io::ErrorKind::ConnectionReset => None,
+            Ok(Err(error)) if is_closed(&error) => None,
             Ok(Err(error)) => return Err(self.silent(error)),
             Err(late) => return Err(self.silent(late.into())),
         };
@@ -554,6 +561,10 @@ impl ControlClient {
             Some(_) => ControlError::Unexpected(self.mountpoint.clone()),
         }
     }
+}
+
+fn is_closed(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe)
 }
 
 async fn lock_given_up(lock: &Path) -> io::Result<()> {
@@ -742,6 +753,22 @@ mod tests {
             assert!(begin.elapsed() < Duration::from_secs(5));
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
+    }
+
+    #[tokio::test]
+    async fn a_process_that_ends_in_between_has_been_stopped() {
+        let world = World::new();
+        let server = world.serve();
+        let mut client = world.connect().await;
+        world.fake.pending.store(u64::MAX, Ordering::SeqCst);
+        let end = async {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            drop(server);
+        };
+        let (drained, ()) = tokio::join!(client.drain(None, |_| ()), end);
+        assert_eq!(drained.unwrap(), Drained::Ended);
+        client.stop(false).await.unwrap();
+        assert!(!world.fake.stopped.load(Ordering::SeqCst));
     }
 
     #[tokio::test]

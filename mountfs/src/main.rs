@@ -13,6 +13,7 @@ use syncmount::login::{self, LoginError};
 use syncmount::{logging, mount, mountpoint};
 
 fn main() -> ExitCode {
+    abort_on_panic();
     let cli = Cli::parse();
     let result = match (cli.command, cli.mount) {
         (Some(command), _) => run_command(&command),
@@ -27,6 +28,17 @@ fn main() -> ExitCode {
             exit_code(&error).into()
         }
     }
+}
+
+/// A mount of which one thread is gone answers some and hangs others. It is better dead: what was written is in the
+/// journal, and the next start clears the mount.
+fn abort_on_panic() {
+    let report = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        report(panic);
+        tracing::error!("{panic}");
+        std::process::abort();
+    }));
 }
 
 fn run_command(command: &Command) -> anyhow::Result<()> {

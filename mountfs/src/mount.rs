@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 use syncmount_common::Timestamp;
 
 /// How long after an unmount what is pending is still sent. What is left then goes with the next mount.
-const LINGER: Duration = Duration::from_secs(600);
+const LINGER: Duration = Duration::from_secs(60);
 
 /// How often the start says that it is still at it.
 const PATIENCE_STEP: Duration = Duration::from_secs(10);
@@ -50,6 +50,8 @@ struct Running {
     config: MountConfig,
     since: Timestamp,
     phase: Mutex<Phase>,
+    /// The mount has ended.
+    unmounted: AtomicBool,
     /// Do not linger any more.
     leave: AtomicBool,
 }
@@ -83,6 +85,7 @@ pub fn run(config: MountConfig, ready: Ready) -> anyhow::Result<()> {
         config: config.clone(),
         since: client.now(),
         phase: Mutex::new(Phase::Live),
+        unmounted: AtomicBool::new(false),
         leave: AtomicBool::new(false),
     });
     let control = ControlServer::start(runtime.handle(), socket, running.clone());
@@ -198,6 +201,7 @@ async fn unmount_on_signal(running: Arc<Running>) {
 
 /// After an unmount the rest is sent as long as the server takes it.
 fn linger(running: &Running) {
+    running.unmounted.store(true, Ordering::Release);
     *running.phase.lock() = Phase::Draining;
     let begin = Instant::now();
     let client = &running.client;
@@ -248,15 +252,22 @@ impl ControlHandler for Running {
     }
 
     fn end_drain(&self) {
-        *self.phase.lock() = Phase::Live;
+        let mut phase = self.phase.lock();
+        if !self.unmounted.load(Ordering::Acquire) {
+            *phase = Phase::Live;
+        }
     }
 
+    /// The first call unmounts; a call after the unmount ends the sending of the rest too.
     fn stop(&self, force: bool) -> Result<(), String> {
-        self.leave.store(true, Ordering::Release);
         match mountpoint::is_mounted(&self.config.mountpoint) {
-            Ok(false) => Ok(()),
-            Ok(true) => mountpoint::unmount(&self.config.mountpoint, force).map_err(|error| error.to_string()),
-            Err(error) => Err(error.to_string()),
+            Ok(false) => self.leave.store(true, Ordering::Release),
+            Ok(true) => mountpoint::unmount(&self.config.mountpoint, force).map_err(|error| error.to_string())?,
+            Err(error) => return Err(error.to_string()),
         }
+        if force {
+            self.leave.store(true, Ordering::Release);
+        }
+        Ok(())
     }
 }

@@ -138,6 +138,16 @@ fn write_private(path: &Path, secret: &str) -> io::Result<()> {
     writeln!(file, "{secret}")?;
     file.sync_all()?;
     std::fs::rename(&fresh, path)?;
-    let directory = path.parent().unwrap_or(Path::new("."));
+    sync_directory(path.parent().unwrap_or(Path::new(".")))
+}
+
+#[cfg(unix)]
+fn sync_directory(directory: &Path) -> io::Result<()> {
     File::open(directory)?.sync_all()
+}
+
+/// Directories cannot be synced here; the rename is as durable as the platform makes it.
+#[cfg(not(unix))]
+fn sync_directory(_directory: &Path) -> io::Result<()> {
+    Ok(())
 }

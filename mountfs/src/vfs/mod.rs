@@ -124,6 +124,9 @@ pub struct Vfs {
     handles: Mutex<HashMap<u64, Arc<Handle>>>,
     listings: Mutex<HashMap<u64, Option<Arc<Vec<DirEntry>>>>>,
     next_handle: AtomicU64,
+    /// When entries of a directory were last changed here. Not kept and not sent: every new file would change its directory
+    /// for all devices.
+    dir_times: Mutex<HashMap<NodeId, Timestamp>>,
 }
 
 type Result<T, E = VfsError> = std::result::Result<T, E>;
@@ -138,6 +141,7 @@ impl Vfs {
             handles: Mutex::default(),
             listings: Mutex::default(),
             next_handle: AtomicU64::new(1),
+            dir_times: Mutex::default(),
         }
     }
 
@@ -197,6 +201,7 @@ impl Vfs {
                 ctime: entry.changed,
             })
         });
+        let known = known.map(|stat| self.with_dir_time(node, stat));
         match (known, open) {
             (Some(stat), None | Some((_, _, Some(_)))) => Ok(stat),
             (Some(stat), Some((size, mtime, None))) => Ok(Stat { size, mtime, ctime: stat.ctime.max(mtime), ..stat }),
@@ -205,6 +210,27 @@ impl Vfs {
             }
             (None, _) => Err(VfsError::Gone),
         }
+    }
+
+    fn with_dir_time(&self, node: NodeId, stat: Stat) -> Stat {
+        if stat.kind != NodeKind::Dir {
+            return stat;
+        }
+        match self.dir_times.lock().get(&node) {
+            Some(time) => Stat { mtime: *time, ctime: stat.ctime.max(*time), ..stat },
+            None => stat,
+        }
+    }
+
+    /// The feed has brought other attributes: they count again.
+    pub fn attrs_came(&self, node: NodeId) {
+        self.dir_times.lock().remove(&node);
+    }
+
+    /// An entry of a directory was made, removed or renamed here.
+    fn entries_changed(&self, dir: NodeId) {
+        let now = self.client.now();
+        self.dir_times.lock().insert(dir, now);
     }
 
     /// Sets attributes. `fh` is the handle by which the file was cut, if it was one.
@@ -222,8 +248,11 @@ impl Vfs {
 
     fn set_mode_and_mtime(&self, node: NodeId, set: SetAttrs) -> Result<()> {
         let open = self.client.files.get(node);
-        if let (Some(file), Some(mtime)) = (&open, set.mtime) {
-            self.client.set_mtime(file, mtime);
+        if let Some(mtime) = set.mtime {
+            self.dir_times.lock().remove(&node);
+            if let Some(file) = &open {
+                self.client.set_mtime(file, mtime);
+            }
         }
         let result = self.client.change(|engine, now| {
             let state = engine.local(node).ok_or(Refusal::NotFound)?;
@@ -271,8 +300,9 @@ impl Vfs {
         let name = Name::new(name)?;
         let node = self.client.change(|engine, now| {
             engine.create(parent, name, Attrs { mode: mode & MODE_MASK, mtime: now }, body, now)
-        })?;
-        Ok(node?)
+        })??;
+        self.entries_changed(parent);
+        Ok(node)
     }
 
     /// Makes a directory.
@@ -314,6 +344,8 @@ impl Vfs {
             engine.remove(parent, name, dir, now).map(|node| (node, attrs))
         })??;
         self.orphan(node, attrs);
+        self.entries_changed(parent);
+        self.dir_times.lock().remove(&node);
         Ok(())
     }
 
@@ -338,6 +370,8 @@ impl Vfs {
         if let Some(node) = replaced {
             self.orphan(node, attrs);
         }
+        self.entries_changed(from_dir);
+        self.entries_changed(to_dir);
         Ok(())
     }
 

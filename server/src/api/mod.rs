@@ -117,6 +117,7 @@ async fn unknown_method(request: Request) -> ApiError {
     ApiError::new(ErrorCode::MethodNotAllowed, format!("`{path}` does not take `{method}`; see `/openapi.json`"))
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "the layer hands the panic over")]
 fn panicked(panic: Box<dyn Any + Send>) -> Response {
     let text = panic.downcast_ref::<&str>().copied().or_else(|| panic.downcast_ref::<String>().map(String::as_str));
     tracing::error!(panic = text.unwrap_or("without a message"), "a handler panicked");

@@ -10,12 +10,12 @@ use syncmount_common::protocol::error::ErrorCode;
 
 /// `If-Match` and `If-None-Match` of a request that changes something.
 pub(super) fn precondition(headers: &HeaderMap) -> Result<Precondition> {
-    Ok(Precondition { if_match: tags(headers, IF_MATCH)?, if_none_match: tags(headers, IF_NONE_MATCH)? })
+    Ok(Precondition { if_match: tags(headers, &IF_MATCH)?, if_none_match: tags(headers, &IF_NONE_MATCH)? })
 }
 
 /// Whether the client has this content already.
 pub(super) fn unchanged(headers: &HeaderMap, content: ContentHash) -> bool {
-    match tags(headers, IF_NONE_MATCH) {
+    match tags(headers, &IF_NONE_MATCH) {
         Ok(Some(Tags::Any)) => true,
         // For reading, a weak tag is as good: it names the same bytes.
         Ok(Some(Tags::Of(tags))) => tags.iter().any(|tag| tag.value == content.to_string()),
@@ -65,9 +65,9 @@ fn parse_range(text: &str) -> Option<Asked> {
     }
 }
 
-fn tags(headers: &HeaderMap, name: HeaderName) -> Result<Option<Tags>> {
+fn tags(headers: &HeaderMap, name: &HeaderName) -> Result<Option<Tags>> {
     let mut all = Vec::new();
-    for value in headers.get_all(&name) {
+    for value in headers.get_all(name) {
         let malformed = || ApiError::new(ErrorCode::BadRequest, format!("`{name}` is `*` or a list of quoted tags"));
         let text = value.to_str().map_err(|_| malformed())?.trim();
         if text == "*" {
@@ -127,12 +127,12 @@ mod tests {
     #[test]
     fn tags_are_read_as_the_standard_says() {
         let read = |text: &'static str| {
-            tags(&HeaderMap::from_iter([(IF_MATCH, HeaderValue::from_static(text))]), IF_MATCH).map_err(|_| ())
+            tags(&HeaderMap::from_iter([(IF_MATCH, HeaderValue::from_static(text))]), &IF_MATCH).map_err(|_| ())
         };
         let tag = |value: &str, weak| Tag { value: value.to_owned(), weak };
         assert_eq!(read("*"), Ok(Some(Tags::Any)));
         assert_eq!(read("\"a\", W/\"b\""), Ok(Some(Tags::Of(vec![tag("a", false), tag("b", true)]))));
         assert_eq!(read("a"), Err(()));
-        assert_eq!(tags(&HeaderMap::new(), IF_MATCH).unwrap(), None);
+        assert_eq!(tags(&HeaderMap::new(), &IF_MATCH).unwrap(), None);
     }
 }

@@ -223,12 +223,18 @@ pub enum Verdict {
 /// What to do with a consistent view.
 pub type ReadJob = Box<dyn FnOnce(&dyn ReadTx) + Send>;
 
+/// What to do inside a transaction.
+pub type WriteRun = Box<dyn FnOnce(&dyn WriteTx) -> Verdict + Send>;
+
+/// Whom to tell of a transaction's end.
+pub type WriteDone = Box<dyn FnOnce(Result<()>) + Send>;
+
 /// One request to write.
 pub struct WriteJob {
     /// Runs inside the transaction.
-    pub run: Box<dyn FnOnce(&dyn WriteTx) -> Verdict + Send>,
+    pub run: WriteRun,
     /// Called once the transaction is durable, or has failed. Called also if whoever asked has gone away.
-    pub done: Box<dyn FnOnce(Result<()>) + Send>,
+    pub done: WriteDone,
 }
 
 /// Keeps metadata. Requests that are queued at the same time share one transaction, and so one fsync.

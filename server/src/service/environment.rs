@@ -4,10 +4,12 @@ use crate::meta::PackId;
 use std::time::{SystemTime, UNIX_EPOCH};
 use syncmount_common::{Epoch, FolderId, NodeId, OpId, Timestamp};
 
+type Fill = dyn Fn(&mut [u8]) + Send + Sync;
+
 /// Where time and randomness come from.
 pub struct Environment {
     now: Box<dyn Fn() -> Timestamp + Send + Sync>,
-    random: Box<dyn Fn(&mut [u8]) + Send + Sync>,
+    random: Box<Fill>,
 }
 
 impl Environment {

@@ -1,17 +1,17 @@
 //! A server in this process and a client for it, over real sockets.
 
-use crate::support::{F, device, empty, op_id};
+use crate::support::{F, empty, request};
 use bytes::{Bytes, BytesMut};
 use reqwest::{Method, RequestBuilder, Response, StatusCode};
 use serde::de::DeserializeOwned;
 use std::sync::Once;
+use syncmount_common::ChunkHash;
 use syncmount_common::frame::{self, Decoder, Frame};
 use syncmount_common::protocol::changes::{ChangesPage, Cursor};
 use syncmount_common::protocol::chunks::{ChunkList, MissingReply};
 use syncmount_common::protocol::commit::{CommitRequest, Committed, Op};
 use syncmount_common::protocol::error::{ErrorBody, ErrorCode};
 use syncmount_common::protocol::folders::FolderInfo;
-use syncmount_common::{ChunkHash, Epoch};
 use syncmount_server::{Config, Limits, Running, Server};
 
 /// A client without a server of its own.
@@ -26,7 +26,7 @@ pub struct Client {
 pub struct Served {
     pub running: Running,
     pub client: Client,
-    pub directory: tempfile::TempDir,
+    _directory: tempfile::TempDir,
 }
 
 impl std::ops::Deref for Served {
@@ -47,7 +47,7 @@ pub async fn serve_with(limits: Limits) -> Served {
     let server = Server::open(config).await.unwrap();
     let token = std::fs::read_to_string(server.admin_token()).unwrap().trim().to_owned();
     let client = Client::new(format!("http://{}", server.address()), token);
-    Served { running: server.spawn(), client, directory }
+    Served { running: server.spawn(), client, _directory: directory }
 }
 
 impl Client {
@@ -78,7 +78,8 @@ impl Client {
     }
 
     pub async fn request(&self, ops: Vec<Op>) -> CommitRequest {
-        request(self.folder().await.cursor.epoch, ops)
+        let contents = vec![empty()];
+        CommitRequest { contents, ..request(self.folder().await.cursor.epoch, ops) }
     }
 
     /// Commits operations that refer to the empty content or to none.
@@ -100,10 +101,6 @@ impl Client {
     pub async fn page(&self, since: Option<Cursor>, rest: &str) -> ChangesPage {
         good(self.changes(since, rest).send().await.unwrap()).await
     }
-}
-
-pub fn request(epoch: Epoch, ops: Vec<Op>) -> CommitRequest {
-    CommitRequest { op_id: op_id(), epoch, device: device(), contents: vec![empty()], ops }
 }
 
 /// A success and its JSON.

@@ -1,7 +1,5 @@
 //! What a commit may do and what it refuses, over every kind of store.
 
-
-
 use crate::support::*;
 use syncmount_common::protocol::changes::Cursor;
 use syncmount_common::protocol::commit::{ConflictReason, NewContent, Op};
@@ -302,4 +300,21 @@ async fn a_batch_and_its_conflicts_are_bounded() {
     assert!(matches!(world.commit(many.clone()).await, Err(ServiceError::TooLarge(_))));
     assert_eq!(world.ok(many[..10_000].to_vec()).await, 1);
     assert_eq!(world.conflicts(many[..200].to_vec()).await.len(), 100);
+}
+
+#[tokio::test]
+async fn concurrent_commits_each_get_their_own_revs() {
+    for world in worlds().await {
+        let epoch = world.cursor().await.epoch;
+        let names: Vec<_> = (0..200).map(|index| (index % 100).to_string()).collect();
+        let commits = names.iter().map(|name| {
+            let commit = request(epoch, vec![mkdir(id(), ROOT, name)]);
+            let service = world.service.clone();
+            async move { service.commit(F, commit, Vec::new()).await }
+        });
+        let answers = futures::future::join_all(commits).await;
+        let mut revs: Vec<_> = answers.iter().flatten().map(|committed| committed.first_seq).collect();
+        revs.sort_unstable();
+        assert_eq!(revs, (1..=100).collect::<Vec<_>>(), "one of each two with the same name is refused");
+    }
 }

@@ -86,7 +86,8 @@ async fn small_bodies_ride_along_in_frames() {
 async fn a_cursor_of_another_history_means_resync() {
     let served = serve().await;
     let cursor = served.folder().await.cursor;
-    for wrong in [Cursor { seq: 1, ..cursor }, Cursor { epoch: syncmount_common::Epoch::from_bytes([1; 16]), ..cursor }] {
+    for wrong in [Cursor { seq: 1, ..cursor }, Cursor { epoch: syncmount_common::Epoch::from_bytes([1; 16]), ..cursor }]
+    {
         refused(served.changes(Some(wrong), "wait=55"), 410, ErrorCode::Resync).await;
     }
     for bad in ["since=7", "since=x:1", "limit=0", "limit=10001", "inline=65537"] {
@@ -99,19 +100,13 @@ async fn a_cursor_of_another_history_means_resync() {
 }
 
 #[tokio::test]
-async fn held_polls_have_a_bound_of_their_own() {
-    let served = serve_with(Limits { polls_max: 1, ..Limits::default() }).await;
-    let (poller, cursor) = (served.client.clone(), served.folder().await.cursor);
-    let held = tokio::spawn(async move { poller.changes(Some(cursor), "wait=55").send().await });
-    let busy = loop {
-        let response = served.changes(Some(cursor), "").send().await.unwrap();
-        if response.status() == 503 {
-            break response;
-        }
-    };
-    assert_eq!(busy.headers()["retry-after"], "1");
-    let body: syncmount_common::protocol::error::ErrorBody = serde_json::from_str(&busy.text().await.unwrap()).unwrap();
-    assert!(body.code == ErrorCode::Busy && body.retryable);
-    served.commit(vec![mkdir(id(), ROOT, "d")]).await;
-    assert!(held.await.unwrap().unwrap().status().is_success());
+async fn polls_and_other_requests_have_bounds_of_their_own() {
+    let no_polls = serve_with(Limits { polls_max: 0, ..Limits::default() }).await;
+    let body = refused(no_polls.changes(None, ""), 503, ErrorCode::Busy).await;
+    assert!(body.retryable);
+    assert_eq!(no_polls.changes(None, "").send().await.unwrap().headers()["retry-after"], "1");
+    no_polls.commit(vec![mkdir(id(), ROOT, "d")]).await;
+    let only_polls = serve_with(Limits { requests_max: 0, ..Limits::default() }).await;
+    refused(only_polls.get("/v1/folders"), 503, ErrorCode::Busy).await;
+    assert!(only_polls.page(None, "wait=0").await.nodes.is_empty());
 }

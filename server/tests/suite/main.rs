@@ -7,6 +7,7 @@ mod commit;
 mod feed;
 mod files;
 mod hostile;
+#[cfg(unix)]
 mod process;
 mod store;
 mod support;

@@ -1,6 +1,7 @@
 //! What the stores promise: small chunks move without a gap, faults leave nothing half done, damage is never served.
 
 use crate::support::*;
+use futures::FutureExt as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use syncmount_common::protocol::error::ErrorCode;
@@ -120,7 +121,7 @@ async fn an_error_undoes_its_own_job_and_no_other() {
     for (store, _directory) in stores() {
         let device = device();
         let (good, bad) = (device.clone(), device.clone());
-        let keep = meta::write(&*store, move |tx| Ok::<_, MetaError>(tx.put_device(&good)?), |()| ());
+        let keep = meta::write(&*store, move |tx| tx.put_device(&good), |()| ());
         let undo = meta::write(
             &*store,
             move |tx| {
@@ -150,7 +151,7 @@ async fn a_chunk_is_in_one_place() {
             tx.move_small(&packed)?;
             assert!(!tx.add_small(&small)? && tx.small_bytes()? == 0);
             assert_eq!(tx.chunk(&hash)?, Some(meta::ChunkPlace::Packed(slice)));
-            Ok::<_, MetaError>(tx.chunk_len(&hash)?)
+            tx.chunk_len(&hash)
         };
         assert_eq!(meta::write(&*store, job, |_| ()).await.unwrap(), Some(3));
     }
@@ -180,4 +181,19 @@ async fn a_closed_store_refuses_and_does_not_hang() {
     assert!(matches!(refused, Err(MetaError::Stopped)));
     let refused = meta::read(&*store, |_| Ok::<_, MetaError>(())).await;
     assert!(matches!(refused, Err(MetaError::Stopped)));
+}
+
+#[test]
+fn a_service_in_memory_needs_no_runtime() {
+    let now = |future: &mut dyn FnMut() -> bool| assert!(future(), "completes when it is first polled");
+    let service = Service::in_memory(environment()).now_or_never().unwrap().unwrap();
+    let epoch = service.folder(F).now_or_never().unwrap().unwrap().cursor.epoch;
+    let ((body, small), big) = (content(b"small"), large());
+    let mut commit = request(epoch, vec![create(id(), ROOT, "f", hash_of(&body))]);
+    commit.contents.push(body);
+    now(&mut || service.put(big.clone()).now_or_never().unwrap().is_ok());
+    now(&mut || service.commit(F, commit.clone(), vec![small.clone()]).now_or_never().unwrap().is_ok());
+    now(&mut || service.changes(F, None, 10, 65_536).now_or_never().unwrap().unwrap().chunks.len() == 1);
+    now(&mut || service.chunk(big[0].0).now_or_never().unwrap().unwrap() == big[0].1);
+    now(&mut || service.flush_small_chunks().now_or_never().unwrap().unwrap() == 1);
 }

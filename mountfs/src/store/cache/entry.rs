@@ -35,6 +35,27 @@ pub(super) enum Squeezed {
     Nothing,
 }
 
+/// How much a chunk is needed at a place.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Need {
+    /// Somewhere it has to go.
+    Must,
+    /// Somebody asked for it lately.
+    Wants,
+    /// Only if there is room anyway.
+    May,
+}
+
+impl Need {
+    /// Only who has no part yet waits for others to finish writing: two that have some could wait for each other.
+    const fn busy_tries(self) -> u32 {
+        match self {
+            Self::Must => BUSY_TRIES,
+            Self::Wants | Self::May => 0,
+        }
+    }
+}
+
 /// One content.
 pub struct Entry {
     hash: ContentHash,
@@ -276,14 +297,15 @@ impl Entry {
         }
         let core = self.core.upgrade().ok_or_else(|| io::Error::other("the cache has been closed"))?;
         let mut unsaved = parts.writing.lock();
-        // What this call stores must not push out what it stored before.
-        let mut own_max = parts.present.read().arrived.len();
+        let mut own_left = parts.present.read().arrived.len();
         for (count, index) in self.absent_places(parts, places).into_iter().enumerate() {
-            let must = count == 0;
-            let may_squeeze = must || parts.wanted_rank(index).is_some();
-            let own_max = may_squeeze.then_some(&mut own_max);
-            if !self.make_room(&core, parts, &mut unsaved, raw.len() as u64, own_max)? {
-                if must {
+            let need = match count {
+                0 => Need::Must,
+                _ if parts.wanted_rank(index).is_some() => Need::Wants,
+                _ => Need::May,
+            };
+            if !self.make_room(&core, parts, &mut unsaved, raw.len() as u64, need, &mut own_left)? {
+                if need == Need::Must {
                     return Err(io::Error::new(io::ErrorKind::StorageFull, "everything in the cache is in use"));
                 }
                 break;
@@ -305,33 +327,36 @@ impl Entry {
         absent
     }
 
-    /// Counts `len` more bytes: where there is room, then in place of contents that nobody uses, then (with `own_max`) in
-    /// place of the oldest part of whichever open content has the most, of this one up to `own_max` parts. False if that is
-    /// not enough.
+    /// Counts `len` more bytes: where there is room, then in place of contents that nobody uses, then (unless it only
+    /// `May`) in place of the oldest part of whichever open content has the most. False if that is not enough. Of this
+    /// content only `own_left` parts may go: what a call stores must not push out what it stored before.
     fn make_room(
         &self,
         core: &Core,
         parts: &Parts,
         unsaved: &mut Unsaved,
         len: u64,
-        mut own_max: Option<&mut usize>,
+        need: Need,
+        own_left: &mut usize,
     ) -> io::Result<bool> {
-        let mut patience = BUSY_TRIES;
+        let mut tries = need.busy_tries();
         while !core.make_room(&self.hash, charge_of_len(len), Some(self))? {
-            let Some(own) = own_max.as_deref_mut() else { return Ok(false) };
-            match core.squeeze_other(self, *own)? {
-                Squeezed::Given => continue,
-                Squeezed::Busy if *own == 0 && patience > 0 => {
-                    patience -= 1;
-                    std::thread::sleep(BUSY_WAIT);
-                    continue;
-                }
-                Squeezed::Busy | Squeezed::Nothing => {}
-            }
-            if *own == 0 || !self.give_back_oldest(core, parts, unsaved)? {
+            if need == Need::May {
                 return Ok(false);
             }
-            *own -= 1;
+            match core.squeeze_other(self, *own_left)? {
+                Squeezed::Given => {}
+                Squeezed::Busy if *own_left == 0 && tries > 0 => {
+                    tries -= 1;
+                    std::thread::sleep(BUSY_WAIT);
+                }
+                Squeezed::Busy | Squeezed::Nothing => {
+                    if *own_left == 0 || !self.give_back_oldest(core, parts, unsaved)? {
+                        return Ok(false);
+                    }
+                    *own_left -= 1;
+                }
+            }
         }
         Ok(true)
     }

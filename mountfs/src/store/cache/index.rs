@@ -167,6 +167,12 @@ impl Index {
         self.tables.lock().open.iter().map(|(_, entry)| entry.clone()).collect()
     }
 
+    /// Contents that are open and not whole. The others must not be held even for a moment: they would pass for pinned.
+    pub(super) fn open_partial(&self) -> Vec<Arc<Entry>> {
+        let tables = self.tables.lock();
+        tables.open.iter().map(|(_, entry)| entry).filter(|entry| !entry.is_whole()).cloned().collect()
+    }
+
     /// Contents found on the disk, the most recently used first. They count as used before everything known so far.
     pub(super) fn add_older(&self, found: &[(ContentHash, u64)]) {
         let mut tables = self.tables.lock();

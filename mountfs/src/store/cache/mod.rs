@@ -327,7 +327,8 @@ impl Core {
 
     /// Takes a part from an open content other than `asker` that has more than `more_than` of them: the largest first.
     fn squeeze_other(&self, asker: &Entry, more_than: usize) -> io::Result<Squeezed> {
-        let mut others: Vec<_> = self.index.all_open().into_iter().map(|entry| (entry.part_count(), entry)).collect();
+        let mut others: Vec<_> =
+            self.index.open_partial().into_iter().map(|entry| (entry.part_count(), entry)).collect();
         others.retain(|(count, entry)| *count > more_than && entry.hash() != asker.hash());
         others.sort_by_key(|(count, _)| std::cmp::Reverse(*count));
         let mut best = Squeezed::Nothing;

@@ -4,7 +4,7 @@
 //! Nobody is told of success before the whole transaction is durable. The queue's bound is the API's bound on requests.
 
 use super::{Fault, MetaError, Result, Tx};
-use crate::meta::{Verdict, WriteJob};
+use crate::meta::{Verdict, WriteDone, WriteJob, WriteRun};
 use parking_lot::Mutex;
 use rusqlite::Connection;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -68,7 +68,7 @@ fn serve(connection: Connection, jobs: &mpsc::Receiver<WriteJob>) -> Result<()> 
 /// What is left to do after a transaction: tell everybody.
 pub(super) struct Finished {
     result: Result<()>,
-    waiting: Vec<Box<dyn FnOnce(Result<()>) + Send>>,
+    waiting: Vec<WriteDone>,
 }
 
 impl Finished {
@@ -89,11 +89,7 @@ pub(super) fn run_group(connection: &Connection, group: Vec<WriteJob>) -> Finish
     Finished { result, waiting }
 }
 
-fn transaction(
-    connection: &Connection,
-    group: Vec<WriteJob>,
-    waiting: &mut Vec<Box<dyn FnOnce(Result<()>) + Send>>,
-) -> Result<()> {
+fn transaction(connection: &Connection, group: Vec<WriteJob>, waiting: &mut Vec<WriteDone>) -> Result<()> {
     let (runs, dones): (Vec<_>, Vec<_>) = group.into_iter().map(|job| (job.run, job.done)).unzip();
     waiting.extend(dones);
     execute(connection, "BEGIN IMMEDIATE")?;
@@ -103,7 +99,7 @@ fn transaction(
     execute(connection, "COMMIT")
 }
 
-fn savepoint(connection: &Connection, run: Box<dyn FnOnce(&dyn super::WriteTx) -> Verdict + Send>) -> Result<()> {
+fn savepoint(connection: &Connection, run: WriteRun) -> Result<()> {
     execute(connection, "SAVEPOINT job")?;
     let verdict = catch_unwind(AssertUnwindSafe(|| run(&Tx(connection)))).unwrap_or_else(|_| {
         tracing::error!("a metadata job panicked; it is undone");
