@@ -67,7 +67,9 @@ pub fn run(config: MountConfig, ready: Ready) -> anyhow::Result<()> {
         .context("cannot start the runtime")?;
     let url: ServerUrl = config.server.parse().map_err(StartError::ServerUrl)?;
     let remote = Arc::new(HttpRemote::new(&url, &config.folder, config.token.expose())?);
+    ready.wait("opening the cache folder");
     let client = open_client(&config, remote.clone(), runtime.handle())?;
+    remote.set_device(client.device());
     let first = !client.look(syncmount_engine::Engine::has_joined);
     if first {
         runtime.block_on(check_server(&*remote, &config))?;

@@ -2,7 +2,7 @@
 //!
 //! Query: `since=EPOCH:SEQ` (absent: from the begin), `wait=SECONDS` (0 to [`WAIT_S_MAX`]: hold the answer until there is a
 //! change), `limit=N` (1 to [`PAGE_NODES_MAX`]), `inline=BYTES` (0 to [`INLINE_LEN_MAX`]: chunks of contents up to this size
-//! ride along). With `inline` above 0 the reply is framed ([`crate::frame`]): the page as header, then chunks. Otherwise it
+//! ride along), `device=ID` (who asks: what it wrote itself does not ride along). With `inline` above 0 the reply is framed ([`crate::frame`]): the page as header, then chunks. Otherwise it
 //! is plain JSON. A cursor from another epoch or past the end gets the error `resync`, never an empty page.
 
 use crate::ids::{DeviceId, Epoch, FolderId, Seq};

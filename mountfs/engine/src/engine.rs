@@ -380,6 +380,11 @@ impl Engine {
         }
     }
 
+    /// Who this device is.
+    pub fn device(&self) -> syncmount_common::DeviceId {
+        self.identity.device.id
+    }
+
     /// A number from the engine's own randomness.
     pub fn random(&mut self) -> u64 {
         self.next_random()

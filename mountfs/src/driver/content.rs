@@ -17,7 +17,7 @@ use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use syncmount_common::{ChunkHash, Content, ContentHash, Manifest};
+use syncmount_common::{ChunkHash, Content, ContentHash, Extent, Manifest};
 
 /// How many bytes one request asks for, about.
 const REQUEST_BYTES: u64 = 2 * 1024 * 1024;
@@ -89,6 +89,7 @@ struct Running {
 #[derive(Clone)]
 enum Failure {
     Later,
+    NoRoom,
     Never(String),
 }
 
@@ -139,7 +140,12 @@ impl Client {
         let entry = self.cached(content, deadline)?;
         let wanted = offset..end;
         loop {
-            self.fetch(&entry, wanted.clone(), ahead, deadline)?;
+            match self.fetch(&entry, wanted.clone(), ahead, deadline) {
+                Err(ReadError::Io(error)) if error.kind() == io::ErrorKind::StorageFull => {
+                    return self.read_around_cache(content, wanted, buf, deadline);
+                }
+                fetched => fetched?,
+            }
             match entry.read_at(&mut buf[..(end - offset) as usize], offset) {
                 Ok(len) => return Ok(len),
                 // Evicted between the two lines: a cache that is smaller than what is being read.
@@ -147,6 +153,40 @@ impl Client {
                 Err(error) => return Err(error.into()),
             }
         }
+    }
+
+    /// Reads straight from the server: the cache is full of files that are open.
+    fn read_around_cache(
+        &self,
+        content: &Content,
+        wanted: Range<u64>,
+        buf: &mut [u8],
+        deadline: Instant,
+    ) -> Result<usize, ReadError> {
+        buf.fill(0);
+        let manifest = self.manifest(content, deadline)?;
+        for (start, extent) in manifest.with_offsets() {
+            let from = wanted.start.max(start);
+            let to = wanted.end.min(start + extent.len());
+            let Extent::Chunk { hash, .. } = extent else { continue };
+            if from >= to {
+                continue;
+            }
+            let raw = self.until(deadline, || Box::pin(self.fetch_one(hash)))?;
+            let part = &mut buf[(from - wanted.start) as usize..(to - wanted.start) as usize];
+            part.copy_from_slice(&raw[(from - start) as usize..(to - start) as usize]);
+        }
+        Ok((wanted.end - wanted.start) as usize)
+    }
+
+    async fn fetch_one(&self, hash: ChunkHash) -> Result<Vec<u8>, RemoteError> {
+        let mut got = Vec::new();
+        let mut sink = |_, raw| {
+            got = raw;
+            Ok(())
+        };
+        self.remote.fetch(&[hash], &mut sink).await?;
+        Ok(got)
     }
 
     /// The cache entry of a content, begun if it is not there.
@@ -209,15 +249,18 @@ impl Client {
             let chunks: Vec<ChunkHash> = missing.iter().map(|(_, hash, _)| *hash).collect();
             let failure =
                 chunks.iter().find_map(|hash| running.failed.get(hash)).filter(|(at, _)| *at >= started).cloned();
-            if let Some((_, Failure::Never(reason))) = failure {
-                return Err(ReadError::Unavailable(reason));
+            let had_failure = failure.is_some();
+            match failure {
+                Some((_, Failure::Never(reason))) => return Err(ReadError::Unavailable(reason)),
+                Some((_, Failure::NoRoom)) => return Err(io::Error::from(io::ErrorKind::StorageFull).into()),
+                Some((_, Failure::Later)) | None => {}
             }
             let idle = chunks.iter().all(|hash| !running.chunks.contains(hash));
             if Instant::now() >= deadline {
                 return Err(ReadError::Unreachable);
             }
             if idle {
-                let pause = if failure.is_some() { Duration::from_millis(200) } else { Duration::ZERO };
+                let pause = if had_failure { Duration::from_millis(200) } else { Duration::ZERO };
                 drop(running);
                 std::thread::sleep(pause);
                 self.start_missing(entry, wanted.clone());
@@ -273,7 +316,11 @@ impl Client {
         let now = Instant::now();
         running.failed.retain(|_, (at, _)| at.elapsed() < Duration::from_secs(60));
         if let Err(error) = &result {
-            let failure = if error.is_retryable() { Failure::Later } else { Failure::Never(error.to_string()) };
+            let failure = match error {
+                RemoteError::Local(error) if error.kind() == io::ErrorKind::StorageFull => Failure::NoRoom,
+                error if error.is_retryable() => Failure::Later,
+                error => Failure::Never(error.to_string()),
+            };
             for hash in chunks {
                 if running.chunks.contains(hash) {
                     running.failed.insert(*hash, (now, failure.clone()));

@@ -115,6 +115,11 @@ impl Client {
         self.state.sync()
     }
 
+    /// Who this device is.
+    pub fn device(&self) -> syncmount_common::DeviceId {
+        self.engine.read().device()
+    }
+
     /// How much is not at the server yet.
     pub fn pending(&self) -> Pending {
         self.engine.read().pending()

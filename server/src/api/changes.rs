@@ -11,9 +11,9 @@ use axum::response::{IntoResponse as _, Response};
 use bytes::BytesMut;
 use serde::Deserialize;
 use std::time::Duration;
-use syncmount_common::frame;
 use syncmount_common::protocol::changes::{ChangesPage, Cursor, PAGE_NODES_MAX, ParseCursorError, WAIT_S_MAX};
 use syncmount_common::protocol::error::{ErrorBody, ErrorCode};
+use syncmount_common::{DeviceId, frame};
 
 /// The query.
 #[derive(Deserialize, utoipa::IntoParams)]
@@ -30,6 +30,8 @@ pub(super) struct ChangesQuery {
     /// Chunks of contents up to this size ride along, at most 65,536.
     #[serde(default)]
     inline: u64,
+    /// The device that asks: contents that it wrote itself do not ride along.
+    device: Option<DeviceId>,
 }
 
 #[utoipa::path(
@@ -48,7 +50,7 @@ pub(super) async fn get(
 ) -> Result<Response> {
     let invalid = |error: ParseCursorError| ApiError::new(ErrorCode::Invalid, error.to_string());
     let since = query.since.as_deref().map(str::parse::<Cursor>).transpose().map_err(invalid)?;
-    let poll = Poll { since, limit: query.limit.unwrap_or(PAGE_NODES_MAX), inline: query.inline };
+    let poll = Poll { since, limit: query.limit.unwrap_or(PAGE_NODES_MAX), inline: query.inline, device: query.device };
     let wait = Duration::from_secs(query.wait.min(WAIT_S_MAX));
     let late = |_| ApiError::new(ErrorCode::Timeout, "the request took too long: try again");
     let held = state.service.poll(&folder, poll, over(&state, wait));

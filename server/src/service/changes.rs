@@ -11,7 +11,7 @@ use std::pin::pin;
 use syncmount_common::protocol::changes::{
     ChangesPage, Cursor, Device, INLINE_LEN_MAX, INLINE_TOTAL_MAX, PAGE_NODES_MAX,
 };
-use syncmount_common::{ChunkHash, Node, Seq};
+use syncmount_common::{ChunkHash, DeviceId, Node, Seq};
 
 /// What a poll asks for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -22,6 +22,8 @@ pub struct Poll {
     pub limit: usize,
     /// Chunks of contents up to this size ride along; 0: none do.
     pub inline: u64,
+    /// Who asks: what that device wrote itself does not ride along.
+    pub device: Option<DeviceId>,
 }
 
 /// A page and the chunks that ride along.
@@ -36,7 +38,10 @@ pub struct Changes {
 impl Service {
     /// The changes past a cursor, as they are now.
     pub async fn changes(&self, folder: &str, since: Option<Cursor>, limit: usize, inline: u64) -> Result<Changes> {
-        let poll = Poll { since, limit, inline };
+        self.page(folder, Poll { since, limit, inline, device: None }).await
+    }
+
+    async fn page(&self, folder: &str, poll: Poll) -> Result<Changes> {
         poll.check()?;
         let name = folder.to_owned();
         let (page, riders) = self.read(move |tx| poll.page(tx, &name)).await?;
@@ -52,7 +57,7 @@ impl Service {
         let mut ticket = self.0.wake.ticket(key);
         let mut until = pin!(until);
         loop {
-            let changes = self.changes(name, poll.since, poll.limit, poll.inline).await?;
+            let changes = self.page(name, poll).await?;
             if !changes.page.nodes.is_empty() {
                 return Ok(changes);
             }
@@ -94,7 +99,8 @@ impl Poll {
         let mut room = INLINE_TOTAL_MAX as u64;
         let mut seen = HashSet::new();
         let mut riders = Vec::new();
-        for content in nodes.iter().filter_map(|node| node.content.as_ref()) {
+        let others = nodes.iter().filter(|node| Some(node.content_author) != self.device);
+        for content in others.filter_map(|node| node.content.as_ref()) {
             let Some(manifest) = &content.manifest else { continue };
             if content.size > self.inline || content.size > room {
                 continue;
