@@ -5,6 +5,7 @@
 //! while it needs time, then `live`, or `error CODE SENTENCE`. After that both are `/dev/null`. It must keep this promise:
 //! if the one who started it gives up, the mount does not stay.
 
+use crate::cli::Durability;
 use crate::config::{MountConfig, Secret, StartError};
 use crate::{logging, mountpoint};
 use parking_lot::Mutex;
@@ -111,6 +112,7 @@ struct Handover {
     cache_dir: Vec<u8>,
     cache_size: u64,
     read_only: bool,
+    durability: Durability,
     log_file: Option<Vec<u8>>,
     device_name: String,
 }
@@ -126,6 +128,7 @@ impl Handover {
             cache_dir: bytes(&config.cache_dir),
             cache_size: config.cache_size,
             read_only: config.read_only,
+            durability: config.durability,
             log_file: config.log_file.as_ref().map(bytes),
             device_name: config.device_name.clone(),
         }
@@ -141,6 +144,7 @@ impl Handover {
             cache_dir: path(self.cache_dir),
             cache_size: self.cache_size,
             read_only: self.read_only,
+            durability: self.durability,
             foreground: false,
             log_file: self.log_file.map(path),
             device_name: self.device_name,
@@ -398,6 +402,7 @@ mod tests {
             cache_dir: "/c".into(),
             cache_size: 7,
             read_only: true,
+            durability: Durability::Server,
             foreground: false,
             log_file: Some("/l".into()),
             device_name: "d".into(),

@@ -33,6 +33,17 @@ pub struct Cli {
     pub mount: Option<MountArgs>,
 }
 
+/// Where a change must be before close and fsync return.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, clap::ValueEnum, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Durability {
+    /// On this machine.
+    #[default]
+    Local,
+    /// On the server; an error after a while if it cannot be reached.
+    Server,
+}
+
 /// `syncmount FOLDER …`: mounts a shared folder.
 #[derive(Args, Clone, Debug, PartialEq, Default)]
 pub struct MountArgs {
@@ -57,6 +68,9 @@ pub struct MountArgs {
     /// Refuse every change through this mount
     #[arg(long)]
     pub read_only: bool,
+    /// When close and fsync return: once this machine has kept the change, or once the server has it
+    #[arg(long, value_enum, value_name = "WHERE", default_value_t)]
+    pub durability: Durability,
     /// Stay in the foreground
     #[arg(short, long)]
     pub foreground: bool,
@@ -257,6 +271,7 @@ mod tests {
             cache_dir: Some("/c".into()),
             cache_size: Some(10 << 30),
             read_only: true,
+            durability: Durability::Local,
             foreground: true,
             log_file: Some("/l".into()),
             verbose: 2,

@@ -3,7 +3,7 @@
 //! Owns the user's directories and the memory of what was mounted where. Does not look at the mount point itself (that is
 //! [`crate::mountpoint`]) and never talks to the server.
 
-use crate::cli::MountArgs;
+use crate::cli::{Durability, MountArgs};
 use crate::login::Logins;
 use crate::mountpoint;
 use crate::remote::{ServerUrl, UrlError};
@@ -339,6 +339,8 @@ pub struct MountConfig {
     pub cache_size: u64,
     /// Every change is refused.
     pub read_only: bool,
+    /// Where a change must be before close and fsync return.
+    pub durability: Durability,
     /// The process stays with the terminal.
     pub foreground: bool,
     /// Where the log goes; `None` is stderr. Always set in the background.
@@ -385,6 +387,7 @@ impl MountConfig {
             cache_dir,
             cache_size,
             read_only: args.read_only,
+            durability: args.durability,
             foreground: args.foreground,
             log_file,
             device_name: device_name(&rustix::system::uname().nodename().to_string_lossy()),

@@ -15,7 +15,7 @@ use parking_lot::Mutex;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use std::fs::{self, File, TryLockError};
-use std::io;
+use std::io::{self, Read as _, Write as _};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -229,6 +229,20 @@ fn served_at(dirs: &Dirs, mountpoint: &Path) -> Result<Option<PathBuf>, StartErr
 /// Whether a living process serves `mountpoint`.
 pub fn is_served(dirs: &Dirs, mountpoint: &Path) -> Result<bool, StartError> {
     served_at(dirs, mountpoint).map(|socket| socket.is_some())
+}
+
+/// Whether the process that has the lock of `mountpoint` answers within `limit`. One that is being killed does not.
+pub fn answers(dirs: &Dirs, mountpoint: &Path, limit: Duration) -> Result<bool, StartError> {
+    let Some(socket) = served_at(dirs, mountpoint)? else { return Ok(false) };
+    let ask = || -> io::Result<usize> {
+        let mut stream = std::os::unix::net::UnixStream::connect(&socket)?;
+        stream.set_read_timeout(Some(limit))?;
+        stream.set_write_timeout(Some(limit))?;
+        stream.write_all(b"{\"request\":\"status\"}\n")?;
+        stream.read(&mut [0])
+    };
+    // Whatever the error is, nobody has answered.
+    Ok(ask().is_ok_and(|read| read > 0))
 }
 
 /// Answers on a mount's control socket until it is dropped.

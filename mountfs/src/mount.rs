@@ -67,8 +67,10 @@ pub fn run(config: MountConfig, ready: Ready) -> anyhow::Result<()> {
         .context("cannot start the runtime")?;
     let url: ServerUrl = config.server.parse().map_err(StartError::ServerUrl)?;
     let remote = Arc::new(HttpRemote::new(&url, &config.folder, config.token.expose())?);
-    ready.wait("opening the cache folder");
-    let client = open_client(&config, remote.clone(), runtime.handle())?;
+    let patience = runtime.spawn(say_now_and_then(ready.clone(), "checking the cache folder"));
+    let client = open_client(&config, remote.clone(), runtime.handle());
+    patience.abort();
+    let client = client?;
     remote.set_device(client.device());
     let first = !client.look(syncmount_engine::Engine::has_joined);
     if first {
@@ -78,7 +80,7 @@ pub fn run(config: MountConfig, ready: Ready) -> anyhow::Result<()> {
     if first {
         await_first_state(&client, &ready)?;
     }
-    let vfs = Arc::new(Vfs::new(client.clone(), config.read_only));
+    let vfs = Arc::new(Vfs::new(client.clone(), config.read_only, config.durability));
     let mount = fuse::mount(vfs, &config.mountpoint, runtime.handle().clone(), config.read_only)
         .map_err(|error| MountError::Kernel { mountpoint: config.mountpoint.display().to_string(), error })?;
     let running = Arc::new(Running {
@@ -106,6 +108,14 @@ pub fn run(config: MountConfig, ready: Ready) -> anyhow::Result<()> {
     served?;
     closed.map_err(OpenError::State)?;
     Ok(())
+}
+
+/// Whoever waits for a start hears that it goes on.
+async fn say_now_and_then(ready: Ready, what: &'static str) {
+    loop {
+        tokio::time::sleep(PATIENCE_STEP).await;
+        ready.wait(what);
+    }
 }
 
 fn open_client(

@@ -13,7 +13,7 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Component, Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::mpsc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// What a mount of ours gives as name and as subtype, so that it is recognised: the helper for ordinary users writes the
 /// subtype into the kernel's table (`fuse.syncmount`), a mount by root itself only the name.
@@ -25,6 +25,10 @@ const FS_TYPE: &str = "fuse.syncmount";
 const DEAD_MOUNTS_MAX: usize = 8;
 
 /// A mount that does not answer for this long is hung.
+/// How long a process that does not answer any more may take to end.
+const ENDS_WITHIN: Duration = Duration::from_secs(3);
+/// A mount's process that is alive answers within this time.
+const ANSWERS_WITHIN: Duration = Duration::from_secs(2);
 const PROBE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// As many symlinks as the kernel follows.
@@ -175,6 +179,7 @@ fn make_way(mountpoint: &Path, dirs: &Dirs) -> Result<bool, StartError> {
     for cleared in 0..DEAD_MOUNTS_MAX {
         let ours = MountTable::read()?.at(mountpoint).filter(|mount| mount.is_ours()).is_some();
         match (ours, control::is_served(dirs, mountpoint)?) {
+            (true, _) if dies_soon(mountpoint, dirs)? => {}
             (true, true) => return Err(StartError::AlreadyMounted(mountpoint.into())),
             (false, true) => return Err(StartError::StillRunning(mountpoint.into())),
             (false, false) => return refuse_dead_foreign_mount(mountpoint).map(|()| cleared > 0),
@@ -187,6 +192,26 @@ fn make_way(mountpoint: &Path, dirs: &Dirs) -> Result<bool, StartError> {
     }
     let reason = format!("there are more than {DEAD_MOUNTS_MAX} on each other");
     Err(StartError::CannotClear { path: mountpoint.into(), reason })
+}
+
+/// A process that was killed a moment ago gives up its lock and its mount one after the other, and until it has given up
+/// the mount the kernel answers from its caches. Answers whether both were on their way out, once they are out.
+fn dies_soon(mountpoint: &Path, dirs: &Dirs) -> Result<bool, StartError> {
+    if control::is_served(dirs, mountpoint)? {
+        if control::answers(dirs, mountpoint, ANSWERS_WITHIN)? {
+            return Ok(false);
+        }
+    } else if probe(mountpoint) == Probe::Dead {
+        return Ok(false);
+    }
+    let begin = Instant::now();
+    while begin.elapsed() < ENDS_WITHIN {
+        if !control::is_served(dirs, mountpoint)? && probe(mountpoint) == Probe::Dead {
+            return Ok(true);
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    Ok(false)
 }
 
 /// Takes away what a process of ours left at `mountpoint` when it was killed. Whatever is alive stays.
@@ -219,13 +244,14 @@ enum Probe {
     Hung,
 }
 
-/// Asks the mount for its root's attributes, from a thread of its own: an answer may never come.
+/// Asks the mount for its free space, which the kernel never remembers (the root's attributes it does, also of a dead mount).
+/// From a thread of its own: an answer may never come.
 fn probe(mountpoint: &Path) -> Probe {
     let (answer, answered) = mpsc::channel();
     let path = mountpoint.to_path_buf();
     std::thread::spawn(move || {
         // The receiver is gone if this took too long; then nobody wants to know any more.
-        let _ = answer.send(fs::symlink_metadata(path));
+        let _ = answer.send(rustix::fs::statvfs(&path).map_err(io::Error::from));
     });
     match answered.recv_timeout(PROBE_TIMEOUT) {
         Ok(Err(error)) if is_dead(&error) => Probe::Dead,
@@ -491,6 +517,7 @@ nonsense
                 cache_dir: self.path("cache"),
                 cache_size: 1 << 30,
                 read_only: false,
+                durability: crate::cli::Durability::Local,
                 foreground: true,
                 log_file: None,
                 device_name: "d".into(),

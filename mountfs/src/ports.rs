@@ -85,6 +85,9 @@ pub enum RemoteError {
     /// The batch refers to chunks or contents that the server lacks.
     #[error("the server still needs {} chunks and {} contents", .0.chunks.len(), .0.contents.len())]
     Missing(MissingDetails),
+    /// The server keeps this device from removing more of the folder until somebody allows it. Its own words.
+    #[error("{0}")]
+    Held(String),
     /// The server's disk or quota is full.
     #[error("the server has no space left")]
     StorageFull,
@@ -113,7 +116,7 @@ impl RemoteError {
     /// `Protocol` counts: the login page of a hotel's network answers in the server's place until somebody logs in.
     pub const fn is_retryable(&self) -> bool {
         match self {
-            Self::Unreachable(_) | Self::Busy | Self::StorageFull | Self::Protocol(_) => true,
+            Self::Unreachable(_) | Self::Busy | Self::Held(_) | Self::StorageFull | Self::Protocol(_) => true,
             Self::Rejected { code, .. } => matches!(code, ErrorCode::Internal | ErrorCode::Timeout | ErrorCode::Busy),
             Self::Unauthorized
             | Self::FolderNotFound

@@ -1,6 +1,7 @@
 //! What a server needs to know to start.
 
 pub use crate::api::Limits;
+pub use crate::service::HoldRule;
 use std::path::PathBuf;
 
 /// Where a server listens if it is not told.
@@ -15,12 +16,15 @@ pub struct Config {
     pub listen: String,
     /// Bounds on what clients may make the server hold.
     pub limits: Limits,
+    /// When a device that removes a large part of a folder is held.
+    pub hold: HoldRule,
 }
 
 impl Config {
     /// The usual settings over a directory.
     pub fn new(data: impl Into<PathBuf>) -> Self {
-        Self { data: data.into(), listen: LISTEN_DEFAULT.to_owned(), limits: Limits::default() }
+        let (listen, limits, hold) = (LISTEN_DEFAULT.to_owned(), Limits::default(), HoldRule::default());
+        Self { data: data.into(), listen, limits, hold }
     }
 
     /// The same, on another address.

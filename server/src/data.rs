@@ -81,8 +81,25 @@ impl Data {
 
     /// Opens a directory that a server may be using, for one command.
     pub fn visit(directory: &Path) -> Result<Service, DataError> {
-        if directory.join(DATABASE).is_file() { open(directory) } else { Err(DataError::Missing(directory.to_owned())) }
+        must_exist(directory)?;
+        open(directory)
     }
+
+    /// Opens a directory that no server may be using, for one command; and keeps servers away as long as the lock lives.
+    pub fn visit_alone(directory: &Path) -> Result<(Service, Lock), DataError> {
+        must_exist(directory)?;
+        let lock = lock(directory)?;
+        Ok((open(directory)?, Lock { _file: lock }))
+    }
+}
+
+/// Keeps servers away from a data directory as long as it lives.
+pub struct Lock {
+    _file: File,
+}
+
+fn must_exist(directory: &Path) -> Result<(), DataError> {
+    if directory.join(DATABASE).is_file() { Ok(()) } else { Err(DataError::Missing(directory.to_owned())) }
 }
 
 fn open(directory: &Path) -> Result<Service, DataError> {

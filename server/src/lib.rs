@@ -13,7 +13,7 @@ pub mod server;
 pub mod service;
 pub mod wake;
 
-pub use config::{Config, Limits};
+pub use config::{Config, HoldRule, Limits};
 pub use server::{Running, Server, ServerError};
 pub use service::{Environment, Service};
 

@@ -1,5 +1,7 @@
 //! The command line of the server.
 
+mod admin;
+
 use anyhow::{Context as _, Result};
 use clap::{Args, Parser, Subcommand};
 use std::io::Write as _;
@@ -7,7 +9,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use syncmount_server::config::LISTEN_DEFAULT;
 use syncmount_server::data::Data;
-use syncmount_server::{Config, Server};
+use syncmount_server::{Config, HoldRule, Server};
 use tracing_subscriber::EnvFilter;
 
 /// Holds shared folders and serves them to syncmount clients.
@@ -28,6 +30,12 @@ struct Serve {
     /// Address and port to listen on; port 0 takes any free one
     #[arg(long, value_name = "ADDR", default_value = LISTEN_DEFAULT)]
     listen: String,
+    /// Hold a device that removes more nodes than this within an hour, and more than --hold-part; 0: never
+    #[arg(long, value_name = "N", default_value_t = HoldRule::default().removes)]
+    hold_removes: u64,
+    /// Hold it only if that is more than this part of the folder; 0: never hold
+    #[arg(long, value_name = "PART", default_value_t = HoldRule::default().part, value_parser = part)]
+    hold_part: f64,
 }
 
 #[derive(Subcommand)]
@@ -38,6 +46,21 @@ enum Command {
     /// What it holds
     #[command(subcommand)]
     Folder(Folder),
+    /// Lists the newest commits of a folder: which changes, when, by whom, how many nodes made (+), changed (~), removed (-)
+    History(admin::History),
+    /// Brings a folder back to an earlier state, as new changes; an undo can be undone
+    Undo(admin::Undo),
+    /// Devices that are kept from removing a large part of a folder
+    #[command(subcommand)]
+    Holds(admin::Holds),
+    /// Says that DIR was restored from a backup
+    ///
+    /// Every folder begins a new history, so that every client reads it again and merges what it has; nothing that is
+    /// missing here is taken for removed. A server notices by itself when a client knows more than it does; this command
+    /// makes sure before the first one comes.
+    Restored(Unnamed),
+    /// Checks every chunk, the index and the database; exit code 0 if all is well, 1 if not
+    Check(admin::Check),
 }
 
 #[derive(Subcommand)]
@@ -73,13 +96,18 @@ struct Unnamed {
     data: PathBuf,
 }
 
+fn part(text: &str) -> Result<f64, String> {
+    let part = text.parse::<f64>().ok().filter(|part| (0.0..=1.0).contains(part));
+    part.ok_or_else(|| "a part is a number from 0 to 1".to_owned())
+}
+
 fn main() -> ExitCode {
     let cli = Cli::parse();
     keep_private();
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
     match run(cli) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => {
             eprintln!("syncmount-server: {error:#}");
             ExitCode::FAILURE
@@ -93,21 +121,35 @@ fn keep_private() {
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
 }
 
-fn run(cli: Cli) -> Result<()> {
+fn run(cli: Cli) -> Result<ExitCode> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start threads")?;
     runtime.block_on(async {
         match (cli.command, cli.serve) {
-            (Some(Command::Token(command)), _) => token(command).await,
-            (Some(Command::Folder(command)), _) => folder(command).await,
-            (None, Some(options)) => serve(options).await,
+            (Some(command), _) => administer(command).await,
+            (None, Some(options)) => serve(options).await.map(|()| ExitCode::SUCCESS),
             (None, None) => anyhow::bail!("--data DIR is missing: it names the directory that holds everything"),
         }
     })
 }
 
+async fn administer(command: Command) -> Result<ExitCode> {
+    match command {
+        Command::Token(command) => token(command).await?,
+        Command::Folder(command) => folder(command).await?,
+        Command::History(command) => admin::history(command).await?,
+        Command::Undo(command) => admin::undo(command).await?,
+        Command::Holds(command) => admin::holds(command).await?,
+        Command::Restored(place) => admin::restored(place).await?,
+        Command::Check(command) => return admin::check(command).await,
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
 async fn serve(options: Serve) -> Result<()> {
     let stop = stop_signal().context("cannot listen for signals")?;
-    let server = Server::open(Config::new(options.data).listening_on(options.listen)).await?;
+    let hold = HoldRule { removes: options.hold_removes, part: options.hold_part, ..HoldRule::default() };
+    let config = Config { hold, ..Config::new(options.data).listening_on(options.listen) };
+    let server = Server::open(config).await?;
     say(&format!("token in {}\nlistening on http://{}", server.admin_token().display(), server.address()))?;
     Ok(server.run(stop).await?)
 }

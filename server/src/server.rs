@@ -49,6 +49,7 @@ impl Server {
     /// Takes the data directory and the address.
     pub async fn open(config: Config) -> Result<Self, ServerError> {
         let data = Data::take(&config.data).await?;
+        data.service.set_hold_rule(config.hold);
         let refused = |source| ServerError::Listen { listen: config.listen.clone(), source };
         let listener = TcpListener::bind(&config.listen).await.map_err(refused)?;
         let address = listener.local_addr().map_err(refused)?;

@@ -1,1 +1,5 @@
-//! placeholder
+//! Worlds, models and end-to-end tests of syncmount.
+
+pub mod sim;
+pub mod support;
+pub mod torture;

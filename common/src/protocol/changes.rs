@@ -1,12 +1,14 @@
 //! `GET /v1/folders/FOLDER/changes`: the change feed.
 //!
-//! Query: `since=EPOCH:SEQ` (absent: from the begin), `wait=SECONDS` (0 to [`WAIT_S_MAX`]: hold the answer until there is a
+//! Query: `since=EPOCH:SEQ:TAG` (absent: from the begin), `wait=SECONDS` (0 to [`WAIT_S_MAX`]: hold the answer until there is a
 //! change), `limit=N` (1 to [`PAGE_NODES_MAX`]), `inline=BYTES` (0 to [`INLINE_LEN_MAX`]: chunks of contents up to this size
 //! ride along), `device=ID` (who asks: what it wrote itself does not ride along). With `inline` above 0 the reply is framed ([`crate::frame`]): the page as header, then chunks. Otherwise it
-//! is plain JSON. A cursor from another epoch or past the end gets the error `resync`, never an empty page.
+//! is plain JSON. A cursor that is not of this history (another epoch, past the end, another tag) gets the error `resync`,
+//! never an empty page.
 
 use crate::ids::{DeviceId, Epoch, FolderId, Seq};
 use crate::node::Node;
+use crate::protocol::tag;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::str::FromStr;
@@ -25,6 +27,8 @@ pub const INLINE_LEN_MAX: u64 = 64 * 1024;
 pub const INLINE_TOTAL_MAX: usize = 8 * 1024 * 1024;
 
 /// A position in a folder's history: everything up to and including `seq` of `epoch` is known.
+///
+/// As text `EPOCH:SEQ:TAG`, the tag as 16 hexadecimal digits; `EPOCH:SEQ` has no tag.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Cursor {
@@ -32,27 +36,34 @@ pub struct Cursor {
     pub epoch: Epoch,
     /// The last change known.
     pub seq: Seq,
+    /// The tag of the newest commit that ends at or before `seq`; 0: none, and the server does not check it. It tells a
+    /// server that was restored from a backup and has gone on since that this position is not in its history.
+    #[serde(with = "tag", default)]
+    #[schema(value_type = String)]
+    pub tag: u64,
 }
 
 impl fmt::Display for Cursor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:{}", self.epoch, self.seq)
+        write!(f, "{}:{}:{:016x}", self.epoch, self.seq, self.tag)
     }
 }
 
-/// A text is not `EPOCH:SEQ`.
+/// A text is neither `EPOCH:SEQ:TAG` nor `EPOCH:SEQ`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("a cursor is written EPOCH:SEQ, an UUID and a number")]
+#[error("a cursor is written EPOCH:SEQ:TAG, an UUID, a number and 16 hexadecimal digits")]
 pub struct ParseCursorError;
 
 impl FromStr for Cursor {
     type Err = ParseCursorError;
 
     fn from_str(text: &str) -> Result<Self, ParseCursorError> {
-        let (epoch, seq) = text.split_once(':').ok_or(ParseCursorError)?;
+        let (epoch, rest) = text.split_once(':').ok_or(ParseCursorError)?;
+        let (seq, tag) = rest.split_once(':').map_or((rest, None), |(seq, tag)| (seq, Some(tag)));
         Ok(Self {
             epoch: epoch.parse().map_err(|_| ParseCursorError)?,
             seq: seq.parse().map_err(|_| ParseCursorError)?,
+            tag: tag.map_or(Some(0), tag::parse).ok_or(ParseCursorError)?,
         })
     }
 }
@@ -83,4 +94,24 @@ pub struct ChangesPage {
     pub nodes: Vec<Node>,
     /// The names of the devices that the nodes name as authors.
     pub devices: Vec<Device>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cursors_round_trip_with_and_without_a_tag() {
+        let cursor = Cursor { epoch: Epoch::from_bytes([7; 16]), seq: 9, tag: 0xFEDC_BA98_7654_3210 };
+        assert_eq!(cursor.to_string().parse(), Ok(cursor));
+        assert!(cursor.to_string().ends_with(":9:fedcba9876543210"));
+        let bare = format!("{}:9", cursor.epoch);
+        assert_eq!(bare.parse(), Ok(Cursor { tag: 0, ..cursor }));
+        let json = serde_json::to_string(&cursor).unwrap();
+        assert!(json.contains(r#""tag":"fedcba9876543210""#), "{json}");
+        assert_eq!(serde_json::from_str::<Cursor>(&json).unwrap(), cursor);
+        for bad in ["", "9", &format!("{bare}:"), &format!("{bare}:1"), &format!("{bare}:+edcba9876543210")] {
+            assert_eq!(bad.parse::<Cursor>(), Err(ParseCursorError), "{bad}");
+        }
+    }
 }

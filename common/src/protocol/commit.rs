@@ -4,7 +4,8 @@
 //! unique, parents alive and the tree free of cycles when the whole batch has been applied; in between they need not be, so
 //! two files can swap names in one batch. The reply is [`Committed`], or an error: `conflict` with [`ConflictDetails`] (a
 //! node has moved on since the rev that the operation was based on, or the tree has: poll the feed and plan again),
-//! `missing` with [`MissingDetails`] (put the chunks and send the same again). Nothing is stored with an error. The same op
+//! `missing` with [`MissingDetails`] (put the chunks and send the same again), `held` with [`super::holds::HeldDetails`]
+//! (this device removes too much of the folder: somebody has to allow it). Nothing is stored with an error. The same op
 //! id again gets the first `Committed` again.
 
 use super::changes::Device;
@@ -12,6 +13,7 @@ use crate::hash::{ChunkHash, ContentHash, FileHash};
 use crate::ids::{Epoch, NodeId, OpId, Rev, Seq};
 use crate::manifest::Manifest;
 use crate::node::{Attrs, Node, NodeKind, Placement, SymlinkTarget};
+use crate::protocol::tag;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -121,6 +123,10 @@ pub struct Committed {
     pub first_seq: Seq,
     /// The rev of the last one; `first_seq - 1` for an empty batch.
     pub last_seq: Seq,
+    /// The tag of the history up to `last_seq`: what a cursor that ends there has.
+    #[serde(with = "tag", default)]
+    #[schema(value_type = String)]
+    pub tag: u64,
 }
 
 /// What stands against an operation.

@@ -1,6 +1,7 @@
 //! `GET /v1/folders`, `GET /v1/folders/FOLDER`.
 
 use super::changes::Cursor;
+use super::holds::Hold;
 use crate::ids::FolderId;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -21,6 +22,9 @@ pub struct FolderInfo {
     /// Free space for new data on the server in bytes, if it is known.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub free_bytes: Option<u64>,
+    /// Devices that are kept from removing more until somebody decides.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub held: Vec<Hold>,
 }
 
 /// All folders that the token may use.

@@ -9,7 +9,10 @@ pub mod commit;
 pub mod error;
 pub mod files;
 pub mod folders;
+pub mod holds;
+pub mod tag;
 pub mod text_or_hex;
+pub mod undo;
 
 /// Header that names the protocol version in requests and replies.
 pub const VERSION_HEADER: &str = "syncmount-protocol";

@@ -26,6 +26,12 @@ pub const INLINE_FILE_MAX: u64 = 64 * 1024;
 /// much as all the work there is.
 const LOOK_MAX: usize = 50_000;
 
+/// How long a node that the server refuses is left alone.
+const REJECTED_RETRY_NS: i64 = 600_000_000_000;
+
+/// How long a content that the server lacks is waited for.
+const SUPPLY_RETRY_NS: i64 = 10_000_000_000;
+
 /// A batch that has been handed out and not been answered.
 pub(crate) struct InFlight {
     op_id: OpId,
@@ -235,6 +241,11 @@ impl Engine {
             let changed = entry.map_or(now, |entry| entry.changed);
             let content_rev = if sent.content { rev } else { entry.map_or(0, Entry::content_rev) };
             self.tree.set_offered(sent.node, false);
+            self.sent_before.remove(&sent.node);
+            self.unanswered.remove(&sent.node);
+            if sent.after.is_none() {
+                self.feed.note_removed(sent.node, rev);
+            }
             self.put(sent.node, local, Some(Synced { rev, content_rev, state: sent.after.clone() }), changed);
             self.settle_if_acknowledged(sent.node);
         }
@@ -245,7 +256,7 @@ impl Engine {
     }
 
     fn forget_offers(&mut self, batch: &InFlight) {
-        for sent in &batch.sent {
+        for sent in batch.sent.iter().filter(|sent| !self.sent_before.contains(&sent.node)).collect::<Vec<_>>() {
             if self.tree.get(sent.node).is_some_and(|entry| entry.offered) {
                 self.tree.set_offered(sent.node, false);
                 self.touch(sent.node);
@@ -256,13 +267,29 @@ impl Engine {
     fn supply(&mut self, batch: &InFlight, now: Timestamp) {
         for sent in batch.sent.iter().filter(|sent| sent.content) {
             if self.draft(sent.node).is_some_and(|draft| draft.prepared.is_some()) {
-                self.edit_draft(sent.node, now, |draft| draft.prepared = None);
+                self.edit_draft(sent.node, |draft| draft.prepared = None);
                 self.to_prepare.push_back((sent.node, true));
             } else if let Some(Body::File(FileBody::Clean(content))) =
                 self.tree.local(sent.node).map(|state| &state.body)
             {
-                self.effects.push_back(Effect::Supply { content: content.clone() });
+                self.effects.push_back(Effect::Supply { node: sent.node, content: content.clone() });
+                self.fail(sent.node, "the server lacks its bytes".to_owned(), SUPPLY_RETRY_NS, now);
             }
+        }
+    }
+
+    /// The answer to [`Effect::Supply`] if the server has all chunks now: the content with its manifest, so that the next
+    /// commit can describe it.
+    pub fn supplied(&mut self, node: NodeId, content: &Arc<Content>) {
+        self.failed.remove(&node);
+        let Some(entry) = self.tree.get(node) else { return };
+        let Some(local) = entry.local.clone() else { return };
+        let (synced, changed) = (entry.synced.clone(), entry.changed);
+        if let Body::File(FileBody::Clean(known)) = &local.body
+            && known.hash == content.hash
+        {
+            let body = Body::File(FileBody::Clean(content.clone()));
+            self.put(node, Some(Arc::new(State { body, ..State::clone(&local) })), synced, changed);
         }
     }
 
@@ -273,8 +300,7 @@ impl Engine {
             return;
         }
         for sent in &batch.sent {
-            let retry_at = Timestamp(now.0.saturating_add(600_000_000_000));
-            self.failed.insert(sent.node, (retry_at, reason.to_owned()));
+            self.fail(sent.node, reason.to_owned(), REJECTED_RETRY_NS, now);
         }
     }
 }
@@ -326,4 +352,69 @@ fn update_op(id: NodeId, base: Rev, local: &State, synced: &State) -> Part {
         content: content.as_ref().map(|content| content.hash),
     };
     (op, Some(after), content)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::RenameMode;
+    use crate::rig::{Rig, name};
+
+    const ROOT: NodeId = NodeId::ROOT;
+
+    fn ids(batch: &[Op]) -> HashSet<NodeId> {
+        batch.iter().map(Op::id).collect()
+    }
+
+    #[test]
+    fn a_swap_goes_as_one_even_if_batches_are_small() {
+        let mut rig = Rig::new();
+        let (a, b) = (rig.file(ROOT, "a", 1), rig.file(ROOT, "b", 2));
+        rig.sync();
+        rig.engine.ops_max = 1;
+        rig.engine.rename((ROOT, b"a"), (ROOT, name("b")), RenameMode::Exchange, crate::rig::NOW).unwrap();
+        let batches = rig.sync();
+        assert_eq!(batches.len(), 1);
+        assert_eq!(ids(&batches[0]), HashSet::from([a, b]));
+    }
+
+    #[test]
+    fn new_directories_above_go_along() {
+        let mut rig = Rig::new();
+        let outer = rig.mkdir(ROOT, "outer");
+        let inner = rig.mkdir(outer, "inner");
+        let file = rig.file(inner, "file", 1);
+        rig.engine.set_attrs(outer, rig.engine.local(outer).unwrap().attrs, crate::rig::NOW).unwrap();
+        rig.engine.ops_max = 1;
+        // The directories were touched last, and still the file cannot go without them.
+        rig.engine.set_attrs(inner, rig.engine.local(inner).unwrap().attrs, crate::rig::NOW).unwrap();
+        let batches = rig.sync();
+        assert_eq!(ids(&batches[0]), HashSet::from([outer, inner, file]));
+    }
+
+    #[test]
+    fn what_is_replaced_by_a_rename_goes_in_the_same_batch() {
+        let mut rig = Rig::new();
+        let (old, new) = (rig.file(ROOT, "file", 1), rig.file(ROOT, "file.tmp", 2));
+        rig.sync();
+        rig.engine.ops_max = 1;
+        rig.engine.rename((ROOT, b"file.tmp"), (ROOT, name("file")), RenameMode::Replace, crate::rig::NOW).unwrap();
+        let batches = rig.sync();
+        assert_eq!(batches.len(), 1);
+        assert_eq!(ids(&batches[0]), HashSet::from([old, new]));
+    }
+
+    #[test]
+    fn a_removed_directory_takes_its_moved_children_along() {
+        let mut rig = Rig::new();
+        let dir = rig.mkdir(ROOT, "dir");
+        let file = rig.file(dir, "file", 1);
+        rig.sync();
+        rig.engine.ops_max = 1;
+        rig.engine.rename((dir, b"file"), (ROOT, name("file")), RenameMode::Replace, crate::rig::NOW).unwrap();
+        rig.engine.remove(ROOT, b"dir", true, crate::rig::NOW).unwrap();
+        rig.engine.set_attrs(file, rig.engine.local(file).unwrap().attrs, crate::rig::NOW).unwrap();
+        let batches = rig.sync();
+        assert_eq!(ids(&batches[0]), HashSet::from([dir, file]));
+    }
 }

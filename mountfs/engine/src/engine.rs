@@ -16,6 +16,9 @@ const PREPARING_MAX: usize = 64;
 /// How long a node that failed is left alone.
 const RETRY_AFTER_NS: i64 = 30_000_000_000;
 
+/// What is to be tried again later than this from now was noted before the clock was set back.
+const RETRY_LAST_NS: i64 = 3600 * 1_000_000_000;
+
 /// Who this engine is, and its randomness.
 #[derive(Clone, Debug)]
 pub struct Identity {
@@ -59,6 +62,10 @@ pub struct Engine {
     pub(crate) failed: BTreeMap<NodeId, (Timestamp, String)>,
     /// With 1, groups are sent one by one to find the one that the server refuses.
     pub(crate) ops_max: usize,
+    /// Nodes restored without an agreement: an earlier run may have sent their creation and not lived to hear the answer.
+    pub(crate) sent_before: BTreeSet<NodeId>,
+    /// Nodes restored with changes: an earlier run may have sent them and not lived to hear the answer.
+    pub(crate) unanswered: BTreeSet<NodeId>,
     touched: BTreeSet<NodeId>,
     cursor_touched: bool,
     retired: Vec<u64>,
@@ -81,6 +88,8 @@ impl Engine {
             preparing: HashMap::new(),
             failed: BTreeMap::new(),
             ops_max: crate::batch::OPS_PER_BATCH,
+            sent_before: BTreeSet::new(),
+            unanswered: BTreeSet::new(),
             touched: BTreeSet::new(),
             cursor_touched: false,
             retired: Vec::new(),
@@ -96,7 +105,7 @@ impl Engine {
         rows.sort_by_key(|(id, row)| (row.changed, *id));
         let ids: Vec<NodeId> = rows.iter().map(|(id, _)| *id).collect();
         for (id, row) in rows {
-            let local = row.local.map(Arc::new);
+            let local = row.local.map(distrust_unfinished).map(Arc::new);
             let synced = match row.synced {
                 RowSynced::Never => None,
                 RowSynced::SameAsLocal { rev, content_rev } => Some(Synced { rev, content_rev, state: local.clone() }),
@@ -109,7 +118,13 @@ impl Engine {
                 self.tree.set_detached(id, local.clone().or_else(|| Some(placeholder())), None, row.changed);
                 self.tree.set_offered(id, true);
             }
+            if local.is_some() && synced.as_ref().is_none_or(|synced| synced.state.is_none()) {
+                self.sent_before.insert(id);
+            }
             self.tree.set_detached(id, local, synced, row.changed);
+            if self.tree.get(id).is_some_and(Entry::is_dirty) {
+                self.unanswered.insert(id);
+            }
         }
         for id in ids {
             if self.tree.attach(id).is_err() {
@@ -174,16 +189,20 @@ impl Engine {
         let current = self.draft(node).is_some_and(|draft| draft.generation == generation);
         match answer {
             PrepareAnswer::Ready(content) if current => {
-                self.edit_draft(node, now, |draft| draft.prepared = Some(content));
+                self.edit_draft(node, |draft| draft.prepared = Some(content));
                 self.settle_if_acknowledged(node);
             }
             PrepareAnswer::Ready(_) | PrepareAnswer::Outdated | PrepareAnswer::Unreachable => {
                 self.to_prepare.push_back((node, false));
             }
             PrepareAnswer::Failed(reason) => {
-                self.failed.insert(node, (Timestamp(now.0.saturating_add(RETRY_AFTER_NS)), reason));
+                self.fail(node, reason, RETRY_AFTER_NS, now);
             }
         }
+    }
+
+    pub(crate) fn fail(&mut self, node: NodeId, reason: String, retry_after_ns: i64, now: Timestamp) {
+        self.failed.insert(node, (Timestamp(now.0.saturating_add(retry_after_ns)), reason));
     }
 
     /// To be called now and then: what failed earlier is tried again.
@@ -192,7 +211,7 @@ impl Engine {
         let due: Vec<NodeId> = self
             .failed
             .iter()
-            .filter(|(_, (at, _))| *at <= now || at.0.saturating_sub(now.0) > 2 * RETRY_AFTER_NS)
+            .filter(|(_, (at, _))| *at <= now || at.0.saturating_sub(now.0) > RETRY_LAST_NS)
             .map(|(id, _)| *id)
             .collect();
         for id in due {
@@ -203,9 +222,9 @@ impl Engine {
 
     /// The staging file of `node` has become the cached `content`: the draft is over. `None` if it was written again.
     /// Returns the staging file that nobody refers to from now on, once the record is kept.
-    pub fn settle(&mut self, node: NodeId, generation: u64, now: Timestamp) -> Option<Option<u64>> {
+    pub fn settle(&mut self, node: NodeId, generation: u64) -> Option<Option<u64>> {
         let entry = self.tree.get(node)?;
-        let (local, synced) = (entry.local.clone()?, entry.synced.clone()?);
+        let (local, synced, changed) = (entry.local.clone()?, entry.synced.clone()?, entry.changed);
         let draft = local.body.draft().filter(|draft| draft.generation == generation)?;
         let agreed = synced.state.as_ref().filter(|state| state.body.same_as(&local.body))?;
         let staging = draft.staging;
@@ -214,7 +233,7 @@ impl Engine {
         } else {
             Arc::new(State { body: agreed.body.clone(), ..State::clone(&local) })
         };
-        self.put(node, Some(local), Some(synced), now);
+        self.put(node, Some(local), Some(synced), changed);
         self.retired.extend(staging);
         Some(staging)
     }
@@ -357,13 +376,14 @@ impl Engine {
         self.effects.push_back(Effect::DropStaging(staging));
     }
 
-    pub(crate) fn edit_draft(&mut self, id: NodeId, now: Timestamp, edit: impl FnOnce(&mut Draft)) {
+    /// Changes what is known about a draft, not what the user sees of it.
+    pub(crate) fn edit_draft(&mut self, id: NodeId, edit: impl FnOnce(&mut Draft)) {
         let Some(entry) = self.tree.get(id) else { return };
         let Some(mut local) = entry.local.clone() else { return };
-        let synced = entry.synced.clone();
+        let (synced, changed) = (entry.synced.clone(), entry.changed);
         if let Body::File(FileBody::Draft(draft)) = &mut Arc::make_mut(&mut local).body {
             edit(draft);
-            self.put(id, Some(local), synced, now);
+            self.put(id, Some(local), synced, changed);
         }
     }
 
@@ -417,6 +437,18 @@ impl Engine {
             None => self.unsent.remove(&id),
         };
     }
+}
+
+/// A file that was being written when the record was made has had other bytes since: what they turned out to be, and
+/// their generation, do not count any more.
+fn distrust_unfinished(mut state: State) -> State {
+    if let Body::File(FileBody::Draft(draft)) = &mut state.body
+        && !draft.ready
+    {
+        draft.generation += 1;
+        draft.prepared = None;
+    }
+    state
 }
 
 fn placeholder() -> Arc<State> {

@@ -13,7 +13,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 use syncmount_common::protocol::changes::{ChangesPage, Cursor};
 use syncmount_common::protocol::commit::Committed;
-use syncmount_common::{Attrs, DeviceId, Name, Node, NodeId, Placement, Timestamp};
+use syncmount_common::{Attrs, DeviceId, Name, Node, NodeId, Placement, Rev, Timestamp};
 
 /// How often a page is held back for hashes before drafts that keep changing count as different.
 const HELD_MAX: u32 = 3;
@@ -30,12 +30,17 @@ pub(crate) struct Feed {
     /// Where the next page begins if some have arrived but more follow.
     partial: Option<Cursor>,
     devices: HashMap<DeviceId, String>,
+    /// Who wrote what is being merged, while it is.
+    authors: HashMap<NodeId, DeviceId>,
     /// The server said conflict: nothing is sent before the next page.
     awaits_page: bool,
     fruitless: u32,
     held: u32,
     /// The pages are the whole folder, not what changed since the cursor.
     whole: bool,
+    /// What this device has removed at the server and the tree has forgotten: a page that was on its way meanwhile may
+    /// still tell of it.
+    removed: BTreeMap<NodeId, Rev>,
 }
 
 impl Feed {
@@ -46,10 +51,12 @@ impl Feed {
             complete: None,
             partial: None,
             devices: HashMap::new(),
+            authors: HashMap::new(),
             awaits_page: false,
             fruitless: 0,
             held: 0,
             whole: cursor.is_none(),
+            removed: BTreeMap::new(),
         }
     }
 
@@ -70,12 +77,33 @@ impl Feed {
         self.fruitless += 1;
     }
 
+    /// The server has taken a removal made here.
+    pub(crate) fn note_removed(&mut self, id: NodeId, rev: Rev) {
+        self.removed.insert(id, rev);
+    }
+
+    fn is_outlived(&self, node: &Node) -> bool {
+        self.removed.get(&node.id).is_some_and(|rev| *rev >= node.rev)
+    }
+
+    /// Whether a page from `from` goes on where the pages so far end. Own commits may have moved the cursor on meanwhile;
+    /// a page from before them has nothing less.
+    fn fits(&self, from: Option<Cursor>) -> bool {
+        match (self.partial, self.whole, from, self.cursor) {
+            (Some(partial), _, from, _) => from == Some(partial),
+            (None, true, from, _) => from.is_none(),
+            (None, false, Some(from), Some(cursor)) => from.epoch == cursor.epoch && from.seq <= cursor.seq,
+            (None, false, from, cursor) => from == cursor,
+        }
+    }
+
     /// Own commits right behind the cursor need not be read back.
     pub(crate) fn advance_own(&mut self, done: Committed) -> bool {
         self.fruitless = 0;
         match &mut self.cursor {
             Some(cursor) if cursor.seq + 1 == done.first_seq => {
                 cursor.seq = done.last_seq;
+                cursor.tag = done.tag;
                 true
             }
             _ => false,
@@ -109,8 +137,12 @@ impl Engine {
         self.feed.has_news()
     }
 
-    /// A page that was asked for from [`Engine::next_page_from`].
-    pub fn page(&mut self, page: ChangesPage) {
+    /// A page that was asked for from `from`, which was [`Engine::next_page_from`] then. One that does not fit any more is
+    /// left out: taken for the whole folder, a part of it would make the rest look forgotten.
+    pub fn page(&mut self, from: Option<Cursor>, page: ChangesPage) {
+        if !self.feed.fits(from) {
+            return;
+        }
         self.feed.devices.extend(page.devices.into_iter().map(|device| (device.id, device.name)));
         self.feed.news.extend(page.nodes);
         if page.more {
@@ -143,7 +175,7 @@ impl Engine {
             return;
         }
         let Some(cursor) = self.feed.complete.take() else { return };
-        let news = std::mem::take(&mut self.feed.news);
+        let news = latest(std::mem::take(&mut self.feed.news));
         let other_life = self.feed.whole && self.feed.cursor.is_some();
         if news.is_empty() && self.feed.awaits_page && self.feed.fruitless >= FRUITLESS_MAX {
             self.feed.fruitless = 0;
@@ -157,6 +189,7 @@ impl Engine {
         self.feed.whole = false;
         self.feed.awaits_page = false;
         self.apply(news, now);
+        self.feed.removed.retain(|_, rev| *rev > cursor.seq);
         if self.feed.cursor != Some(cursor) {
             self.feed.cursor = Some(cursor);
             self.touch_cursor();
@@ -205,6 +238,7 @@ impl Engine {
             self.tree.set_offered(id, false);
             self.put(id, local, synced, changed);
         }
+        self.feed.removed.clear();
         if let Some(root) = self.tree.get(NodeId::ROOT).cloned() {
             let synced = root.synced.map(|synced| Synced { rev: 0, content_rev: 0, ..synced });
             self.put(NodeId::ROOT, root.local, synced, root.changed);
@@ -212,6 +246,7 @@ impl Engine {
     }
 
     fn apply(&mut self, news: Vec<Node>, now: Timestamp) {
+        self.feed.authors = news.iter().map(|node| (node.id, node.content_author)).collect();
         let mut steps = self.plan(news);
         self.keep_parents(&mut steps);
         let mut before: BTreeMap<NodeId, Option<Arc<State>>> = BTreeMap::new();
@@ -223,7 +258,11 @@ impl Engine {
         let mut copies = Vec::new();
         for (id, step) in steps {
             self.put_detached(id, step.after.clone(), step.synced, now);
-            self.failed.remove(&id);
+            self.unanswered.remove(&id);
+            if self.failed.remove(&id).is_some() {
+                // What was to be tried again later is tried now: nothing else would remember it.
+                self.to_prepare.push_back((id, true));
+            }
             if step.after.is_some() {
                 queue.push_back(id);
             }
@@ -234,6 +273,7 @@ impl Engine {
         for (id, (copy, author)) in copies {
             self.keep_copy(id, copy, author, &mut before, now);
         }
+        self.feed.authors.clear();
         self.report(before);
     }
 
@@ -244,7 +284,7 @@ impl Engine {
             if entry.is_some_and(|entry| entry.base_rev() >= node.rev) {
                 continue;
             }
-            if entry.is_none() && node.deleted {
+            if entry.is_none() && (node.deleted || self.feed.is_outlived(&node)) {
                 continue;
             }
             let me = self.identity.device.id;
@@ -252,6 +292,7 @@ impl Engine {
                 content_changed: entry.is_none_or(|entry| node.content_rev > entry.content_rev()),
                 content_mine: node.content_author == me && entry.is_some(),
                 mine: node.author == me && entry.is_some(),
+                unanswered: self.unanswered.contains(&node.id),
             };
             let remote = State::of_node(&node);
             let synced = entry.and_then(Entry::synced_state).map(Arc::as_ref);
@@ -426,7 +467,8 @@ impl Engine {
 
     fn author_of(&self, id: NodeId) -> String {
         let here = self.tree.get(id).is_none_or(Entry::is_dirty);
-        if here { self.identity.device.name.clone() } else { "another device".to_owned() }
+        let author = self.feed.authors.get(&id).filter(|_| !here);
+        author.map_or(&*self.identity.device.name, |author| self.device_name(*author)).to_owned()
     }
 
     fn rename_aside(&mut self, id: NodeId, from: &Placement, device: &str, now: Timestamp) {
@@ -494,6 +536,8 @@ impl Engine {
             let after = self.tree.local(id).cloned();
             dropped.extend(staging_of(before.as_deref()));
             kept.extend(staging_of(after.as_deref()));
+            // Also if nothing changed here: the feed may be what tells that an unanswered commit went through.
+            self.settle_if_acknowledged(id);
             if before == after {
                 continue;
             }
@@ -506,7 +550,6 @@ impl Engine {
             };
             let removed = before.is_some() && after.is_none();
             let last_attrs = before.as_ref().filter(|_| removed).map(|state| state.attrs);
-            self.settle_if_acknowledged(id);
             self.effects.push_back(Effect::Changed(Changed { node: id, places, content, removed, last_attrs }));
         }
         for staging in dropped.difference(&kept) {
@@ -523,10 +566,122 @@ enum Clash {
     Same { loser: NodeId },
 }
 
+/// Pages that were asked for one after the other may have a node twice, if it changed in between.
+fn latest(news: Vec<Node>) -> Vec<Node> {
+    let mut by_id: BTreeMap<NodeId, Node> = BTreeMap::new();
+    for node in news {
+        if by_id.get(&node.id).is_none_or(|known| known.rev < node.rev) {
+            by_id.insert(node.id, node);
+        }
+    }
+    by_id.into_values().collect()
+}
+
 fn lies_in(state: &State, parent: NodeId) -> bool {
     state.names.iter().any(|place| place.parent == parent)
 }
 
 fn staging_of(state: Option<&State>) -> Option<u64> {
     state?.body.draft()?.staging
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::RenameMode;
+    use crate::rig::{NOW, Rig, id, name};
+    use syncmount_common::{NodeId, NodeKind};
+
+    const ROOT: NodeId = NodeId::ROOT;
+
+    #[test]
+    fn two_files_with_one_name_are_both_kept() {
+        let mut rig = Rig::new();
+        let mine = rig.file(ROOT, "a.txt", 1);
+        rig.news(vec![rig.theirs(id(9), ROOT, "a.txt", Some(2))]);
+        assert_eq!(rig.names(ROOT).len(), 2);
+        assert_eq!(rig.engine.child(ROOT, b"a.txt"), Some(mine), "the newer one keeps the name");
+    }
+
+    #[test]
+    fn equal_files_with_one_name_are_one() {
+        let mut rig = Rig::new();
+        rig.file(ROOT, "a.txt", 1);
+        rig.news(vec![rig.theirs(id(9), ROOT, "a.txt", Some(1))]);
+        assert_eq!(rig.names(ROOT), ["a.txt"]);
+        assert_eq!(rig.engine.child(ROOT, b"a.txt"), Some(id(9)), "the one that others see already");
+        assert!(rig.sync().is_empty());
+    }
+
+    #[test]
+    fn directories_with_one_name_merge() {
+        let mut rig = Rig::new();
+        let mine = rig.mkdir(ROOT, "dir");
+        let file = rig.file(mine, "mine", 1);
+        let (dir, theirs) = (rig.theirs(id(8), ROOT, "dir", None), rig.theirs(id(9), id(8), "theirs", Some(2)));
+        rig.news(vec![dir, theirs]);
+        assert_eq!(rig.names(ROOT), ["dir"]);
+        assert_eq!(rig.names(id(8)), ["mine", "theirs"]);
+        assert_eq!(rig.engine.child(id(8), b"mine"), Some(file));
+    }
+
+    #[test]
+    fn a_cycle_is_undone_here() {
+        let mut rig = Rig::new();
+        let (a, b) = (rig.mkdir(ROOT, "a"), rig.mkdir(ROOT, "b"));
+        rig.sync();
+        rig.engine.rename((ROOT, b"a"), (b, name("a")), RenameMode::Replace, NOW).unwrap();
+        rig.news(vec![rig.theirs(b, a, "b", None)]);
+        assert_eq!(rig.names(ROOT), ["a"]);
+        assert_eq!(rig.names(a), ["b"]);
+    }
+
+    #[test]
+    fn an_edit_there_beats_a_removal_here() {
+        let mut rig = Rig::new();
+        let file = rig.file(ROOT, "file", 1);
+        rig.sync();
+        rig.engine.remove(ROOT, b"file", false, NOW).unwrap();
+        rig.news(vec![rig.theirs(file, ROOT, "file", Some(2))]);
+        assert_eq!(rig.engine.child(ROOT, b"file"), Some(file));
+    }
+
+    #[test]
+    fn a_new_child_keeps_a_directory_that_was_removed_there() {
+        let mut rig = Rig::new();
+        let dir = rig.mkdir(ROOT, "dir");
+        rig.sync();
+        let file = rig.file(dir, "file", 1);
+        rig.news(vec![rig.gone(dir, NodeKind::Dir)]);
+        assert_eq!(rig.engine.child(dir, b"file"), Some(file));
+        assert_eq!(rig.engine.child(ROOT, b"dir"), Some(dir));
+        assert_eq!(rig.sync().concat().len(), 2, "the directory comes back with its child");
+    }
+
+    #[test]
+    fn a_node_that_changes_between_two_pages_counts_once() {
+        let mut rig = Rig::new();
+        let made = rig.theirs(id(9), ROOT, "a", Some(1));
+        rig.page(vec![made.clone()], 1, true);
+        let mut gone = rig.gone(id(9), NodeKind::File);
+        gone.rev = 2;
+        rig.news(vec![gone]);
+        assert!(rig.names(ROOT).is_empty(), "the tombstone is the later one");
+    }
+
+    #[test]
+    fn a_late_page_does_not_bring_back_what_was_removed_here() {
+        let mut rig = Rig::new();
+        let file = rig.file(ROOT, "a", 1);
+        rig.sync();
+        let late = Rig::mine(rig.theirs(file, ROOT, "a", Some(1)));
+        let seq = late.rev;
+        rig.news(Vec::new());
+        rig.engine.set_attrs(file, late.attrs, NOW).unwrap();
+        rig.sync();
+        rig.engine.remove(ROOT, b"a", false, NOW).unwrap();
+        rig.sync();
+        rig.page(vec![late], seq, false);
+        rig.drive();
+        assert!(rig.names(ROOT).is_empty());
+    }
 }

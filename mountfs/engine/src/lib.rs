@@ -15,6 +15,8 @@ mod feed;
 mod local;
 mod output;
 mod reconcile;
+#[cfg(test)]
+mod rig;
 mod state;
 mod tree;
 

@@ -121,7 +121,9 @@ impl Engine {
             self.put(id, Some(Arc::new(State { names, ..State::clone(&local) })), synced, now);
             return;
         }
-        if self.is_in_flight(id) && synced.as_ref().is_none_or(|synced| synced.state.is_none()) {
+        if (self.is_in_flight(id) || self.sent_before.contains(&id))
+            && synced.as_ref().is_none_or(|synced| synced.state.is_none())
+        {
             self.tree.set_offered(id, true);
         }
         self.put(id, None, synced, now);
@@ -237,6 +239,8 @@ impl Engine {
         let entry = self.tree.get(id).ok_or(Refusal::NotFound)?;
         let local = entry.local.clone().ok_or(Refusal::NotFound)?;
         let synced = entry.synced.clone();
+        // Not the time of this call: what `stat` shows must not change again after the last write.
+        let changed = entry.changed.max(update.mtime.min(now));
         match local.kind() {
             NodeKind::File => {}
             NodeKind::Dir => return Err(Refusal::IsDir),
@@ -268,9 +272,13 @@ impl Engine {
         };
         let body = Body::File(FileBody::Draft(Box::new(draft)));
         let attrs = Attrs { mtime: update.mtime, ..local.attrs };
-        self.put(id, Some(Arc::new(State { names: local.names.clone(), attrs, body })), synced, now);
+        self.put(id, Some(Arc::new(State { names: local.names.clone(), attrs, body })), synced, changed);
         if let Some(staging) = old_staging {
             self.retire(staging);
+        }
+        if !unprepared {
+            // What was to settle it may have found the writer at it.
+            self.settle_if_acknowledged(id);
         }
         if ready && unprepared {
             self.failed.remove(&id);
@@ -285,5 +293,76 @@ impl Engine {
             Some(_) => Err(Refusal::NotDir),
             None => Err(Refusal::NotFound),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rig::{NOW, Rig, name};
+
+    const ROOT: NodeId = NodeId::ROOT;
+
+    #[test]
+    fn renames_are_refused_as_posix_refuses_them() {
+        let mut rig = Rig::new();
+        let dir = rig.mkdir(ROOT, "dir");
+        let inner = rig.mkdir(dir, "inner");
+        rig.file(ROOT, "file", 1);
+        let mut rename = |from: &str, parent, to: &str, mode| {
+            rig.engine.rename((ROOT, from.as_bytes()), (parent, name(to)), mode, NOW)
+        };
+        assert_eq!(rename("dir", inner, "x", RenameMode::Replace), Err(Refusal::IntoItself));
+        assert_eq!(rename("file", ROOT, "dir", RenameMode::Replace), Err(Refusal::IsDir));
+        assert_eq!(rename("dir", ROOT, "file", RenameMode::Replace), Err(Refusal::NotDir));
+        assert_eq!(rename("file", ROOT, "dir", RenameMode::NoReplace), Err(Refusal::Exists));
+        assert_eq!(rename("file", ROOT, "no", RenameMode::Exchange), Err(Refusal::NotFound));
+        assert_eq!(rename("dir", ROOT, "dir", RenameMode::Replace), Ok(None));
+        assert_eq!(rig.engine.remove(ROOT, b"dir", true, NOW), Err(Refusal::NotEmpty));
+    }
+
+    #[test]
+    fn what_was_made_and_removed_unsent_leaves_nothing() {
+        let mut rig = Rig::new();
+        rig.file(ROOT, "a", 1);
+        rig.engine.remove(ROOT, b"a", false, NOW).unwrap();
+        assert!(rig.sync().is_empty());
+        assert_eq!(rig.engine.len(), 1);
+    }
+
+    #[test]
+    fn a_writer_whose_file_has_become_another_one_must_look_again() {
+        let mut rig = Rig::new();
+        let file = rig.file(ROOT, "a", 1);
+        rig.sync();
+        rig.news(vec![rig.theirs(file, ROOT, "a", Some(2))]);
+        let update = DraftUpdate {
+            generation: 1,
+            size: 1,
+            staging: Some(1),
+            present: vec![(0, 1)],
+            base: None,
+            base_len: 0,
+            mtime: NOW,
+            ready: false,
+        };
+        let expected = Expected::Clean(crate::rig::content(1).hash);
+        assert_eq!(rig.engine.write_draft(file, expected, update, NOW), Err(Refusal::Stale));
+    }
+
+    #[test]
+    fn a_creation_sent_before_a_crash_stays_removed() {
+        let mut rig = Rig::new();
+        let file = rig.file(ROOT, "a", 1);
+        rig.drive();
+        assert!(rig.send().is_some());
+        rig.restart();
+        // The same is sent again, found there already, and removed before the feed tells why.
+        let again = rig.send().expect("a commit");
+        rig.engine.remove(ROOT, b"a", false, NOW).unwrap();
+        rig.conflict(&again);
+        rig.news(vec![Rig::mine(rig.theirs(file, ROOT, "a", Some(1)))]);
+        assert!(rig.names(ROOT).is_empty());
+        assert_eq!(rig.sync(), [[syncmount_common::protocol::commit::Op::Remove { id: file, base: 1 }]]);
     }
 }

@@ -19,9 +19,11 @@ pub enum Effect {
         /// Whether small chunks must be uploaded too.
         upload: bool,
     },
-    /// The server lacks chunks of a content that is not a draft here: upload them from the cache. Not answered; the next
-    /// commit tells.
+    /// The server lacks chunks of a content that is not a draft here: upload them from the cache; answer with
+    /// [`crate::Engine::supplied`] if that worked.
     Supply {
+        /// Whose content.
+        node: NodeId,
         /// The content.
         content: Arc<Content>,
     },

@@ -17,6 +17,8 @@ pub struct Facts {
     pub content_mine: bool,
     /// The last change of the node was made by this device.
     pub mine: bool,
+    /// An earlier run may have sent a change of the node and not have lived to hear the answer.
+    pub unanswered: bool,
 }
 
 /// Bytes that lost the node and are to be kept beside it.
@@ -64,19 +66,35 @@ impl Merged {
 /// Merges one node. `synced` is what both sides agreed on, `local` what the user sees, `remote` what the server says now;
 /// `None` means removed (or not there yet).
 pub fn merge(synced: Option<&State>, local: Option<&State>, remote: Option<&State>, facts: Facts) -> Merged {
+    // What both sides agreed on before an unanswered change says nothing about what was changed here since: the user may
+    // have gone back to it.
+    let from_here = facts.mine || facts.content_mine;
+    let forgotten = facts.unanswered && from_here && local.is_some() && remote.is_some();
+    let synced = synced.filter(|_| !forgotten);
     let clean = match (synced, local) {
         (None, None) => !facts.mine,
         (Some(synced), Some(local)) => local.agrees_with(synced),
         _ => false,
     };
     if clean {
-        return Merged::plain(remote.cloned(), Kept::Remote);
+        return Merged::plain(remote.map(|remote| keep_draft(local, remote)), Kept::Remote);
     }
     match (local, remote) {
         (None, None) => Merged::plain(None, Kept::Both),
         (None, Some(remote)) => removed_here(remote, facts),
         (Some(local), None) => removed_there(synced, local),
         (Some(local), Some(remote)) => changed_on_both(synced, local, remote, facts),
+    }
+}
+
+/// A draft that the server has acknowledged stays a draft, under whatever name, until its staging file has become a cached
+/// content: somebody may have it open.
+fn keep_draft(local: Option<&State>, remote: &State) -> State {
+    match local {
+        Some(local) if local.body.draft().is_some() && local.body.same_as(&remote.body) => {
+            State { body: local.body.clone(), ..remote.clone() }
+        }
+        _ => remote.clone(),
     }
 }
 
@@ -176,7 +194,7 @@ mod tests {
         out
     }
 
-    const EDITED_THERE: Facts = Facts { content_changed: true, content_mine: false, mine: false };
+    const EDITED_THERE: Facts = Facts { content_changed: true, content_mine: false, mine: false, unanswered: false };
 
     #[test]
     fn a_rename_here_and_an_edit_there_are_no_conflict() {
@@ -222,8 +240,24 @@ mod tests {
         let synced = state(0, 0o644, 1, clean(1));
         let local = state(0, 0o644, 3, draft(3));
         let remote = state(0, 0o644, 2, clean(2));
-        let facts = Facts { content_changed: true, content_mine: true, mine: true };
+        let facts = Facts { content_changed: true, content_mine: true, mine: true, unanswered: false };
         assert_eq!(merge(Some(&synced), Some(&local), Some(&remote), facts), Merged::plain(Some(local), Kept::Local));
+    }
+
+    #[test]
+    fn going_back_to_what_was_agreed_before_an_unanswered_change_counts() {
+        let agreed = state(0, 0o644, 1, clean(1));
+        let sent = state(0, 0o644, 2, clean(2));
+        let facts = Facts { content_changed: true, content_mine: true, mine: true, unanswered: true };
+        let merged = merge(Some(&agreed), Some(&agreed), Some(&sent), facts);
+        assert_eq!(merged, Merged::plain(Some(agreed), Kept::Local));
+    }
+
+    #[test]
+    fn an_acknowledged_draft_stays_one_under_a_new_name() {
+        let (local, synced) = (state(0, 0o644, 1, draft(1)), state(0, 0o644, 1, clean(1)));
+        let merged = merge(Some(&synced), Some(&local), Some(&state(1, 0o644, 1, clean(1))), Facts::default());
+        assert_eq!(merged.local, Some(state(1, 0o644, 1, draft(1))));
     }
 
     fn any_state() -> impl Strategy<Value = Option<State>> {

@@ -27,6 +27,7 @@ use crate::store::State;
 use parking_lot::{Mutex, RwLock};
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 use syncmount_common::Timestamp;
 use syncmount_engine::{Changed, Engine, Pending};
@@ -59,6 +60,11 @@ pub struct Client {
     /// Sentences about what was repaired at start or set aside, for the status.
     notes: Mutex<Vec<String>>,
     room: Room,
+    /// Numbers that no state of any draft has had before in this process: an answer about an earlier draft of a file must
+    /// not be taken for one about the present draft.
+    generations: AtomicU64,
+    /// Staging files were made whose names are not durable yet.
+    unsynced_names: AtomicBool,
 }
 
 impl Client {
@@ -149,6 +155,10 @@ impl Client {
     /// Who is told of changes that came through the feed.
     pub fn set_on_changed(&self, on_changed: Option<OnChanged>) {
         *self.on_changed.lock() = on_changed;
+    }
+
+    pub(crate) fn next_generation(&self) -> u64 {
+        self.generations.fetch_add(1, Ordering::Relaxed)
     }
 
     pub(crate) fn note(&self, sentence: String) {

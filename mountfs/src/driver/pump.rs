@@ -8,7 +8,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 use syncmount_common::protocol::commit::CommitRequest;
-use syncmount_common::{ChunkHash, Extent};
+use syncmount_common::{ChunkHash, Content, Extent, Manifest};
 use syncmount_engine::backoff::Backoff;
 use syncmount_engine::{CommitAnswer, Effect, INLINE_FILE_MAX, PrepareAnswer};
 use tokio::sync::Semaphore;
@@ -134,13 +134,14 @@ fn run(client: &Arc<Client>, effect: Effect, prepares: &Arc<Semaphore>, settles:
                 report(&client, client.change(|engine, now| engine.prepared(node, generation, answer, now)));
             });
         }
-        Effect::Supply { content } => {
+        Effect::Supply { node, content } => {
             let client = client.clone();
             client.runtime.clone().spawn(async move {
                 let worker = client.clone();
-                let supplied = tokio::task::spawn_blocking(move || worker.supply(&content)).await;
-                if let Ok(Err(error)) = supplied {
-                    client.link.failed(&error);
+                match tokio::task::spawn_blocking(move || worker.supply(&content)).await {
+                    Ok(Ok(whole)) => report(&client, client.change(|engine, _| engine.supplied(node, &whole))),
+                    Ok(Err(error)) => client.link.failed(&error),
+                    Err(error) => client.link.failed(&error.to_string()),
                 }
             });
         }
@@ -217,10 +218,12 @@ async fn send(client: &Arc<Client>, request: &CommitRequest, backoff: &mut Backo
     };
     backoff.succeeded();
     client.link.up();
-    for (hash, _) in &held {
-        client.outbox.done(hash);
-    }
     let wants_page = !matches!(answer, CommitAnswer::Committed(_));
+    if !wants_page {
+        for (hash, _) in &held {
+            client.outbox.done(hash);
+        }
+    }
     if let Err(error) = client.change(|engine, now| engine.committed(request.op_id, answer, now)) {
         // The engine has taken the answer; only the record is late, and the next one includes it.
         client.link.failed(&format!("the journal cannot be written: {error}"));
@@ -295,7 +298,7 @@ async fn feed(client: Arc<Client>) {
                     !changes.page.nodes.is_empty() || changes.page.more || from != Some(changes.page.cursor) || now;
                 client.take_inline(&changes);
                 if news {
-                    client.engine.write().page(changes.page);
+                    client.engine.write().page(from, changes.page);
                     client.wake.notify_one();
                 }
             }
@@ -361,8 +364,12 @@ impl Client {
         }
         match self.engine.read().local(changed.node) {
             None => inner.orphan = inner.orphan.or(changed.last_attrs),
+            // Removed here and brought back by an edit elsewhere: those who had it open go on with what they have.
+            Some(_) if inner.orphan.is_some() => {
+                drop(inner);
+                self.files.detach(changed.node, &file);
+            }
             Some(state) => {
-                inner.orphan = None;
                 if let syncmount_engine::Body::File(syncmount_engine::FileBody::Clean(content)) = &state.body
                     && changed.content
                 {
@@ -377,7 +384,7 @@ impl Client {
     }
 
     /// Uploads what the server lacks of a content that is in the cache here.
-    fn supply(self: &Arc<Self>, content: &syncmount_common::Content) -> Result<(), String> {
+    fn supply(self: &Arc<Self>, content: &Content) -> Result<Arc<Content>, String> {
         let deadline = std::time::Instant::now() + Duration::from_secs(30);
         let manifest = self.manifest(content, deadline).map_err(|error| error.to_string())?;
         for (offset, extent) in manifest.with_offsets() {
@@ -390,6 +397,6 @@ impl Client {
             let sealed = [(hash, Bytes::from(syncmount_common::envelope::seal(&raw)))];
             self.runtime.block_on(self.remote.put(&sealed)).map_err(|error| error.to_string())?;
         }
-        Ok(())
+        Ok(Arc::new(Content { manifest: Some(Manifest::clone(&manifest)), ..content.clone() }))
     }
 }

@@ -11,6 +11,7 @@ use std::collections::HashSet;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use syncmount_common::protocol::changes::Device;
 use syncmount_common::{DeviceId, NodeId, Timestamp};
 use syncmount_engine::{Draft, DraftUpdate, Engine, Expected, Identity};
@@ -87,12 +88,16 @@ impl Client {
             on_changed: Mutex::new(None),
             notes: Mutex::new(std::mem::take(&mut notes)),
             room: Room::default(),
+            generations: AtomicU64::new(0),
+            unsynced_names: AtomicBool::new(false),
         };
-        client.check_staging()?;
+        let last = client.look(|engine| engine.stagings().map(|(_, draft)| draft.generation).max());
+        client.generations.store(last.map_or(1, |last| last + 1), Ordering::Relaxed);
+        client.check_staging(suspect)?;
         Ok(Arc::new(client))
     }
 
-    fn check_staging(&self) -> io::Result<()> {
+    fn check_staging(&self, suspect: bool) -> io::Result<()> {
         let drafts: Vec<(NodeId, Draft, Timestamp)> = self.look(|engine| {
             let mtime = |id| engine.local(id).map_or(Timestamp(0), |state| state.attrs.mtime);
             engine.stagings().map(|(id, draft)| (id, draft.clone(), mtime(id))).collect()
@@ -105,7 +110,7 @@ impl Client {
             };
             known.insert(id);
             match self.staging.file(id).and_then(|file| file.metadata()).map(|data| data.len()) {
-                Ok(len) => self.check_draft(node, draft, len, mtime)?,
+                Ok(len) => self.check_draft(node, draft, len, mtime, suspect)?,
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {
                     self.set_aside(node, id, "its bytes are missing from the staging folder")?;
                 }
@@ -126,7 +131,7 @@ impl Client {
         Ok(())
     }
 
-    fn check_draft(&self, node: NodeId, mut draft: Draft, len: u64, mtime: Timestamp) -> io::Result<()> {
+    fn check_draft(&self, node: NodeId, mut draft: Draft, len: u64, mtime: Timestamp, suspect: bool) -> io::Result<()> {
         let reaches = draft.present.last().map_or(0, |(_, end)| *end);
         if len < reaches {
             let id = draft.staging.unwrap_or_default();
@@ -136,10 +141,30 @@ impl Client {
             // The process ended while the file was being written: what the writer had handed over counts.
             draft.size = len;
             draft.present = vec![(0, len)];
-            draft.generation += 1;
+            draft.generation = self.next_generation();
             draft.prepared = None;
         }
+        if suspect && self.has_lost_blocks(&draft)? {
+            let id = draft.staging.unwrap_or_default();
+            return self.set_aside(node, id, "a part of its bytes did not reach the disk before the machine stopped");
+        }
         self.resume(node, draft, mtime)
+    }
+
+    /// After a power cut a file can have its length and yet lack blocks in between: what was written reads as a hole.
+    fn has_lost_blocks(&self, draft: &Draft) -> io::Result<bool> {
+        let Some(id) = draft.staging else { return Ok(false) };
+        let file = self.staging.file(id)?;
+        for (start, end) in &draft.present {
+            match rustix::fs::seek(&file, rustix::fs::SeekFrom::Hole(*start)) {
+                Ok(hole) if hole < *end => return Ok(true),
+                Ok(_) => {}
+                // The filesystem cannot tell.
+                Err(rustix::io::Errno::INVAL | rustix::io::Errno::OPNOTSUPP) => return Ok(false),
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(false)
     }
 
     /// Nobody has the file open any more: it may be sent.

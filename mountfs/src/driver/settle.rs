@@ -47,7 +47,7 @@ impl Client {
             }
             Ok(())
         };
-        let staging = self.change_then(|engine, now| engine.settle(node, generation, now), adopt)?;
+        let staging = self.change_then(|engine, _| engine.settle(node, generation), adopt)?;
         let Some(staging) = staging else { return Ok(()) };
         inner.backing = Backing::Clean(Arc::new(Content::clone(content).for_travel()));
         inner.told_ready = true;

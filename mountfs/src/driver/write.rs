@@ -8,6 +8,7 @@ use crate::files::{Backing, Inner, OpenFile, Overlay, StagingFile};
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 use syncmount_common::manifest::FILE_SIZE_MAX;
 use syncmount_common::{Attrs, NodeId, Timestamp};
@@ -103,7 +104,7 @@ impl Client {
         }
         edit(&mut inner)?;
         let now = Instant::now();
-        inner.generation += 1;
+        inner.generation = self.next_generation();
         inner.mtime = self.now();
         inner.written = now;
         inner.unsent_since.get_or_insert(now);
@@ -126,11 +127,15 @@ impl Client {
             if overlay.staging.is_none() {
                 if fresh.is_none() {
                     let (id, file) = self.staging.create()?;
+                    self.unsynced_names.store(true, Ordering::Release);
                     fresh = Some(StagingFile { id, file: Arc::new(file) });
                 }
                 overlay.staging.clone_from(&fresh);
             }
-            let generation = inner.generation + u64::from(matches!(inner.backing, Backing::Clean(_)));
+            let generation = match inner.backing {
+                Backing::Clean(_) => self.next_generation(),
+                Backing::Draft(_) => inner.generation,
+            };
             match self.tell_as(&inner, &overlay, generation, false) {
                 Err(WriteError::Refused(Refusal::Stale)) if Instant::now() < deadline => {
                     drop(inner);
@@ -142,8 +147,14 @@ impl Client {
                 }
                 told => {
                     // What was removed while it is open goes on for those who have it open, and ends with them.
-                    if !matches!(told, Err(WriteError::Refused(Refusal::NotFound))) {
-                        told?;
+                    if let Err(error) = told
+                        && !matches!(error, WriteError::Refused(Refusal::NotFound))
+                    {
+                        // After an error of the journal the tree refers to it, and says so with the next record.
+                        if let (WriteError::Refused(_), Some(unused)) = (&error, fresh) {
+                            self.staging.remove(unused.id)?;
+                        }
+                        return Err(error);
                     }
                     if overlay.staging.as_ref().map(|s| s.id) == fresh.as_ref().map(|s| s.id) {
                         fresh = None;
@@ -217,6 +228,17 @@ impl Client {
         file.inner.write().mtime = mtime;
     }
 
+    fn sync_names(&self) -> io::Result<()> {
+        if !self.unsynced_names.swap(false, Ordering::AcqRel) {
+            return Ok(());
+        }
+        let synced = self.staging.sync();
+        if synced.is_err() {
+            self.unsynced_names.store(true, Ordering::Release);
+        }
+        synced
+    }
+
     /// Makes the bytes and the news of them survive a power cut.
     pub fn sync_file(&self, file: &OpenFile) -> Result<(), WriteError> {
         let staging = match &file.inner.read().backing {
@@ -225,11 +247,30 @@ impl Client {
         };
         if let Some(staging) = staging {
             staging.file.sync_data()?;
+            self.sync_names()?;
         }
         // Whoever asks for durability has finished a step: other devices may see it.
         self.tell(file, true)?;
         self.sync_journal()?;
         Ok(())
+    }
+
+    /// Returns when the server has the file as it was told to the tree, or with an error at the deadline.
+    pub fn await_sent(&self, file: &OpenFile, deadline: Instant) -> Result<(), WriteError> {
+        loop {
+            let (node, clean) = {
+                let inner = file.inner.read();
+                (inner.node, matches!(inner.backing, Backing::Clean(_)))
+            };
+            let sent = clean || self.look(|engine| engine.entry(node).is_none_or(|entry| !entry.is_dirty()));
+            if sent {
+                return Ok(());
+            }
+            if Instant::now() >= deadline {
+                return Err(ReadError::Unreachable.into());
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
     }
 
     /// Files that stay open are sent when their writers pause.

@@ -53,6 +53,8 @@ pub struct Inner {
 /// One file that is open.
 #[derive(Debug)]
 pub struct OpenFile {
+    /// Under which node it is known; apart from `inner`, which is locked while bytes are written.
+    key: Mutex<NodeId>,
     /// Locked for writing by every change of the bytes, for reading only while it is looked up where bytes are.
     pub inner: RwLock<Inner>,
     /// Number of open handles.
@@ -97,6 +99,7 @@ impl OpenFiles {
             Some(file) => file.clone(),
             None => {
                 let file = Arc::new(OpenFile {
+                    key: Mutex::new(node),
                     inner: RwLock::new(make()?),
                     opens: AtomicU32::new(0),
                     writers: AtomicU32::new(0),
@@ -115,10 +118,18 @@ impl OpenFiles {
         let mut by_node = self.by_node.lock();
         file.writers.fetch_sub(u32::from(writer), Ordering::AcqRel);
         if file.opens.fetch_sub(1, Ordering::AcqRel) == 1 {
-            let node = file.inner.read().node;
+            let node = *file.key.lock();
             if by_node.get(&node).is_some_and(|known| Arc::ptr_eq(known, file)) {
                 by_node.remove(&node);
             }
+        }
+    }
+
+    /// The file is no longer that of its node: who opens the node from now on gets another.
+    pub fn detach(&self, node: NodeId, file: &Arc<OpenFile>) {
+        let mut by_node = self.by_node.lock();
+        if by_node.get(&node).is_some_and(|known| Arc::ptr_eq(known, file)) {
+            by_node.remove(&node);
         }
     }
 
@@ -126,8 +137,10 @@ impl OpenFiles {
     pub fn moved(&self, from: NodeId, to: NodeId) {
         let mut by_node = self.by_node.lock();
         if let Some(file) = by_node.remove(&from) {
+            *file.key.lock() = to;
+            by_node.insert(to, file.clone());
+            drop(by_node);
             file.inner.write().node = to;
-            by_node.insert(to, file);
         }
     }
 

@@ -23,7 +23,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use syncmount_common::{NodeKind, Timestamp};
-use syncmount_engine::RenameMode;
+use syncmount_engine::{Refusal, RenameMode};
 
 /// How long the kernel may believe what it was told: until it is told otherwise.
 const TTL: Duration = Duration::from_secs(86_400);
@@ -105,7 +105,11 @@ fn time(timestamp: Timestamp) -> SystemTime {
 fn timestamp(time: SystemTime) -> Timestamp {
     match time.duration_since(UNIX_EPOCH) {
         Ok(after) => Timestamp(i64::try_from(after.as_nanos()).unwrap_or(i64::MAX)),
-        Err(before) => Timestamp(i64::try_from(before.duration().as_nanos()).map_or(i64::MIN, |nanos| -nanos)),
+        // fuser (0.18) counts the nanoseconds backwards too; in the kernel's form they always count forwards.
+        Err(before) => {
+            let before = before.duration();
+            Timestamp::from_parts(-i64::try_from(before.as_secs()).unwrap_or(i64::MAX), before.subsec_nanos())
+        }
     }
 }
 
@@ -199,7 +203,7 @@ impl Filesystem for Translator {
         match self.vfs.lookup(parent.0, name.as_bytes()) {
             Ok(stat) => reply.entry(&TTL, &self.attr(&stat), GENERATION),
             // An inode number of 0 says "no such name, and you may remember that".
-            Err(VfsError::Refused(syncmount_engine::Refusal::NotFound)) if name.len() <= 255 => {
+            Err(VfsError::Refused(Refusal::NotFound)) if name.len() <= 255 => {
                 let nothing = Stat {
                     ino: 0,
                     kind: NodeKind::File,
@@ -211,7 +215,7 @@ impl Filesystem for Translator {
                 };
                 reply.entry(&TTL, &self.attr(&nothing), GENERATION);
             }
-            Err(VfsError::Refused(syncmount_engine::Refusal::NotFound)) => reply.error(Errno::ENAMETOOLONG),
+            Err(VfsError::Refused(Refusal::NotFound)) => reply.error(Errno::ENAMETOOLONG),
             Err(error) => reply.error(logged(&error)),
         }
     }
@@ -338,10 +342,17 @@ impl Filesystem for Translator {
         name: &OsStr,
         mode: u32,
         umask: u32,
-        _flags: i32,
+        flags: i32,
         reply: ReplyCreate,
     ) {
-        match self.vfs.create(parent.0, name.as_bytes(), mode & !umask) {
+        let created = match self.vfs.create(parent.0, name.as_bytes(), mode & !umask) {
+            // It came from another device since the kernel looked.
+            Err(VfsError::Refused(Refusal::Exists)) if flags & libc::O_EXCL == 0 => {
+                self.vfs.open_existing(parent.0, name.as_bytes(), flags & libc::O_TRUNC != 0)
+            }
+            created => created,
+        };
+        match created {
             Ok((stat, fh)) => {
                 reply.created(&TTL, &self.attr(&stat), GENERATION, FileHandle(fh), open_flags(true));
             }
@@ -392,7 +403,12 @@ impl Filesystem for Translator {
     }
 
     fn flush(&self, _req: &Request, _ino: INodeNo, fh: FileHandle, _lock_owner: LockOwner, reply: ReplyEmpty) {
-        Self::empty(self.vfs.flush(fh.0), reply);
+        let flushed = self.vfs.flush(fh.0);
+        if flushed.is_err() || !self.vfs.awaits_server() {
+            return Self::empty(flushed, reply);
+        }
+        let vfs = self.vfs.clone();
+        self.runtime.spawn_blocking(move || Self::empty(vfs.await_server(fh.0), reply));
     }
 
     fn release(
@@ -410,12 +426,16 @@ impl Filesystem for Translator {
 
     fn fsync(&self, _req: &Request, _ino: INodeNo, fh: FileHandle, _datasync: bool, reply: ReplyEmpty) {
         let vfs = self.vfs.clone();
-        self.runtime.spawn_blocking(move || Self::empty(vfs.fsync(fh.0), reply));
+        self.runtime.spawn_blocking(move || {
+            let synced = vfs.fsync(fh.0);
+            let sent = synced.and_then(|()| if vfs.awaits_server() { vfs.await_server(fh.0) } else { Ok(()) });
+            Self::empty(sent, reply);
+        });
     }
 
     fn opendir(&self, _req: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
         match self.vfs.opendir(ino.0) {
-            Ok(fh) => reply.opened(FileHandle(fh), FopenFlags::FOPEN_CACHE_DIR | FopenFlags::FOPEN_KEEP_CACHE),
+            Ok(fh) => reply.opened(FileHandle(fh), FopenFlags::empty()),
             Err(error) => reply.error(logged(&error)),
         }
     }

@@ -168,7 +168,7 @@ mod tests {
             async { Err(RemoteError::Resync) }.boxed()
         }
         fn commit<'a>(&'a self, _: &'a CommitRequest, _: &'a [(ChunkHash, Bytes)]) -> Reply<'a, Committed> {
-            self.reached(Call::Commit, Committed { first_seq: 1, last_seq: 1 })
+            self.reached(Call::Commit, Committed { first_seq: 1, last_seq: 1, tag: 1 })
         }
         fn missing<'a>(&'a self, chunks: &'a [ChunkHash]) -> Reply<'a, Vec<ChunkHash>> {
             self.reached(Call::Missing, chunks.to_vec())

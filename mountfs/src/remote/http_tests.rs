@@ -103,7 +103,7 @@ fn epoch() -> Epoch {
 fn page() -> ChangesPage {
     ChangesPage {
         folder: FolderId::from_bytes([2; 16]),
-        cursor: Cursor { epoch: epoch(), seq: 9 },
+        cursor: Cursor { epoch: epoch(), seq: 9, tag: 0 },
         more: false,
         nodes: Vec::new(),
         devices: Vec::new(),
@@ -140,7 +140,7 @@ fn framed(header: Option<&[u8]>, chunks: &[(ChunkHash, Bytes)]) -> Vec<u8> {
 fn a_request_names_the_folder_the_token_and_the_version() {
     let server = Server::start(|_| json(&page()));
     let remote = server.remote();
-    let since = Some(Cursor { epoch: epoch(), seq: 7 });
+    let since = Some(Cursor { epoch: epoch(), seq: 7, tag: 0 });
     let changes = block_on(remote.changes(since, Duration::from_secs(400), 0)).unwrap();
     assert_eq!(changes, Changes { page: page(), chunks: Vec::new() });
     let request = server.last();
@@ -169,7 +169,7 @@ fn small_contents_come_along_verified() {
 
 #[test]
 fn a_commit_is_json_alone_and_framed_with_chunks() {
-    let done = Committed { first_seq: 5, last_seq: 6 };
+    let done = Committed { first_seq: 5, last_seq: 6, tag: 7 };
     let server = Server::start(move |_| json(&done));
     let remote = server.remote();
     assert_eq!(block_on(remote.commit(&batch(), &[])).unwrap(), done);

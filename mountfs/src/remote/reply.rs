@@ -44,6 +44,7 @@ pub(super) fn error_of(status: StatusCode, body: &[u8], missing_thing: RemoteErr
         ErrorCode::Conflict => details(error, RemoteError::Conflict),
         ErrorCode::Missing => details(error, RemoteError::Missing),
         ErrorCode::Resync => RemoteError::Resync,
+        ErrorCode::Held => RemoteError::Held(error.message),
         ErrorCode::Busy | ErrorCode::Timeout => RemoteError::Busy,
         ErrorCode::InsufficientStorage => RemoteError::StorageFull,
         ErrorCode::BadRequest

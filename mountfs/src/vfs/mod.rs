@@ -7,6 +7,7 @@ mod inodes;
 
 pub use inodes::{Inodes, ROOT_INO};
 
+use crate::cli::Durability;
 use crate::driver::{Client, ReadError, WriteError};
 use crate::files::{Backing, OpenFile};
 use parking_lot::Mutex;
@@ -22,6 +23,9 @@ use syncmount_engine::{Body, Draft, Engine, FileBody, Refusal, RenameMode, State
 
 /// How long a read waits for the server.
 const READ_DEADLINE: Duration = Duration::from_secs(45);
+
+/// How long a close waits for the server where it has to.
+const SEND_DEADLINE: Duration = Duration::from_secs(45);
 
 /// A reader that goes on where it stopped gets this much fetched ahead at first …
 const AHEAD_MIN: u64 = 1024 * 1024;
@@ -113,12 +117,15 @@ struct Handle {
     /// Where the last read ended, and how far ahead the next may fetch.
     read_end: AtomicU64,
     ahead: AtomicU64,
+    /// When a read last waited for the server in vain.
+    gave_up: Mutex<Option<Instant>>,
 }
 
 /// The filesystem.
 pub struct Vfs {
     client: Arc<Client>,
     read_only: bool,
+    durability: Durability,
     /// What the kernel knows.
     pub inodes: Inodes,
     handles: Mutex<HashMap<u64, Arc<Handle>>>,
@@ -133,10 +140,11 @@ type Result<T, E = VfsError> = std::result::Result<T, E>;
 
 impl Vfs {
     /// A filesystem over a client.
-    pub fn new(client: Arc<Client>, read_only: bool) -> Self {
+    pub fn new(client: Arc<Client>, read_only: bool, durability: Durability) -> Self {
         Self {
             client,
             read_only,
+            durability,
             inodes: Inodes::default(),
             handles: Mutex::default(),
             listings: Mutex::default(),
@@ -333,6 +341,18 @@ impl Vfs {
         Ok((self.remembered(node)?, fh))
     }
 
+    /// Opens a file by name for writing, where a create found that it is there already.
+    pub fn open_existing(&self, parent: u64, name: &[u8], truncate: bool) -> Result<(Stat, u64)> {
+        let stat = self.lookup(parent, name)?;
+        match self.open(stat.ino, true, truncate) {
+            Ok(fh) => Ok((self.getattr(stat.ino)?, fh)),
+            Err(error) => {
+                self.inodes.forget(stat.ino, 1);
+                Err(error)
+            }
+        }
+    }
+
     /// Removes a name: of a directory with `dir`, else of anything else.
     pub fn remove(&self, parent: u64, name: &[u8], dir: bool) -> Result<()> {
         if self.read_only {
@@ -380,7 +400,11 @@ impl Vfs {
         if writer || truncate {
             self.require_writable()?;
         }
-        let file = self.client.open(self.node(ino)?, writer)?;
+        // ESTALE makes the kernel look the name up anew: a file that was replaced elsewhere is never missing.
+        let file = self.client.open(self.node(ino)?, writer).map_err(|error| match error {
+            WriteError::Refused(Refusal::NotFound) => VfsError::Gone,
+            error => error.into(),
+        })?;
         if truncate && let Err(error) = self.client.set_size(&file, 0) {
             self.client.files.close(&file, writer);
             return Err(error.into());
@@ -390,7 +414,8 @@ impl Vfs {
 
     fn give_handle(&self, file: Arc<OpenFile>, writer: bool) -> u64 {
         let fh = self.next_handle.fetch_add(1, Ordering::Relaxed);
-        let handle = Handle { file, writer, read_end: AtomicU64::new(0), ahead: AtomicU64::new(0) };
+        let handle =
+            Handle { file, writer, read_end: AtomicU64::new(0), ahead: AtomicU64::new(0), gave_up: Mutex::new(None) };
         self.handles.lock().insert(fh, Arc::new(handle));
         fh
     }
@@ -421,17 +446,25 @@ impl Vfs {
         let handle = self.handle(fh)?;
         let backing = handle.file.inner.read().backing.clone();
         let mut buf = vec![0; room(&backing, offset, len)];
-        let deadline = Instant::now() + READ_DEADLINE;
+        let deadline = Instant::now() + self.patience(&handle);
         let got = match &backing {
             Backing::Clean(content) => {
                 let ahead = handle.ahead(offset, content);
-                self.client.read_content(content, offset, &mut buf, ahead, deadline)?
+                self.client.read_content(content, offset, &mut buf, ahead, deadline)
             }
-            Backing::Draft(overlay) => self.client.read_draft(overlay, offset, &mut buf, deadline)?,
+            Backing::Draft(overlay) => self.client.read_draft(overlay, offset, &mut buf, deadline),
         };
+        *handle.gave_up.lock() = matches!(got, Err(ReadError::Unreachable)).then(Instant::now);
+        let got = got?;
         buf.truncate(got);
         handle.read_end.store(offset + got as u64, Ordering::Relaxed);
         Ok(buf)
+    }
+
+    /// The kernel asks twice for what it does not get, once ahead and once in earnest: the second time the answer is known.
+    fn patience(&self, handle: &Handle) -> Duration {
+        let just_now = handle.gave_up.lock().is_some_and(|at| at.elapsed() < Duration::from_secs(5));
+        if just_now && !self.client.link.is_online() { Duration::ZERO } else { READ_DEADLINE }
     }
 
     /// A reader that goes on and on should find the next bytes here.
@@ -461,6 +494,18 @@ impl Vfs {
             self.client.tell(&handle.file, true)?;
         }
         Ok(())
+    }
+
+    /// Whether [`Self::flush`] and [`Self::fsync`] must be followed by [`Self::await_server`].
+    pub fn awaits_server(&self) -> bool {
+        self.durability == Durability::Server
+    }
+
+    /// Returns when the server has what was written by a handle so far, or with an error at a deadline. What was written is
+    /// kept here either way.
+    pub fn await_server(&self, fh: u64) -> Result<()> {
+        let handle = self.handle(fh)?;
+        if handle.writer { Ok(self.client.await_sent(&handle.file, Instant::now() + SEND_DEADLINE)?) } else { Ok(()) }
     }
 
     /// The last descriptor of a handle is gone.

@@ -20,7 +20,7 @@ use syncmount_common::{DeviceId, frame};
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(super) struct ChangesQuery {
-    /// `EPOCH:SEQ`; absent: from the begin.
+    /// `EPOCH:SEQ:TAG`; absent: from the begin.
     since: Option<String>,
     /// Seconds to hold the answer until there is a change, at most 55.
     #[serde(default)]

@@ -18,6 +18,7 @@ use syncmount_common::protocol::error::{ErrorBody, ErrorCode};
         (status = 200, body = Committed),
         (status = 409, body = ErrorBody, description = "`conflict` or `missing`; `details` say what"),
         (status = 410, body = ErrorBody, description = "`resync`: another epoch"),
+        (status = 423, body = ErrorBody, description = "`held`: the device removes too much; `details` say how much"),
         (status = "default", body = ErrorBody),
     ),
 )]

@@ -57,6 +57,7 @@ const fn status(code: ErrorCode) -> StatusCode {
         ErrorCode::RangeNotSatisfiable => StatusCode::RANGE_NOT_SATISFIABLE,
         ErrorCode::UnsupportedMediaType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
         ErrorCode::Resync => StatusCode::GONE,
+        ErrorCode::Held => StatusCode::LOCKED,
         ErrorCode::Timeout => StatusCode::REQUEST_TIMEOUT,
         ErrorCode::Busy => StatusCode::SERVICE_UNAVAILABLE,
         ErrorCode::InsufficientStorage => StatusCode::INSUFFICIENT_STORAGE,
@@ -67,7 +68,11 @@ const fn status(code: ErrorCode) -> StatusCode {
 /// Whether the same request may succeed later.
 const fn retryable(code: ErrorCode) -> bool {
     match code {
-        ErrorCode::Timeout | ErrorCode::Busy | ErrorCode::InsufficientStorage | ErrorCode::Internal => true,
+        ErrorCode::Held
+        | ErrorCode::Timeout
+        | ErrorCode::Busy
+        | ErrorCode::InsufficientStorage
+        | ErrorCode::Internal => true,
         ErrorCode::BadRequest
         | ErrorCode::Invalid
         | ErrorCode::Unauthorized
@@ -114,6 +119,7 @@ impl From<ServiceError> for ApiError {
                 let message = ServiceError::Missing(details.clone()).to_string();
                 Self::new(code, message).with_details(details)
             }
+            ServiceError::Held(held) => Self::new(code, held.to_string()).with_details(held.details),
             ServiceError::UnknownChunks(chunks) => {
                 let message = ServiceError::UnknownChunks(chunks.clone()).to_string();
                 Self::new(code, message).with_details(json!({ "chunks": chunks }))

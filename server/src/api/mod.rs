@@ -12,9 +12,11 @@ mod error;
 mod files;
 mod folders;
 mod health;
+mod holds;
 mod limits;
 mod openapi;
 mod request;
+mod undo;
 mod validators;
 
 pub use connections::serve;
@@ -61,6 +63,10 @@ const ROUTES: &[&str] = &[
     "/v1/folders/{folder}",
     "/v1/folders/{folder}/changes",
     "/v1/folders/{folder}/commit",
+    "/v1/folders/{folder}/undo",
+    "/v1/folders/{folder}/holds",
+    "/v1/folders/{folder}/holds/{device}/allow",
+    "/v1/folders/{folder}/holds/{device}/deny",
     "/v1/folders/{folder}/files/{path}",
     "/v1/chunks",
     "/v1/chunks/missing",
@@ -78,13 +84,17 @@ pub fn router(state: State) -> Router {
     let short = Router::new()
         .route("/v1/folders", get(folders::list))
         .route("/v1/folders/{folder}", get(folders::get))
+        .route("/v1/folders/{folder}/holds", get(holds::list))
+        .route("/v1/folders/{folder}/holds/{device}/allow", post(holds::allow))
+        .route("/v1/folders/{folder}/holds/{device}/deny", post(holds::deny))
         .route("/v1/chunks/missing", post(chunks::missing))
         .route("/v1/chunks/{hash}", get(chunks::get))
         .route("/v1/contents/{hash}", get(chunks::manifest))
         .route_layer(from_fn_with_state(state.clone(), limits::time));
-    // These move streams of bytes: they have a limit on stalls instead of one on time.
+    // These move streams of bytes, or go over a whole folder: they have a limit on stalls instead of one on time.
     let streams = Router::new()
         .route("/v1/folders/{folder}/commit", post(commit::post))
+        .route("/v1/folders/{folder}/undo", post(undo::post))
         .route("/v1/chunks", post(chunks::put))
         .route("/v1/chunks/fetch", post(chunks::fetch))
         .route("/v1/folders/{folder}/files", get(files::get).put(files::put).delete(files::delete))

@@ -1,9 +1,10 @@
 //! `GET /openapi.json`: the API's own description, made from the handlers. Needs no token.
 
-use super::{changes, chunks, commit, files, folders, health};
+use super::{changes, chunks, commit, files, folders, health, holds, undo};
 use axum::Json;
 use syncmount_common::protocol::chunks::ChunkList;
 use syncmount_common::protocol::commit::{ConflictDetails, MissingDetails};
+use syncmount_common::protocol::holds::HeldDetails;
 use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityScheme};
 use utoipa::openapi::{ComponentsBuilder, OpenApi};
 use utoipa::{Modify, OpenApi as _};
@@ -13,9 +14,10 @@ use utoipa::{Modify, OpenApi as _};
     info(title = "syncmount", description = "A synced folder: change feed, commits, chunks, and plain files."),
     paths(
         health::get, folders::list, folders::get, changes::get, commit::post, chunks::missing, chunks::put,
-        chunks::fetch, chunks::get, chunks::manifest, files::get, files::put, files::delete,
+        chunks::fetch, chunks::get, chunks::manifest, files::get, files::put, files::delete, undo::post, holds::list,
+        holds::allow, holds::deny,
     ),
-    components(schemas(ChunkList, ConflictDetails, MissingDetails)),
+    components(schemas(ChunkList, ConflictDetails, MissingDetails, HeldDetails)),
     security(("token" = [])),
     modifiers(&Token),
 )]

@@ -18,6 +18,9 @@ use syncmount_common::protocol::error::ErrorCode;
 /// The folder that the path names: `/v1/folders/FOLDER/…`.
 pub(super) struct Folder(pub(super) String);
 
+/// The device that the path names: `/v1/folders/FOLDER/holds/DEVICE/…`.
+pub(super) struct HeldDevice(pub(super) String);
+
 /// The hash that the path ends with: `/v1/chunks/HASH`.
 pub(super) struct Hash<T>(pub(super) T);
 
@@ -41,6 +44,14 @@ impl<S: Sync> FromRequestParts<S> for Folder {
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self> {
         Ok(Self(String::from_utf8_lossy(&decoded(component(parts, 2))).into_owned()))
+    }
+}
+
+impl<S: Sync> FromRequestParts<S> for HeldDevice {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self> {
+        Ok(Self(String::from_utf8_lossy(&decoded(component(parts, 4))).into_owned()))
     }
 }
 

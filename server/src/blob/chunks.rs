@@ -103,6 +103,16 @@ impl ChunkStore {
         group
     }
 
+    /// All packs and their lengths in bytes.
+    pub async fn packs(&self) -> Result<Vec<(PackId, u64)>, BlobError> {
+        self.packs.list().await
+    }
+
+    /// A whole pack. Packs are bounded, and so is this.
+    pub async fn pack(&self, pack: PackId, len: u64) -> Result<Bytes, BlobError> {
+        self.packs.read(pack, 0..len).await
+    }
+
     /// Reads the slices of one run, in the order of the run.
     pub async fn read(&self, run: &Run) -> Result<Vec<Bytes>, BlobError> {
         let bytes = self.packs.read(run.pack, run.range.clone()).await?;

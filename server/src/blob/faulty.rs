@@ -77,6 +77,10 @@ impl PackStore for FaultyPacks {
         .boxed()
     }
 
+    fn list(&self) -> BoxFuture<'_, Result<Vec<(PackId, u64)>, BlobError>> {
+        self.inner.list()
+    }
+
     fn read(&self, pack: PackId, range: Range<u64>) -> BoxFuture<'_, Result<Bytes, BlobError>> {
         async move {
             match (self.decide)(Operation::Read) {

@@ -23,6 +23,8 @@ use std::ops::Range;
 pub trait PackStore: Send + Sync + 'static {
     /// Stores a pack, given in pieces. Durable when it returns.
     fn put(&self, pack: PackId, pieces: Vec<Bytes>) -> BoxFuture<'_, Result<(), BlobError>>;
+    /// All packs and their lengths in bytes, by id.
+    fn list(&self) -> BoxFuture<'_, Result<Vec<(PackId, u64)>, BlobError>>;
     /// Reads a part of a pack.
     fn read(&self, pack: PackId, range: Range<u64>) -> BoxFuture<'_, Result<Bytes, BlobError>>;
 }

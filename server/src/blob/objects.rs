@@ -3,8 +3,8 @@
 use super::{BlobError, PackStore};
 use crate::meta::PackId;
 use bytes::Bytes;
-use futures::FutureExt as _;
 use futures::future::BoxFuture;
+use futures::{FutureExt as _, TryStreamExt as _};
 use object_store::local::LocalFileSystem;
 use object_store::memory::InMemory;
 use object_store::path::Path as Location;
@@ -34,9 +34,27 @@ fn location(pack: PackId) -> Location {
     Location::from_iter([&id[30..], &format!("{id}.pack")])
 }
 
+/// The pack that lies there; none for anything else.
+fn pack_id(location: &Location) -> Option<PackId> {
+    let digits = location.filename()?.strip_suffix(".pack")?;
+    let id = u128::from_str_radix(digits, 16).ok().filter(|_| digits.len() == 32)?;
+    Some(PackId(id.to_be_bytes()))
+}
+
 impl PackStore for ObjectPacks {
     fn put(&self, pack: PackId, pieces: Vec<Bytes>) -> BoxFuture<'_, Result<(), BlobError>> {
         async move { Ok(self.0.put(&location(pack), pieces.into_iter().collect()).await.map(drop)?) }.boxed()
+    }
+
+    fn list(&self) -> BoxFuture<'_, Result<Vec<(PackId, u64)>, BlobError>> {
+        async move {
+            let objects: Vec<_> = self.0.list(None).try_collect().await?;
+            let packs = objects.iter().filter_map(|object| Some((pack_id(&object.location)?, object.size)));
+            let mut packs: Vec<_> = packs.collect();
+            packs.sort_unstable();
+            Ok(packs)
+        }
+        .boxed()
     }
 
     fn read(&self, pack: PackId, range: Range<u64>) -> BoxFuture<'_, Result<Bytes, BlobError>> {

@@ -103,6 +103,22 @@ pub fn scan(pack: &[u8]) -> impl Iterator<Item = Result<(ChunkHash, u64, &[u8]),
     })
 }
 
+/// The sound records of a pack, also those behind damage: after it, the search goes on at the next record that is sound.
+pub fn salvage(pack: &[u8]) -> impl Iterator<Item = (ChunkHash, u64, &[u8])> {
+    let mut offset = 0;
+    std::iter::from_fn(move || {
+        while offset < pack.len() {
+            if let Some(record) = record_at(pack, offset) {
+                offset = record.1 as usize + record.2.len();
+                return Some(record);
+            }
+            let rest = &pack[offset + 1..];
+            offset += 1 + rest.windows(MAGIC.len()).position(|window| window == MAGIC).unwrap_or(rest.len());
+        }
+        None
+    })
+}
+
 fn record_at(pack: &[u8], offset: usize) -> Option<(ChunkHash, u64, &[u8])> {
     let rest = pack[offset..].strip_prefix(&MAGIC)?;
     let (hash, rest) = rest.split_first_chunk()?;
@@ -150,6 +166,7 @@ mod tests {
             let found: Vec<_> = scan(&damaged).collect();
             assert_eq!(found.len(), good + 1, "damage at {at}");
             assert!(found[good].is_err() && found[..good].iter().all(Result::is_ok));
+            assert_eq!(salvage(&damaged).count(), 2, "all but the damaged one");
         }
         assert!(scan(&bytes[..bytes.len() - 1]).last().unwrap().is_err(), "a torn end is noticed");
     }

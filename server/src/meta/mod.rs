@@ -1,13 +1,17 @@
-//! What the server knows: folders, nodes, contents, where chunks lie, devices, tokens, answers to commits.
+//! What the server knows: folders, nodes, contents, where chunks lie, devices, tokens, answers to commits, the past.
 //!
 //! Owns the traits that a metadata store fulfils. A store gives two things: a consistent view to read from, and a
 //! transaction to write in, which is durable before its `done` is called. The rules that decide what is written live in
 //! the service; this layer knows nothing of HTTP, of bodies of chunks beyond small ones, or of who may do what.
 
 mod error;
+mod history;
+mod scrub;
 pub mod sqlite;
 
 pub use error::MetaError;
+pub use history::{CommitRow, Counts, HoldRow, ReadHistory, WriteHistory};
+pub use scrub::{RawContent, ReadScrub, WriteScrub};
 
 use bytes::Bytes;
 use futures::channel::oneshot;
@@ -122,6 +126,21 @@ pub struct VersionRow {
     pub device: DeviceId,
 }
 
+/// Where a content is used.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ContentUse {
+    /// The folder's name.
+    pub folder: String,
+    /// The file.
+    pub node: NodeId,
+    /// Where it lies, or lay.
+    pub placement: Placement,
+    /// What it consists of.
+    pub content: ContentHash,
+    /// For an earlier version: which.
+    pub rev: Option<Seq>,
+}
+
 /// One token, without its secret.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct TokenRow {
@@ -132,7 +151,7 @@ pub struct TokenRow {
 }
 
 /// A consistent view of the store. All answers belong to one moment.
-pub trait ReadTx {
+pub trait ReadTx: ReadHistory + ReadScrub {
     /// The folder of that name, or of that id if no name matches.
     fn folder(&self, name_or_id: &str) -> Result<Option<FolderRow>>;
     /// All folders by name.
@@ -180,7 +199,7 @@ pub trait ReadTx {
 }
 
 /// A transaction. Everything in it becomes visible and durable together, or not at all.
-pub trait WriteTx: ReadTx {
+pub trait WriteTx: ReadTx + WriteHistory + WriteScrub {
     /// A new folder with a root; `false` if the name or id is taken.
     fn add_folder(&self, id: FolderId, name: &str, epoch: Epoch, root: &Node) -> Result<bool>;
     /// Moves a folder's end and its counters.

@@ -2,6 +2,7 @@
 
 use super::chunks::places;
 use super::commit::for_travel;
+use super::history::{cursor_at, has, resync};
 use super::{Body, Result, Service, ServiceError, folder};
 use crate::meta::{ChunkPlace, FolderRow, ReadTx};
 use bytes::Bytes;
@@ -44,9 +45,21 @@ impl Service {
     async fn page(&self, folder: &str, poll: Poll) -> Result<Changes> {
         poll.check()?;
         let name = folder.to_owned();
-        let (page, riders) = self.read(move |tx| poll.page(tx, &name)).await?;
+        let (page, riders) = match (self.read(move |tx| poll.page(tx, &name)).await?, poll.since) {
+            (Some(found), _) => found,
+            (None, since) => return Err(self.strayed(folder, since).await),
+        };
         let bodies: Vec<Body> = self.bodies(riders).try_collect().await?;
         Ok(Changes { page, chunks: bodies.into_iter().map(|body| (body.hash, body.envelope)).collect() })
+    }
+
+    /// The answer to a cursor that this history does not have.
+    async fn strayed(&self, folder: &str, since: Option<Cursor>) -> ServiceError {
+        let renewed = match since {
+            Some(proof) => self.begin_anew(folder, proof).await,
+            None => Ok(()),
+        };
+        renewed.err().unwrap_or_else(|| resync("the cursor is not of this history, the server's store was set back"))
     }
 
     /// The same, but an empty page is held back until there is a change or `until` ends.
@@ -69,6 +82,9 @@ impl Service {
     }
 }
 
+/// A page and where the chunks are that ride along.
+type Page = (ChangesPage, Vec<(ChunkHash, ChunkPlace)>);
+
 impl Poll {
     fn check(&self) -> Result<()> {
         if !(1..=PAGE_NODES_MAX).contains(&self.limit) {
@@ -80,18 +96,19 @@ impl Poll {
         Ok(())
     }
 
-    fn page(&self, tx: &dyn ReadTx, name: &str) -> Result<(ChangesPage, Vec<(ChunkHash, ChunkPlace)>)> {
+    /// The page; none if the cursor is of this epoch but not of its history.
+    fn page(&self, tx: &dyn ReadTx, name: &str) -> Result<Option<Page>> {
         let folder = folder(tx, name)?;
-        let since = position(self.since, &folder)?;
+        let Some(since) = position(tx, self.since, &folder)? else { return Ok(None) };
         let mut nodes = tx.changed(folder.key, since, self.limit + 1)?;
         let more = nodes.len() > self.limit;
         nodes.truncate(self.limit);
         let seq = if more { nodes.last().map_or(since, |node| node.rev) } else { folder.seq };
         let nodes: Vec<_> = nodes.into_iter().map(for_travel).collect();
         let riders = places(tx, self.riders(&nodes))?;
-        let cursor = Cursor { epoch: folder.epoch, seq };
+        let cursor = cursor_at(tx, &folder, seq)?;
         let devices = devices(tx, &nodes)?;
-        Ok((ChangesPage { folder: folder.id, cursor, more, nodes, devices }, riders))
+        Ok(Some((ChangesPage { folder: folder.id, cursor, more, nodes, devices }, riders)))
     }
 
     /// The chunks that ride along. A client fetches the others by hash.
@@ -112,20 +129,12 @@ impl Poll {
     }
 }
 
-fn position(since: Option<Cursor>, folder: &FolderRow) -> Result<Seq> {
-    let Some(cursor) = since else { return Ok(0) };
+fn position(tx: &dyn ReadTx, since: Option<Cursor>, folder: &FolderRow) -> Result<Option<Seq>> {
+    let Some(cursor) = since else { return Ok(Some(0)) };
     if cursor.epoch != folder.epoch {
-        return Err(ServiceError::Resync(
-            "the cursor is of another epoch: read the feed from the begin and merge".to_owned(),
-        ));
+        return Err(resync("the cursor is of another epoch"));
     }
-    if cursor.seq > folder.seq {
-        return Err(ServiceError::Resync(format!(
-            "the cursor is past the end of the feed ({}): read the feed from the begin and merge",
-            folder.seq
-        )));
-    }
-    Ok(cursor.seq)
+    Ok(has(tx, folder, cursor)?.then_some(cursor.seq))
 }
 
 fn devices(tx: &dyn ReadTx, nodes: &[Node]) -> Result<Vec<Device>> {

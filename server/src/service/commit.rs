@@ -4,16 +4,15 @@
 //! clash and directories hang loose, which is what lets two files swap names in one batch.
 
 use super::batch::{Batch, names_fault};
+use super::hold::{Held, HoldRule, Passage, Watch};
 use super::ingest::Fresh;
-use super::{Result, Service, ServiceError, folder, structure};
-use crate::meta::{self, FolderRow, VersionRow, WriteTx};
+use super::record::Record;
+use super::{Result, Service, ServiceError, folder};
+use crate::meta::{self, FolderRow, WriteTx};
 use bytes::Bytes;
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use syncmount_common::protocol::commit::{CommitRequest, Committed, Conflict, ConflictReason, MissingDetails, Op};
 use syncmount_common::{ChunkHash, Content, ContentHash, Extent, Node, NodeKind, Rev, Timestamp};
-
-/// Answers kept per folder: a client that repeats a commit does so within seconds to days, not after 100,000 others.
-const ANSWERS_KEPT: u64 = 100_000;
 
 /// Conflicts told in one answer.
 pub(super) const CONFLICTS_MAX: usize = 100;
@@ -39,52 +38,85 @@ impl Service {
     /// The same, with chunks that have been taken in.
     pub async fn commit_fresh(&self, folder_name: &str, request: CommitRequest, fresh: Fresh) -> Result<Committed> {
         let batch = self.0.offload.run(move || Batch::check(request)).await??;
-        let (name, now) = (folder_name.to_owned(), self.0.environment.now());
-        let (service, small_bytes) = (self.clone(), fresh.small_bytes());
+        let (name, now, tag) = (folder_name.to_owned(), self.0.environment.now(), self.0.environment.tag());
+        let (service, small_bytes, rule) = (self.clone(), fresh.small_bytes(), self.hold_rule());
         let job = move |tx: &dyn WriteTx| {
             let folder = folder(tx, &name)?;
-            let committed = Application { tx, folder: &folder, batch: &batch, fresh: &fresh, now }.run()?;
-            Ok::<_, ServiceError>((folder.key, committed))
+            let outcome = Application { tx, folder: &folder, batch: &batch, fresh: &fresh, now, tag, rule }.run()?;
+            Ok::<_, ServiceError>((folder.key, outcome))
         };
-        let then = move |(key, _): &(meta::FolderKey, Committed)| {
-            service.0.small.add(small_bytes);
-            service.0.wake.changed(*key);
+        let then = move |(key, outcome): &(meta::FolderKey, Outcome)| {
+            if matches!(outcome, Outcome::Committed(_)) {
+                service.0.small.add(small_bytes);
+                service.0.wake.changed(*key);
+            }
         };
-        meta::write(&*self.0.meta, job, then).await.map(|(_, committed)| committed)
+        match meta::write(&*self.0.meta, job, then).await? {
+            (_, Outcome::Committed(committed)) => Ok(committed),
+            (_, Outcome::Held(held)) => Err(ServiceError::Held(held)),
+        }
     }
 }
 
+/// How a transaction ends that is kept.
+enum Outcome {
+    Committed(Committed),
+    /// Nothing is stored but the hold.
+    Held(Box<Held>),
+}
+
 /// One batch on its way into one folder.
+#[derive(Clone, Copy)]
 struct Application<'a> {
     tx: &'a dyn WriteTx,
     folder: &'a FolderRow,
     batch: &'a Batch,
     fresh: &'a Fresh,
     now: Timestamp,
+    tag: u64,
+    rule: HoldRule,
 }
 
 /// A node before and after one operation.
+#[derive(Clone)]
 pub(super) struct Step {
     pub(super) before: Option<Node>,
     pub(super) after: Node,
     pub(super) renamed: bool,
 }
 
+impl Step {
+    /// The node as it was, if it was there.
+    pub(super) fn lived(&self) -> Option<&Node> {
+        self.before.as_ref().filter(|node| !node.deleted)
+    }
+
+    /// The node as it is then, if it is there.
+    pub(super) fn lives(&self) -> Option<&Node> {
+        Some(&self.after).filter(|node| !node.deleted)
+    }
+}
+
 impl Application<'_> {
-    fn run(&self) -> Result<Committed> {
+    fn run(&self) -> Result<Outcome> {
         if self.batch.epoch != self.folder.epoch {
             return Err(ServiceError::Resync(
                 "the batch is based on another epoch: read the feed from the begin and merge".to_owned(),
             ));
         }
         if let Some(answer) = self.tx.answer(self.folder.key, self.batch.op_id)? {
-            return Ok(answer);
+            return Ok(Outcome::Committed(answer));
         }
-        let before = self.load()?;
-        self.enter_contents()?;
-        let steps = self.steps(before)?;
-        self.apply(&steps)?;
-        self.finish(&steps)
+        let steps = self.steps(self.load()?)?;
+        let (Self { tx, folder, now, tag, rule, .. }, Batch { device, op_id, .. }) = (*self, self.batch);
+        match (Watch { tx, folder, device, now, rule }).look(&steps)? {
+            Passage::Held(held) => Ok(Outcome::Held(held)),
+            Passage::Free { counted } => {
+                self.enter_contents()?;
+                let record = Record { tx, folder, device, op_id: *op_id, tag, now };
+                record.write(&steps, counted).map(Outcome::Committed)
+            }
+        }
     }
 
     /// The present states; fails if any of them is not the one that its operation was based on.
@@ -126,9 +158,8 @@ impl Application<'_> {
             }
             return Ok(());
         };
-        if known.is_none() {
-            self.check_chunks(described.manifest.extents(), missing)?;
-        }
+        // Also for a content that is known: a repair may have found that some of its chunks are gone.
+        self.check_chunks(described.manifest.extents(), missing)?;
         if known.is_none_or(|known| known.sha256.is_none()) {
             self.tx.add_content(hash, &described.manifest, described.sha256)?;
         }
@@ -187,66 +218,6 @@ impl Application<'_> {
         };
         Ok(Step { before, after, renamed })
     }
-
-    fn apply(&self, steps: &[Step]) -> Result<()> {
-        let key = self.folder.key;
-        self.tx.put_device(&self.batch.device)?;
-        for step in steps {
-            self.tx.put_node(key, &step.after)?;
-            if step.renamed && step.before.is_some() {
-                self.tx.clear_names(key, step.after.id)?;
-            }
-            self.add_version(step)?;
-        }
-        structure::place(self.tx, key, steps)
-    }
-
-    fn add_version(&self, step: &Step) -> Result<()> {
-        let Node { id, rev, attrs, content, author, names, .. } = &step.after;
-        let before = step.before.as_ref().and_then(|node| node.content.as_ref());
-        let (Some(content), Some(placement)) = (content, names.first()) else { return Ok(()) };
-        if before.is_some_and(|before| before.hash == content.hash) {
-            return Ok(());
-        }
-        let (placement, content, mtime) = (placement.clone(), content.hash, attrs.mtime);
-        let version =
-            VersionRow { node: *id, rev: *rev, placement, content, mtime, received: self.now, device: *author };
-        Ok(self.tx.add_version(self.folder.key, &version)?)
-    }
-
-    fn finish(&self, steps: &[Step]) -> Result<Committed> {
-        let first_seq = self.folder.seq + 1;
-        let last_seq = self.folder.seq + steps.len() as u64;
-        let (nodes, bytes) = self.growth(steps)?;
-        self.tx.advance(self.folder.key, last_seq, nodes, bytes)?;
-        let committed = Committed { first_seq, last_seq };
-        self.tx.add_answer(self.folder.key, self.batch.op_id, committed, ANSWERS_KEPT)?;
-        Ok(committed)
-    }
-
-    /// By how much the folder's counters change.
-    fn growth(&self, steps: &[Step]) -> Result<(i64, i64)> {
-        let mut sizes = HashMap::new();
-        let (mut nodes, mut bytes) = (0, 0_i64);
-        for step in steps {
-            let before = step.before.as_ref().filter(|node| !node.deleted);
-            let after = Some(&step.after).filter(|node| !node.deleted);
-            nodes += i64::from(after.is_some()) - i64::from(before.is_some());
-            bytes = bytes.saturating_add(self.size(after, &mut sizes)?).saturating_sub(self.size(before, &mut sizes)?);
-        }
-        Ok((nodes, bytes))
-    }
-
-    fn size(&self, node: Option<&Node>, sizes: &mut HashMap<ContentHash, i64>) -> Result<i64> {
-        let Some(content) = node.and_then(|node| node.content.as_ref()) else { return Ok(0) };
-        if let Some(size) = sizes.get(&content.hash) {
-            return Ok(*size);
-        }
-        let row = self.tx.content(&content.hash)?.ok_or(meta::MetaError::Damaged("a content has no row"))?;
-        let size = i64::try_from(row.size).unwrap_or(i64::MAX);
-        sizes.insert(content.hash, size);
-        Ok(size)
-    }
 }
 
 /// Whether the node is in the state that the operation was based on.
@@ -283,7 +254,7 @@ fn updated(
 }
 
 /// A content as a node's row names it: by its hash. The rest is in the content's own row.
-fn reference(hash: ContentHash) -> Content {
+pub(super) fn reference(hash: ContentHash) -> Content {
     Content { hash, size: 0, sha256: None, manifest: None }
 }
 

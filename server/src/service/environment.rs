@@ -54,6 +54,11 @@ impl Environment {
         OpId::new_v7(self.now().unix_ms(), &self.random())
     }
 
+    /// A tag for a commit; never 0, which stands for none.
+    pub(super) fn tag(&self) -> u64 {
+        u64::from_le_bytes(self.random()).max(1)
+    }
+
     pub(super) fn pack_id(&self) -> PackId {
         PackId(*OpId::new_v7(self.now().unix_ms(), &self.random()).as_bytes())
     }

@@ -1,5 +1,6 @@
 //! Why a request is not done. Every variant has one error code; which HTTP status that is, only the API knows.
 
+use super::hold::Held;
 use crate::blob::BlobError;
 use crate::meta::MetaError;
 use syncmount_common::ChunkHash;
@@ -48,6 +49,9 @@ pub enum ServiceError {
     /// The cursor or epoch is not of this history.
     #[error("{0}")]
     Resync(String),
+    /// The device may not remove more before somebody allows it.
+    #[error(transparent)]
+    Held(Box<Held>),
     /// Others kept changing what the request is about.
     #[error("{0}")]
     Busy(String),
@@ -79,6 +83,7 @@ impl ServiceError {
             Self::TooLarge(_) => ErrorCode::TooLarge,
             Self::HashMismatch(_) => ErrorCode::HashMismatch,
             Self::Resync(_) => ErrorCode::Resync,
+            Self::Held(_) => ErrorCode::Held,
             Self::Meta(MetaError::Full) | Self::Blob(BlobError::Full) => ErrorCode::InsufficientStorage,
             Self::Busy(_) | Self::Meta(MetaError::Stopped | MetaError::Locked) => ErrorCode::Busy,
             Self::Meta(MetaError::Damaged(_) | MetaError::TooNew { .. } | MetaError::Store(_))

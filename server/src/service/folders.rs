@@ -1,9 +1,9 @@
 //! Folders: what there is, and how a new one begins.
 
+use super::history::end;
 use super::{Result, Service, ServiceError, folder};
-use crate::meta::FolderRow;
+use crate::meta::{FolderRow, ReadTx};
 use std::path::Path;
-use syncmount_common::protocol::changes::Cursor;
 use syncmount_common::protocol::folders::{FolderInfo, FolderList};
 use syncmount_common::{Attrs, DeviceId, Node, NodeId, NodeKind};
 
@@ -15,16 +15,16 @@ const ROOT_MODE: u32 = 0o755;
 impl Service {
     /// All folders.
     pub async fn folders(&self) -> Result<FolderList> {
-        let rows = self.read(|tx| Ok(tx.folders()?)).await?;
         let free = self.free_bytes();
-        Ok(FolderList { folders: rows.into_iter().map(|row| info(row, free)).collect() })
+        let list = move |tx: &dyn ReadTx| tx.folders()?.into_iter().map(|row| info(tx, row, free)).collect();
+        Ok(FolderList { folders: self.read(list).await? })
     }
 
     /// One folder.
     pub async fn folder(&self, name: &str) -> Result<FolderInfo> {
         let name = name.to_owned();
-        let row = self.read(move |tx| folder(tx, &name)).await?;
-        Ok(info(row, self.free_bytes()))
+        let free = self.free_bytes();
+        self.read(move |tx| info(tx, folder(tx, &name)?, free)).await
     }
 
     /// Makes a folder; `false` if there is one of that name.
@@ -41,9 +41,12 @@ impl Service {
     }
 }
 
-fn info(row: FolderRow, free_bytes: Option<u64>) -> FolderInfo {
-    let cursor = Cursor { epoch: row.epoch, seq: row.seq };
-    FolderInfo { id: row.id, name: row.name, cursor, nodes: row.nodes, bytes: row.bytes, free_bytes }
+fn info(tx: &dyn ReadTx, row: FolderRow, free_bytes: Option<u64>) -> Result<FolderInfo> {
+    let cursor = end(tx, &row)?;
+    let stopped = tx.holds(row.key)?.into_iter().filter(|(_, hold)| hold.stops());
+    let held = stopped.map(|(device, hold)| hold.told(device)).collect();
+    let FolderRow { id, name, nodes, bytes, .. } = row;
+    Ok(FolderInfo { id, name, cursor, nodes, bytes, free_bytes, held })
 }
 
 /// The root exists from the start. Its rev is 0 until somebody changes its attributes: the feed does not tell of it.

@@ -3,6 +3,7 @@
 //! Works on the traits of [`crate::meta`] and [`crate::blob`]; knows no HTTP and no SQL. A service in memory completes
 //! every future at once on the thread that polls it (held polls aside), so that the simulator can drive it step by step.
 
+mod audit;
 mod batch;
 mod bodies;
 mod changes;
@@ -12,12 +13,18 @@ mod environment;
 mod error;
 mod files;
 mod folders;
+mod history;
+mod hold;
 mod ingest;
+mod order;
 mod path;
+mod record;
 mod remove;
+mod scrub;
 mod small;
 mod structure;
 mod tokens;
+mod undo;
 mod upload;
 
 pub use bodies::Body;
@@ -26,15 +33,20 @@ pub use environment::Environment;
 pub use error::{Result, ServiceError};
 pub use files::{Bytestream, Opened, Precondition, Tag, Tags, WEB_DEVICE};
 pub use folders::FOLDER_NAME_LEN_MAX;
+pub use history::PastCommit;
+pub use hold::{Held, HoldRule};
 pub use ingest::{Fresh, Ingest};
 pub use path::Path;
+pub use scrub::Scrubbed;
 pub use tokens::Token;
+pub use undo::UNDO_DEVICE;
 pub use upload::Upload;
 
 use crate::blob::{ChunkStore, ObjectPacks, PackStore};
 use crate::meta::sqlite::SqliteStore;
 use crate::meta::{self, FolderRow, MetaStore, ReadTx, WriteTx};
 use crate::wake::Wake;
+use parking_lot::Mutex;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -48,6 +60,7 @@ struct Inner {
     environment: Arc<Environment>,
     wake: Wake,
     small: small::Gauge,
+    hold_rule: Mutex<HoldRule>,
     offload: Offload,
     /// The directory whose free space is told.
     directory: Option<PathBuf>,
@@ -84,8 +97,8 @@ impl Service {
         let environment = Arc::new(environment);
         let ids = Arc::clone(&environment);
         let chunks = ChunkStore::new(packs, move || ids.pack_id());
-        let (wake, small) = (Wake::default(), small::Gauge::default());
-        Self(Arc::new(Inner { meta, chunks, environment, wake, small, offload, directory }))
+        let (wake, small, hold_rule) = (Wake::default(), small::Gauge::default(), Mutex::default());
+        Self(Arc::new(Inner { meta, chunks, environment, wake, small, hold_rule, offload, directory }))
     }
 
     /// A service that lives in memory and has the folder `default`.

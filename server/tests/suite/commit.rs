@@ -144,7 +144,7 @@ async fn another_epoch_means_resync() {
         let refused = world.service.commit(F, request(other, Vec::new()), Vec::new()).await;
         assert!(matches!(refused, Err(ServiceError::Resync(_))));
         let cursor = world.cursor().await;
-        for since in [Cursor { epoch: other, seq: 0 }, Cursor { seq: cursor.seq + 1, ..cursor }] {
+        for since in [Cursor { epoch: other, seq: 0, tag: 0 }, Cursor { seq: cursor.seq + 1, ..cursor }] {
             let refused = world.service.changes(F, Some(since), 10, 0).await;
             assert!(matches!(refused, Err(ServiceError::Resync(_))));
         }

@@ -6,8 +6,12 @@ mod client;
 mod commit;
 mod feed;
 mod files;
+mod history;
+mod holds;
 mod hostile;
 #[cfg(unix)]
 mod process;
+mod scrub;
 mod store;
 mod support;
+mod undo;

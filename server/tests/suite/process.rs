@@ -6,6 +6,7 @@ use std::io::{BufRead as _, BufReader};
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
+use syncmount_common::protocol::changes::Cursor;
 use syncmount_common::protocol::commit::Committed;
 use syncmount_common::protocol::error::ErrorCode;
 use syncmount_common::protocol::folders::FolderList;
@@ -30,8 +31,18 @@ impl Drop for Process {
 }
 
 fn start(data: &Path) -> Process {
+    start_with(data, &[])
+}
+
+fn start_with(data: &Path, options: &[&str]) -> Process {
     let mut command = binary();
-    command.arg("--data").arg(data).args(["--listen", "127.0.0.1:0"]).stdout(Stdio::piped()).stderr(Stdio::null());
+    command
+        .arg("--data")
+        .arg(data)
+        .args(["--listen", "127.0.0.1:0"])
+        .args(options)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null());
     let mut child = command.spawn().unwrap();
     let lines: Vec<String> = BufReader::new(child.stdout.take().unwrap()).lines().take(2).map(Result::unwrap).collect();
     let url = lines[1].strip_prefix("listening on ").unwrap().to_owned();
@@ -210,4 +221,129 @@ fn what_lies_in_the_data_directory_is_for_its_user_only() {
         assert_eq!(mode(&path) & 0o077, 0, "{}", path.display());
     }
     assert!(process.terminate().success());
+}
+
+fn copy(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let (path, target) = (entry.as_ref().unwrap().path(), to.join(entry.unwrap().file_name()));
+        if path.is_dir() { copy(&path, &target) } else { std::fs::copy(&path, &target).map(drop).unwrap() }
+    }
+}
+
+async fn make(client: &Client, name: &str) -> Cursor {
+    client.commit(vec![mkdir(id(), ROOT, name)]).await;
+    client.page(None, "").await.cursor
+}
+
+#[tokio::test]
+async fn a_restored_backup_is_recognised() {
+    let directory = tempfile::tempdir().unwrap();
+    let (data, backup) = (directory.path().join("data"), directory.path().join("backup"));
+    let process = start(&data);
+    let known = make(&process.client, "a").await;
+    assert!(process.terminate().success());
+    copy(&data, &backup);
+    let process = start(&data);
+    let lost = make(&process.client, "b").await;
+    assert!(process.terminate().success());
+    // Further steps: how many commits the restored server has made when the client from the lost future comes.
+    for further in 0..4 {
+        std::fs::remove_dir_all(&data).unwrap();
+        copy(&backup, &data);
+        let process = start(&data);
+        process.client.page(Some(known), "").await;
+        for index in 0..further {
+            make(&process.client, &format!("c{index}")).await;
+        }
+        refused(process.client.changes(Some(lost), ""), 410, ErrorCode::Resync).await;
+        let now = process.client.folder().await.cursor;
+        assert_ne!(now.epoch, known.epoch, "{further}");
+        refused(process.client.changes(Some(lost), ""), 410, ErrorCode::Resync).await;
+        refused(process.client.changes(Some(known), ""), 410, ErrorCode::Resync).await;
+        assert_eq!(process.client.folder().await.cursor, now, "the epoch changes once");
+        assert!(process.terminate().success());
+    }
+    assert!(stdout(&run(&data, &["restored"])).contains("new history"));
+    let process = start(&data);
+    let epoch = process.client.folder().await.cursor.epoch;
+    assert_ne!(epoch, known.epoch);
+    stdout(&run(&data, &["restored"]));
+    assert_ne!(process.client.folder().await.cursor.epoch, epoch, "beside a running server too");
+}
+
+#[tokio::test]
+async fn the_past_is_listed_and_undone_beside_a_running_server() {
+    let directory = tempfile::tempdir().unwrap();
+    let data = directory.path().join("data");
+    let process = start(&data);
+    make(&process.client, "a").await;
+    make(&process.client, "b").await;
+    let history = run(&data, &["history", "--folder", F]);
+    let lines: Vec<_> = stdout(&history).lines().collect();
+    assert!(lines[0].starts_with("2..2\t20") && lines[0].ends_with("Z\tlaptop\t+1 ~0 -0"), "{lines:?}");
+    assert_eq!((lines.len(), stdout(&run(&data, &["history", "--limit", "1"])).lines().count()), (2, 1));
+    let dry = run(&data, &["undo", "--to", "1", "--dry-run"]);
+    assert_eq!(stdout(&dry), "0 nodes would be back, 0 changed, 1 removed");
+    assert_eq!(process.client.folder().await.nodes, 2);
+    stdout(&run(&data, &["undo", "--to", "1"]));
+    assert_eq!(process.client.folder().await.nodes, 1);
+    assert!(failure(&run(&data, &["undo", "--to", "7"])).contains("from 0 to 3"));
+    assert!(failure(&run(&data, &["history", "--folder", "none"])).contains("no folder `none`"));
+}
+
+#[tokio::test]
+async fn holds_are_decided_on_the_command_line() {
+    let directory = tempfile::tempdir().unwrap();
+    let data = directory.path().join("data");
+    let process = start_with(&data, &["--hold-removes", "1", "--hold-part", "0.25"]);
+    let files: Vec<_> = (0..4).map(|_| id()).collect();
+    process
+        .client
+        .commit(files.iter().zip(["a", "b", "c", "d"]).map(|(file, name)| mkdir(*file, ROOT, name)).collect())
+        .await;
+    let mut commit = process.client.request((1..3).map(|rev| remove(files[rev as usize - 1], rev)).collect()).await;
+    (commit.device.id, commit.device.name) = (syncmount_common::DeviceId::from_bytes([9; 16]), "old phone".to_owned());
+    let path = format!("/v1/folders/{F}/commit");
+    refused(process.client.post(&path, &commit), 423, ErrorCode::Held).await;
+    let list = run(&data, &["holds", "list"]);
+    assert!(stdout(&list).starts_with("old phone\t") && stdout(&list).ends_with("removes 2 of 4"), "{}", stdout(&list));
+    assert!(stdout(&run(&data, &["holds", "deny", "old phone"])).contains("\tdenied\t"));
+    assert!(failure(&run(&data, &["holds", "allow", "tablet"])).contains("tablet"));
+    assert!(stdout(&run(&data, &["holds", "allow", "old phone", "--folder", F])).contains("\tallowed until 20"));
+    good::<Committed>(process.client.post(&path, &commit).send().await.unwrap()).await;
+    let off = directory.path().join("off");
+    assert!(failure_of_usage(&off, &["--hold-part", "2"]).contains("from 0 to 1"));
+}
+
+fn failure_of_usage(data: &Path, arguments: &[&str]) -> String {
+    let output = run(data, arguments);
+    assert_eq!(output.status.code(), Some(2));
+    String::from_utf8(output.stderr).unwrap()
+}
+
+#[tokio::test]
+async fn a_check_needs_the_server_stopped_and_tells_by_its_exit_code() {
+    let directory = tempfile::tempdir().unwrap();
+    let data = directory.path().join("data");
+    let process = start(&data);
+    let url = format!("/v1/folders/{F}/files/docs/noise");
+    let mut state = 1u32;
+    let next = |_| {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        (state >> 24) as u8
+    };
+    let body: Vec<u8> = (0..2_000_000).map(next).collect();
+    process.client.ask(reqwest::Method::PUT, &url).body(body).send().await.unwrap().error_for_status().unwrap();
+    assert!(failure(&run(&data, &["check"])).contains("stop it first"));
+    assert!(process.terminate().success());
+    assert!(stdout(&run(&data, &["check"])).starts_with("all is well"));
+    rusqlite::Connection::open(data.join("meta.sqlite")).unwrap().execute("DELETE FROM chunks", []).unwrap();
+    let damaged = run(&data, &["check"]);
+    let text = String::from_utf8(damaged.stdout).unwrap();
+    assert_eq!(damaged.status.code(), Some(1), "{text}");
+    assert!(text.starts_with("default:/docs/noise: ") && text.contains("--repair"), "{text}");
+    assert!(stdout(&run(&data, &["check", "--repair"])).starts_with("all is well now"));
+    assert!(stdout(&run(&data, &["check"])).starts_with("all is well"));
+    assert!(failure(&run(&directory.path().join("none"), &["check"])).contains("holds no server's data"));
 }

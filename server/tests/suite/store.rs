@@ -161,7 +161,7 @@ async fn a_chunk_is_in_one_place() {
 async fn old_answers_are_dropped_now_and_then() {
     for (store, _directory) in stores() {
         let job = |tx: &dyn meta::WriteTx| {
-            let answer = syncmount_common::protocol::commit::Committed { first_seq: 1, last_seq: 1 };
+            let answer = syncmount_common::protocol::commit::Committed { first_seq: 1, last_seq: 1, tag: 1 };
             let ops: Vec<_> = (0..1000).map(|_| op_id()).collect();
             ops.iter().try_for_each(|op| tx.add_answer(FolderKey(1), *op, answer, 10))?;
             let kept = ops.iter().map(|op| tx.answer(FolderKey(1), *op)).collect::<Result<Vec<_>, _>>()?;

@@ -68,7 +68,7 @@ pub(super) fn number(column: i64) -> Result<u64> {
     u64::try_from(column).map_err(|_| MetaError::Damaged("a count is negative"))
 }
 
-fn kind(column: i64) -> Result<NodeKind> {
+pub(super) fn kind(column: i64) -> Result<NodeKind> {
     match column {
         0 => Ok(NodeKind::File),
         1 => Ok(NodeKind::Dir),
@@ -89,6 +89,6 @@ pub(super) fn name(column: Vec<u8>) -> Result<Name> {
     Name::new(column).map_err(|_| MetaError::Damaged("a name is invalid"))
 }
 
-fn target(column: Vec<u8>) -> Result<SymlinkTarget> {
+pub(super) fn target(column: Vec<u8>) -> Result<SymlinkTarget> {
     SymlinkTarget::new(column).map_err(|_| MetaError::Damaged("a symlink's target is invalid"))
 }

@@ -5,9 +5,12 @@
 //! that the simulator is deterministic. Nothing outside this directory knows SQL.
 
 mod columns;
+mod history;
+mod past;
 mod read;
 mod readers;
 mod schema;
+mod scrub;
 mod write;
 mod writer;
 
@@ -24,8 +27,8 @@ use writer::Writer;
 /// How long a write waits for another process (`token add` beside a running server).
 const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Statements kept prepared per connection; there are about 50 in all.
-const STATEMENTS_MAX: usize = 64;
+/// Statements kept prepared per connection; there are about 80 in all.
+const STATEMENTS_MAX: usize = 96;
 
 /// One open transaction.
 struct Tx<'conn>(&'conn Connection);

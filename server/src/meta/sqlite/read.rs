@@ -2,7 +2,9 @@
 
 use super::columns::{self, MANIFEST_INLINE_LEN_MAX, NODE_COLUMNS, number, to_column};
 use super::{Fault, ReadTx, Result, Tx};
-use crate::meta::{ChunkPlace, ContentRow, FolderKey, FolderRow, PackId, PackSlice, SmallChunk, TokenRow};
+use crate::meta::{
+    ChunkPlace, ContentRow, FolderKey, FolderRow, PackId, PackSlice, ReadHistory as _, SmallChunk, TokenRow,
+};
 use bytes::Bytes;
 use rusqlite::{CachedStatement, OptionalExtension as _, Params, Row, named_params, params};
 use syncmount_common::protocol::changes::Device;
@@ -21,14 +23,24 @@ impl Tx<'_> {
     }
 
     /// The first row, if there is one.
-    fn first<T>(&self, sql: &str, params: impl Params, read: impl FnOnce(&Row<'_>) -> Result<T>) -> Result<Option<T>> {
+    pub(super) fn first<T>(
+        &self,
+        sql: &str,
+        params: impl Params,
+        read: impl FnOnce(&Row<'_>) -> Result<T>,
+    ) -> Result<Option<T>> {
         let mut statement = self.statement(sql)?;
         let mut rows = statement.query(params).fault()?;
         rows.next().fault()?.map(read).transpose()
     }
 
     /// All rows, in order.
-    fn all<T>(&self, sql: &str, params: impl Params, read: impl Fn(&Row<'_>) -> Result<T>) -> Result<Vec<T>> {
+    pub(super) fn all<T>(
+        &self,
+        sql: &str,
+        params: impl Params,
+        read: impl Fn(&Row<'_>) -> Result<T>,
+    ) -> Result<Vec<T>> {
         let mut statement = self.statement(sql)?;
         let mut rows = statement.query(params).fault()?;
         let mut out = Vec::new();
@@ -245,9 +257,12 @@ impl ReadTx for Tx<'_> {
 
     fn answer(&self, folder: FolderKey, op: OpId) -> Result<Option<Committed>> {
         let sql = "SELECT first_seq, last_seq FROM answers WHERE folder = ? AND op = ?";
-        self.first(sql, params![folder.0, op.as_bytes()], |row| {
-            Ok(Committed { first_seq: number(row.get(0).fault()?)?, last_seq: number(row.get(1).fault()?)? })
-        })
+        let found = self.first(sql, params![folder.0, op.as_bytes()], |row| {
+            Ok((number(row.get(0).fault()?)?, number(row.get(1).fault()?)?))
+        })?;
+        let committed =
+            |(first_seq, last_seq)| Ok(Committed { first_seq, last_seq, tag: self.tag_at(folder, last_seq)? });
+        found.map(committed).transpose()
     }
 
     fn token(&self, hash: &[u8; 32]) -> Result<Option<TokenRow>> {

@@ -4,7 +4,7 @@ use super::{Fault, MetaError, Result};
 use rusqlite::Connection;
 
 /// Each step takes the database from format `index` to `index + 1`.
-const STEPS: &[&str] = &[FIRST];
+const STEPS: &[&str] = &[FIRST, HISTORY];
 
 /// Keys are clustered (`WITHOUT ROWID`) where rows are small, so that a directory's names lie side by side; tables with
 /// long values (manifests, envelopes) keep a rowid, because overflow pages make clustered ones slow to search.
@@ -99,6 +99,48 @@ CREATE TABLE tokens (
 );
 ";
 
+/// A history of everything. What happened before this step is known as one commit without details, so that its end has a
+/// tag like every other; `born` is the rev with which a node came.
+const HISTORY: &str = "
+ALTER TABLE folders ADD COLUMN history_from INTEGER NOT NULL DEFAULT 0;
+UPDATE folders SET history_from = seq;
+ALTER TABLE nodes ADD COLUMN born INTEGER NOT NULL DEFAULT 0;
+CREATE TABLE commits (
+    folder INTEGER NOT NULL,
+    last_seq INTEGER NOT NULL,
+    first_seq INTEGER NOT NULL,
+    tag INTEGER NOT NULL,
+    time INTEGER NOT NULL,
+    device BLOB NOT NULL,
+    created INTEGER NOT NULL,
+    changed INTEGER NOT NULL,
+    removed INTEGER NOT NULL,
+    counted INTEGER NOT NULL,
+    PRIMARY KEY (folder, last_seq)
+) WITHOUT ROWID;
+CREATE INDEX commits_by_device ON commits (folder, device, time);
+INSERT INTO commits SELECT key, seq, 1, random() | 1, CAST(strftime('%s') AS INTEGER) * 1000000000,
+    zeroblob(16), nodes, 0, 0, 0 FROM folders WHERE seq > 0;
+CREATE TABLE history (
+    folder INTEGER NOT NULL,
+    rev INTEGER NOT NULL,
+    node BLOB NOT NULL,
+    state BLOB,
+    PRIMARY KEY (folder, rev)
+) WITHOUT ROWID;
+CREATE TABLE holds (
+    folder INTEGER NOT NULL,
+    device BLOB NOT NULL,
+    since INTEGER NOT NULL,
+    removes INTEGER NOT NULL,
+    nodes INTEGER NOT NULL,
+    denied INTEGER NOT NULL,
+    allowed_until INTEGER,
+    PRIMARY KEY (folder, device)
+) WITHOUT ROWID;
+CREATE INDEX chunks_by_pack ON chunks (pack, offset);
+";
+
 /// Brings the database to the newest format, in one transaction per step.
 pub(super) fn migrate(connection: &mut Connection) -> Result<()> {
     let found: i64 = connection.query_row("PRAGMA user_version", [], |row| row.get(0)).fault()?;
@@ -113,4 +155,25 @@ pub(super) fn migrate(connection: &mut Connection) -> Result<()> {
         tx.commit().fault()?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_database_of_the_first_format_gets_a_tag_where_it_ends() {
+        let mut connection = Connection::open_in_memory().unwrap();
+        connection.execute_batch(FIRST).unwrap();
+        connection.pragma_update(None, "user_version", 1).unwrap();
+        let folders = "INSERT INTO folders VALUES (1, x'01', 'old', x'02', 7, 3, 0), (2, x'03', 'new', x'04', 0, 0, 0)";
+        connection.execute_batch(folders).unwrap();
+        migrate(&mut connection).unwrap();
+        let sql =
+            "SELECT f.history_from, c.last_seq, c.tag <> 0 FROM folders f LEFT JOIN commits c ON c.folder = f.key";
+        let mut statement = connection.prepare(sql).unwrap();
+        let rows = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?))).unwrap();
+        let rows: Vec<(i64, Option<i64>, Option<bool>)> = rows.map(std::result::Result::unwrap).collect();
+        assert_eq!(rows, [(7, Some(7), Some(true)), (0, None, None)]);
+    }
 }

@@ -15,7 +15,7 @@ const PRUNE_EVERY: i64 = 1000;
 
 impl Tx<'_> {
     /// Runs a statement and says whether it changed anything.
-    fn run(&self, sql: &str, params: impl Params) -> Result<bool> {
+    pub(super) fn run(&self, sql: &str, params: impl Params) -> Result<bool> {
         self.statement(sql)?.execute(params).fault().map(|rows| rows > 0)
     }
 
@@ -43,11 +43,12 @@ impl WriteTx for Tx<'_> {
 
     fn put_node(&self, folder: FolderKey, node: &Node) -> Result<()> {
         let sql = "INSERT INTO nodes (folder, id, rev, kind, deleted, mode, mtime, content, target, author, \
-                   content_rev, content_author) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) \
+                   content_rev, content_author, born) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?3) \
                    ON CONFLICT (folder, id) DO UPDATE SET rev = excluded.rev, deleted = excluded.deleted, \
                    mode = excluded.mode, mtime = excluded.mtime, content = excluded.content, \
                    target = excluded.target, author = excluded.author, content_rev = excluded.content_rev, \
-                   content_author = excluded.content_author";
+                   content_author = excluded.content_author, \
+                   born = CASE WHEN deleted THEN excluded.born ELSE born END";
         let params = params![
             folder.0,
             node.id.as_bytes(),

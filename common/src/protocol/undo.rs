@@ -1,0 +1,32 @@
+//! `POST /v1/folders/FOLDER/undo`: brings a folder back to an earlier state, as new changes.
+//!
+//! Nothing is taken out of the history: every node that differs from its state at `to` gets a new rev, by the device
+//! `undo`. So an undo can be undone. A large one goes in several commits, each of which leaves a valid tree; repeated after
+//! an interruption it goes on where it was.
+
+use crate::ids::Seq;
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+/// What to go back to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct UndoRequest {
+    /// The state after this change; 0 is the empty folder.
+    pub to: Seq,
+    /// Only counts what would be done.
+    #[serde(default)]
+    pub dry_run: bool,
+}
+
+/// What was done, or would be.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct UndoReply {
+    /// Nodes that were gone and are back.
+    pub created: u64,
+    /// Nodes that got other names, attributes or content.
+    pub changed: u64,
+    /// Nodes that did not exist then and are removed.
+    pub removed: u64,
+}

@@ -1,0 +1,165 @@
+//! For the tests of this crate: an engine that has joined a folder, and the shortest ways to say what happens to it.
+
+use crate::{Body, CommitAnswer, Draft, Effect, Engine, FileBody, Identity, PrepareAnswer, Restored, Row};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use syncmount_common::protocol::changes::{ChangesPage, Cursor, Device};
+use syncmount_common::protocol::commit::{CommitRequest, Committed, ConflictDetails, Op};
+use syncmount_common::{
+    Attrs, ChunkHash, Content, DeviceId, Epoch, Extent, FolderId, Manifest, Name, Node, NodeId, NodeKind, Placement,
+    Timestamp,
+};
+
+pub(crate) const NOW: Timestamp = Timestamp(1_795_342_530_000_000_000);
+const ME: DeviceId = DeviceId::from_bytes([1; 16]);
+const OTHER: DeviceId = DeviceId::from_bytes([2; 16]);
+
+pub(crate) struct Rig {
+    pub(crate) engine: Engine,
+    rows: BTreeMap<NodeId, Row>,
+    seq: u64,
+}
+
+pub(crate) fn name(text: &str) -> Name {
+    Name::try_from(text).unwrap()
+}
+
+pub(crate) fn content(seed: u8) -> Content {
+    let extent = Extent::Chunk { hash: ChunkHash::of(&[seed]), len: 1 };
+    Content::of(Manifest::new(vec![extent]).unwrap(), None)
+}
+
+fn cursor(seq: u64) -> Cursor {
+    Cursor { epoch: Epoch::from_bytes([7; 16]), seq, tag: 0 }
+}
+
+impl Rig {
+    pub(crate) fn new() -> Self {
+        let mut rig = Self { engine: Self::start(Restored::default()), rows: BTreeMap::new(), seq: 0 };
+        rig.news(Vec::new());
+        rig
+    }
+
+    fn start(restored: Restored) -> Engine {
+        let device = Device { id: ME, name: "here".to_owned() };
+        Engine::new(Identity { device, seed: restored.rows.len() as u64 + 1 }, restored)
+    }
+
+    /// Carries out what is to be done: drafts turn out to be what they were written as.
+    pub(crate) fn drive(&mut self) {
+        while let Some(effect) = self.engine.poll(NOW) {
+            if let Effect::Settle { node, generation, .. } = effect {
+                self.engine.settle(node, generation);
+            }
+        }
+        let record = self.engine.take_record();
+        for (id, row) in record.rows {
+            match row {
+                Some(row) => self.rows.insert(id, row),
+                None => self.rows.remove(&id),
+            };
+        }
+        self.engine.check();
+    }
+
+    /// The process ends and another one goes on with what was kept.
+    pub(crate) fn restart(&mut self) {
+        let rows = self.rows.iter().map(|(id, row)| (*id, row.clone())).collect();
+        self.engine = Self::start(Restored { rows, cursor: self.engine.cursor() });
+        self.drive();
+    }
+
+    pub(crate) fn mkdir(&mut self, parent: NodeId, text: &str) -> NodeId {
+        let attrs = Attrs { mode: 0o755, mtime: NOW };
+        self.engine.create(parent, name(text), attrs, Body::Dir, NOW).unwrap()
+    }
+
+    /// A file with one byte, closed and hashed.
+    pub(crate) fn file(&mut self, parent: NodeId, text: &str, seed: u8) -> NodeId {
+        let body = Body::File(FileBody::Draft(Box::new(Draft { ready: true, size: 1, ..Draft::empty() })));
+        let attrs = Attrs { mode: 0o644, mtime: NOW };
+        let id = self.engine.create(parent, name(text), attrs, body, NOW).unwrap();
+        self.engine.prepared(id, 0, PrepareAnswer::Ready(Arc::new(content(seed))), NOW);
+        id
+    }
+
+    /// The next commit, left without an answer.
+    pub(crate) fn send(&mut self) -> Option<CommitRequest> {
+        self.engine.next_commit(NOW)
+    }
+
+    /// Everything goes to the server and is taken. Returns the operations, batch by batch.
+    pub(crate) fn sync(&mut self) -> Vec<Vec<Op>> {
+        let mut batches = Vec::new();
+        while let Some(request) = self.send() {
+            batches.push(request.ops.clone());
+            self.take(&request);
+        }
+        batches
+    }
+
+    pub(crate) fn take(&mut self, request: &CommitRequest) {
+        let first_seq = self.seq + 1;
+        self.seq += request.ops.len() as u64;
+        let done = Committed { first_seq, last_seq: self.seq, tag: 0 };
+        self.engine.committed(request.op_id, CommitAnswer::Committed(done), NOW);
+        self.drive();
+    }
+
+    pub(crate) fn conflict(&mut self, request: &CommitRequest) {
+        let answer = CommitAnswer::Conflict(ConflictDetails { conflicts: Vec::new() });
+        self.engine.committed(request.op_id, answer, NOW);
+        self.drive();
+    }
+
+    /// The whole of what is new arrives.
+    pub(crate) fn news(&mut self, nodes: Vec<Node>) {
+        self.seq = nodes.iter().map(|node| node.rev).max().unwrap_or(0).max(self.seq);
+        self.page(nodes, self.seq, false);
+        self.drive();
+    }
+
+    pub(crate) fn page(&mut self, nodes: Vec<Node>, to: u64, more: bool) {
+        let folder = FolderId::from_bytes([9; 16]);
+        let devices = vec![Device { id: OTHER, name: "there".to_owned() }];
+        let from = self.engine.next_page_from();
+        self.engine.page(from, ChangesPage { folder, cursor: cursor(to), more, nodes, devices });
+    }
+
+    /// A node as another device has made or changed it.
+    pub(crate) fn theirs(&self, id: NodeId, parent: NodeId, text: &str, inside: Option<u8>) -> Node {
+        let rev = self.seq + 1;
+        Node {
+            id,
+            rev,
+            kind: if inside.is_some() { NodeKind::File } else { NodeKind::Dir },
+            deleted: false,
+            names: vec![Placement { parent, name: name(text) }],
+            attrs: Attrs { mode: 0o644, mtime: Timestamp(NOW.0 - 5) },
+            content: inside.map(content),
+            target: None,
+            author: OTHER,
+            content_rev: rev,
+            content_author: OTHER,
+        }
+    }
+
+    pub(crate) fn gone(&self, id: NodeId, kind: NodeKind) -> Node {
+        let node = self.theirs(id, NodeId::ROOT, "gone", None);
+        Node { kind, deleted: true, names: Vec::new(), content_rev: 0, ..node }
+    }
+
+    /// The same as this device's own commit, told by the feed.
+    pub(crate) fn mine(node: Node) -> Node {
+        Node { author: ME, content_author: ME, ..node }
+    }
+
+    /// The names in a directory.
+    pub(crate) fn names(&self, parent: NodeId) -> Vec<String> {
+        self.engine.children(parent).map(|(name, _)| name.to_string()).collect()
+    }
+}
+
+pub(crate) fn id(seed: u8) -> NodeId {
+    NodeId::from_bytes([seed; 16])
+}

@@ -1,0 +1,155 @@
+//! What whoever runs a server does beside it: history, undo, holds, a restored backup, check and repair.
+
+use crate::{Unnamed, say};
+use anyhow::Result;
+use clap::{Args, Subcommand};
+use std::process::ExitCode;
+use syncmount_common::protocol::holds::{Hold, HoldState};
+use syncmount_common::{Seq, Timestamp};
+use syncmount_server::FIRST_FOLDER;
+use syncmount_server::data::Data;
+use syncmount_server::service::{PastCommit, Scrubbed};
+
+#[derive(Subcommand)]
+pub(crate) enum Holds {
+    /// Lists the devices that are held, or allowed to go on
+    List(InFolder),
+    /// Lets a device remove what it likes for the next hour
+    Allow(OfDevice),
+    /// Keeps refusing a device's removes
+    Deny(OfDevice),
+}
+
+#[derive(Args)]
+pub(crate) struct InFolder {
+    /// The folder's name
+    #[arg(long, value_name = "NAME", default_value = FIRST_FOLDER)]
+    folder: String,
+    #[command(flatten)]
+    place: Unnamed,
+}
+
+#[derive(Args)]
+pub(crate) struct OfDevice {
+    /// The device's name or id
+    device: String,
+    #[command(flatten)]
+    of: InFolder,
+}
+
+#[derive(Args)]
+pub(crate) struct History {
+    #[command(flatten)]
+    of: InFolder,
+    /// How many commits to list
+    #[arg(long, value_name = "N", default_value_t = 50)]
+    limit: usize,
+}
+
+#[derive(Args)]
+pub(crate) struct Undo {
+    #[command(flatten)]
+    of: InFolder,
+    /// Go back to the state after this change; `history` lists them
+    #[arg(long, value_name = "SEQ")]
+    to: Seq,
+    /// Only count what would be done
+    #[arg(long)]
+    dry_run: bool,
+}
+
+#[derive(Args)]
+pub(crate) struct Check {
+    /// The server's directory; the server must be stopped
+    #[arg(long, value_name = "DIR")]
+    data: std::path::PathBuf,
+    /// Rebuild the index from the packs, and forget chunks that are gone or wrong so that clients can send them again
+    #[arg(long)]
+    repair: bool,
+}
+
+/// Lists a folder's newest commits.
+pub(crate) async fn history(command: History) -> Result<()> {
+    let service = Data::visit(&command.of.place.data)?;
+    let commits = service.history(&command.of.folder, command.limit).await?;
+    commits.iter().try_for_each(|past| say(&line_of(past)))
+}
+
+/// `SEQ..SEQ`, time, device, counts: separated by tabs, for scripts too.
+fn line_of(PastCommit { commit, device }: &PastCommit) -> String {
+    let (time, device) = (shown(commit.time), if device.is_empty() { "?" } else { device });
+    let counts = &commit.counts;
+    let what = format!("+{} ~{} -{}", counts.created, counts.changed, counts.removed);
+    format!("{}..{}\t{time}\t{device}\t{what}", commit.first_seq, commit.last_seq)
+}
+
+fn shown(time: Timestamp) -> String {
+    let (seconds, _) = time.parts();
+    jiff::Timestamp::from_second(seconds).map_or_else(|_| seconds.to_string(), |time| time.to_string())
+}
+
+/// Brings a folder back.
+pub(crate) async fn undo(command: Undo) -> Result<()> {
+    let service = Data::visit(&command.of.place.data)?;
+    let done = service.undo(&command.of.folder, command.to, command.dry_run).await?;
+    let verb = if command.dry_run { "would be" } else { "are" };
+    say(&format!("{} nodes {verb} back, {} changed, {} removed", done.created, done.changed, done.removed))
+}
+
+/// Tells every client that the store comes from a backup.
+pub(crate) async fn restored(place: Unnamed) -> Result<()> {
+    let count = Data::visit(&place.data)?.restored().await?;
+    say(&format!("{count} folders begin a new history: every client reads them again and merges what it has"))
+}
+
+pub(crate) async fn holds(command: Holds) -> Result<()> {
+    match command {
+        Holds::List(of) => {
+            let list = Data::visit(&of.place.data)?.holds(&of.folder).await?;
+            list.holds.iter().try_for_each(|hold| say(&line_of_hold(hold)))
+        }
+        Holds::Allow(OfDevice { device, of }) => {
+            let hold = Data::visit(&of.place.data)?.allow_removes(&of.folder, &device).await?;
+            say(&line_of_hold(&hold))
+        }
+        Holds::Deny(OfDevice { device, of }) => {
+            let hold = Data::visit(&of.place.data)?.deny_removes(&of.folder, &device).await?;
+            say(&line_of_hold(&hold))
+        }
+    }
+}
+
+fn line_of_hold(hold: &Hold) -> String {
+    let state = match hold.state {
+        HoldState::Waiting => "waiting".to_owned(),
+        HoldState::Denied => "denied".to_owned(),
+        HoldState::Allowed => format!("allowed until {}", hold.until.map_or_else(String::new, shown)),
+    };
+    let (device, since) = (&hold.device, shown(hold.since));
+    format!("{}\t{}\t{state}\t{since}\tremoves {} of {}", device.name, device.id, hold.removes, hold.nodes)
+}
+
+/// Checks a server's whole store; the exit code says whether all is well.
+pub(crate) async fn check(command: Check) -> Result<ExitCode> {
+    let (service, _lock) = Data::visit_alone(&command.data)?;
+    let found = service.scrub(command.repair).await?;
+    found.problems.iter().try_for_each(|problem| say(problem))?;
+    say(&summary(&found, command.repair))?;
+    tokio::task::spawn_blocking(move || service.close()).await??;
+    Ok(if found.problems.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn summary(found: &Scrubbed, repair: bool) -> String {
+    let Scrubbed { problems, packs, bytes, chunks, contents, unnamed, unreadable, entered, dropped } = found;
+    let seen = format!("{packs} packs with {bytes} bytes, {chunks} sound chunks, {contents} contents");
+    let rest = format!("{unnamed} chunks in packs are not in the index, {unreadable} bytes hold nothing readable");
+    match (repair, problems.len()) {
+        (false, 0) => format!("all is well: {seen}; {rest}"),
+        (false, count) => format!("{count} problems: {seen}; {rest}; `check --repair` mends what can be mended"),
+        (true, 0) => format!("all is well now: {seen}; {entered} index rows entered, {dropped} dropped"),
+        (true, count) => format!(
+            "{count} problems remain: {seen}; {entered} index rows entered, {dropped} dropped; a file comes back when a \
+             client that has it sends it again"
+        ),
+    }
+}

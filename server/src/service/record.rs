@@ -1,0 +1,108 @@
+//! What every change to a folder is written as, once it is decided: rows, names, versions, the states replaced, the
+//! counters, and the commit with its tag.
+
+use super::commit::Step;
+use super::{Result, structure};
+use crate::meta::{self, CommitRow, Counts, FolderRow, VersionRow, WriteTx};
+use std::collections::HashMap;
+use syncmount_common::protocol::changes::Device;
+use syncmount_common::protocol::commit::Committed;
+use syncmount_common::{ContentHash, Node, OpId, Timestamp};
+
+/// Answers kept per folder: a client that repeats a commit does so within seconds to days, not after 100,000 others.
+const ANSWERS_KEPT: u64 = 100_000;
+
+/// Who changes which folder, when, and under which names.
+pub(super) struct Record<'a> {
+    pub(super) tx: &'a dyn WriteTx,
+    pub(super) folder: &'a FolderRow,
+    pub(super) device: &'a Device,
+    pub(super) op_id: OpId,
+    pub(super) tag: u64,
+    pub(super) now: Timestamp,
+}
+
+impl Record<'_> {
+    /// Writes the steps, whose revs follow the folder's end. `counted` of the removes count for the stop for mass deletes.
+    pub(super) fn write(&self, steps: &[Step], counted: u64) -> Result<Committed> {
+        self.apply(steps)?;
+        self.finish(steps, counted)
+    }
+
+    fn apply(&self, steps: &[Step]) -> Result<()> {
+        let key = self.folder.key;
+        self.tx.put_device(self.device)?;
+        for step in steps {
+            self.tx.add_past(key, step.after.rev, step.after.id, step.before.as_ref())?;
+            self.tx.put_node(key, &step.after)?;
+            if step.renamed && step.before.is_some() {
+                self.tx.clear_names(key, step.after.id)?;
+            }
+            self.add_version(step)?;
+        }
+        structure::place(self.tx, key, steps)
+    }
+
+    fn add_version(&self, step: &Step) -> Result<()> {
+        let Node { id, rev, attrs, content, author, names, .. } = &step.after;
+        let before = step.before.as_ref().and_then(|node| node.content.as_ref());
+        let (Some(content), Some(placement)) = (content, names.first()) else { return Ok(()) };
+        if before.is_some_and(|before| before.hash == content.hash) {
+            return Ok(());
+        }
+        let (placement, content, mtime) = (placement.clone(), content.hash, attrs.mtime);
+        let version =
+            VersionRow { node: *id, rev: *rev, placement, content, mtime, received: self.now, device: *author };
+        Ok(self.tx.add_version(self.folder.key, &version)?)
+    }
+
+    fn finish(&self, steps: &[Step], counted: u64) -> Result<Committed> {
+        let key = self.folder.key;
+        let (first_seq, last_seq) = (self.folder.seq + 1, self.folder.seq + steps.len() as u64);
+        let counts = Counts { counted, ..counts(steps) };
+        self.tx.advance(key, last_seq, counts.created as i64 - counts.removed as i64, self.growth(steps)?)?;
+        let tag = if steps.is_empty() { self.tx.tag_at(key, last_seq)? } else { self.tag };
+        if !steps.is_empty() {
+            let (time, device) = (self.now, self.device.id);
+            self.tx.add_commit(key, &CommitRow { first_seq, last_seq, tag, time, device, counts })?;
+        }
+        let committed = Committed { first_seq, last_seq, tag };
+        self.tx.add_answer(key, self.op_id, committed, ANSWERS_KEPT)?;
+        Ok(committed)
+    }
+
+    /// By how many bytes the folder grows.
+    fn growth(&self, steps: &[Step]) -> Result<i64> {
+        let mut sizes = HashMap::new();
+        let mut bytes = 0_i64;
+        for step in steps {
+            let (before, after) = (self.size(step.lived(), &mut sizes)?, self.size(step.lives(), &mut sizes)?);
+            bytes = bytes.saturating_add(after).saturating_sub(before);
+        }
+        Ok(bytes)
+    }
+
+    fn size(&self, node: Option<&Node>, sizes: &mut HashMap<ContentHash, i64>) -> Result<i64> {
+        let Some(content) = node.and_then(|node| node.content.as_ref()) else { return Ok(0) };
+        if let Some(size) = sizes.get(&content.hash) {
+            return Ok(*size);
+        }
+        let row = self.tx.content(&content.hash)?.ok_or(meta::MetaError::Damaged("a content has no row"))?;
+        let size = i64::try_from(row.size).unwrap_or(i64::MAX);
+        sizes.insert(content.hash, size);
+        Ok(size)
+    }
+}
+
+/// How many nodes the steps make, change and remove.
+pub(super) fn counts(steps: &[Step]) -> Counts {
+    let mut counts = Counts::default();
+    for step in steps {
+        match (step.lived(), step.lives()) {
+            (None, Some(_)) => counts.created += 1,
+            (Some(_), None) => counts.removed += 1,
+            (Some(_), Some(_)) | (None, None) => counts.changed += 1,
+        }
+    }
+    counts
+}

@@ -1,0 +1,257 @@
+//! Undo: a folder as it was at an earlier sequence number, by new changes.
+//!
+//! Planned on a consistent view, then done in commits that each leave a valid tree ([`super::order`]). A commit fails if a
+//! node has moved on since the plan; then the rest is planned anew. What an earlier commit of the same undo did is part of
+//! the present then and differs from the wanted state in nothing.
+
+use super::commit::{Step, reference};
+use super::record::{Record, counts};
+use super::upload::ATTEMPTS_MAX;
+use super::{Result, Service, ServiceError, folder, order};
+use crate::meta::{self, Counts, FolderKey, FolderRow, MetaError, ReadTx, WriteTx};
+use syncmount_common::protocol::changes::Device;
+use syncmount_common::protocol::undo::UndoReply;
+use syncmount_common::{ContentHash, DeviceId, Node, OpId, Seq, Timestamp};
+
+/// The device that an undo's changes are told as, and its name.
+pub const UNDO_DEVICE: (DeviceId, &str) = (DeviceId::from_bytes(*b"syncmount\0undo\0\0"), "undo");
+
+/// Steps in one commit, if the tree allows it: a larger one would keep other writers waiting.
+const COMMIT_LEN: usize = 4000;
+
+impl Service {
+    /// Brings a folder back to its state at `to`; or only counts what that would change.
+    pub async fn undo(&self, folder: &str, to: Seq, dry_run: bool) -> Result<UndoReply> {
+        let mut done = UndoReply::default();
+        for _ in 0..ATTEMPTS_MAX {
+            let name = folder.to_owned();
+            let plan = self.read(move |tx| plan(tx, &name, to)).await?;
+            if dry_run {
+                plan.iter().for_each(|steps| add(&mut done, counts(steps)));
+                return Ok(done);
+            }
+            match self.undo_all(folder, plan, &mut done).await {
+                Err(ServiceError::Conflict(_)) => (),
+                end => return end.map(|()| done),
+            }
+        }
+        Err(ServiceError::Busy(format!("others keep changing the folder `{folder}`: undo it again")))
+    }
+
+    async fn undo_all(&self, folder_name: &str, plan: Vec<Vec<Step>>, done: &mut UndoReply) -> Result<()> {
+        for steps in plan {
+            let (name, counts, service) = (folder_name.to_owned(), counts(&steps), self.clone());
+            let environment = &self.0.environment;
+            let (op_id, tag, now) = (environment.op_id(), environment.tag(), environment.now());
+            let job = move |tx: &dyn WriteTx| {
+                let folder = folder(tx, &name)?;
+                write(tx, &folder, steps, (op_id, tag, now))?;
+                Ok::<_, ServiceError>(folder.key)
+            };
+            let then = move |key: &FolderKey| service.0.wake.changed(*key);
+            meta::write(&*self.0.meta, job, then).await?;
+            add(done, counts);
+        }
+        Ok(())
+    }
+}
+
+fn add(reply: &mut UndoReply, counts: Counts) {
+    reply.created += counts.created;
+    reply.changed += counts.changed;
+    reply.removed += counts.removed;
+}
+
+fn plan(tx: &dyn ReadTx, name: &str, to: Seq) -> Result<Vec<Vec<Step>>> {
+    let folder = folder(tx, name)?;
+    let known = tx.history_from(folder.key)?..=folder.seq;
+    if !known.contains(&to) {
+        let (first, last) = known.into_inner();
+        return Err(ServiceError::Invalid(format!(
+            "the history of the folder `{name}` goes from {first} to {last}; it cannot go back to {to}"
+        )));
+    }
+    let mut steps = Vec::new();
+    for (id, then) in tx.states_at(folder.key, to)? {
+        let now = tx.node(folder.key, id)?.ok_or(MetaError::Damaged("a node with a past has no row"))?;
+        steps.extend(step(now, then.filter(|node| !node.deleted)));
+    }
+    order::commits(tx, folder.key, steps, COMMIT_LEN)
+}
+
+/// From the present state to the wanted one; none if they are the same.
+fn step(now: Node, wanted: Option<Node>) -> Option<Step> {
+    let Some(Node { names, attrs, content, target, .. }) = wanted else {
+        let (names, content, target, deleted) = (Vec::new(), None, None, true);
+        let after = Node { names, content, target, deleted, ..now };
+        return (!now.deleted).then_some(Step { before: Some(now), after, renamed: true });
+    };
+    let renamed = now.deleted || now.names != names;
+    let content = content.map(|content| reference(content.hash));
+    let same =
+        !renamed && now.attrs == attrs && now.target == target && hash(&now) == content.as_ref().map(|it| it.hash);
+    let after = Node { names, attrs, content, target, deleted: false, ..now };
+    (!same).then_some(Step { before: Some(now), after, renamed })
+}
+
+fn hash(node: &Node) -> Option<ContentHash> {
+    node.content.as_ref().map(|content| content.hash)
+}
+
+fn write(
+    tx: &dyn WriteTx,
+    folder: &FolderRow,
+    mut steps: Vec<Step>,
+    (op_id, tag, now): (OpId, u64, Timestamp),
+) -> Result<()> {
+    let (id, name) = UNDO_DEVICE;
+    for (step, rev) in steps.iter_mut().zip(folder.seq + 1..) {
+        let planned = step.before.as_ref().map(|node| node.rev);
+        if tx.node(folder.key, step.after.id)?.map(|node| node.rev) != planned {
+            return Err(ServiceError::Conflict(Vec::new()));
+        }
+        (step.after.rev, step.after.author) = (rev, id);
+        let changed = step.before.as_ref().and_then(hash) != hash(&step.after);
+        if changed && step.after.content.is_some() {
+            (step.after.content_rev, step.after.content_author) = (rev, id);
+        }
+    }
+    let device = Device { id, name: name.to_owned() };
+    Record { tx, folder, device: &device, op_id, tag, now }.write(&steps, 0).map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::FIRST_FOLDER as F;
+    use crate::service::Environment;
+    use futures::FutureExt as _;
+    use std::collections::BTreeMap;
+    use std::sync::atomic::{AtomicU64, Ordering};
+    use syncmount_common::protocol::commit::{CommitRequest, NewContent, Op};
+    use syncmount_common::{Attrs, Manifest, Name, NodeId, NodeKind, Placement, SymlinkTarget};
+
+    /// The numbers of one seed.
+    struct Rng(u64);
+
+    impl Rng {
+        fn below(&mut self, bound: usize) -> usize {
+            self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            ((self.0 >> 33) as usize) % bound
+        }
+
+        fn place(&mut self, nodes: &[Node]) -> Placement {
+            let directories: Vec<_> = nodes.iter().filter(|node| node.kind == NodeKind::Dir).collect();
+            let parent = self.below(directories.len() + 1).checked_sub(1).map_or(NodeId::ROOT, |at| directories[at].id);
+            Placement { parent, name: Name::try_from(["a", "b", "c", "d"][self.below(4)]).unwrap() }
+        }
+
+        fn attrs(&mut self) -> Attrs {
+            Attrs { mode: 0o600 + self.below(8) as u32, mtime: Timestamp(self.below(3) as i64) }
+        }
+
+        fn create(&mut self, id: NodeId, base: u64, kind: NodeKind, place: Placement) -> Op {
+            let target = SymlinkTarget::new(vec![b'x'; 1 + self.below(3)]).ok().filter(|_| kind == NodeKind::Symlink);
+            let content = (kind == NodeKind::File).then(|| Manifest::default().content_hash());
+            Op::Create { id, base, kind, names: vec![place], attrs: self.attrs(), content, target }
+        }
+
+        /// Operations on what is there; many are refused, which changes nothing.
+        fn ops(&mut self, nodes: &[Node]) -> Vec<Op> {
+            let count = 1 + self.below(4);
+            let mut touched = std::collections::HashSet::new();
+            let ops = (0..count).map(|_| self.op(nodes));
+            ops.filter(|op| touched.insert(op.id())).collect()
+        }
+
+        fn op(&mut self, nodes: &[Node]) -> Op {
+            let place = self.place(nodes);
+            let known = self.below(nodes.len().max(1));
+            match (self.below(8), nodes.get(known)) {
+                (0..=2, Some(node)) if node.deleted => self.create(node.id, node.rev, node.kind, place),
+                (0..=2, Some(node)) => {
+                    // Half of the renames take a name that somebody has.
+                    let others = nodes[self.below(nodes.len())].names.first().cloned();
+                    let names = Some(vec![others.filter(|_| known.is_multiple_of(2)).unwrap_or(place)]);
+                    Op::Update { id: node.id, base: node.rev, names, attrs: None, content: None }
+                }
+                (3, Some(node)) => {
+                    Op::Update { id: node.id, base: node.rev, names: None, attrs: Some(self.attrs()), content: None }
+                }
+                (4 | 5, Some(node)) => Op::Remove { id: node.id, base: node.rev },
+                (_, _) => {
+                    let kind = [NodeKind::Dir, NodeKind::Dir, NodeKind::File, NodeKind::Symlink][self.below(4)];
+                    let id = NodeId::from_bytes([0; 16].map(|_: u8| self.below(256) as u8));
+                    self.create(id, 0, kind, place)
+                }
+            }
+        }
+    }
+
+    fn now<T>(future: impl Future<Output = T>) -> T {
+        future.now_or_never().expect("a service in memory answers at once")
+    }
+
+    fn service() -> Service {
+        let state = AtomicU64::new(1);
+        let random = move |bytes: &mut [u8]| {
+            let next = |_: &u8| (state.fetch_add(1, Ordering::Relaxed).wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 56) as u8;
+            bytes.iter_mut().for_each(|byte| *byte = next(byte));
+        };
+        now(Service::in_memory(Environment::new(|| Timestamp(1), random))).unwrap()
+    }
+
+    fn nodes(service: &Service) -> Vec<Node> {
+        now(service.changes(F, None, 10_000, 0)).unwrap().page.nodes
+    }
+
+    type State = (Vec<Placement>, Attrs, Option<SymlinkTarget>);
+
+    fn tree(service: &Service) -> BTreeMap<NodeId, State> {
+        let live = nodes(service).into_iter().filter(|node| !node.deleted);
+        live.map(|node| (node.id, (node.names, node.attrs, node.target))).collect()
+    }
+
+    fn commit(service: &Service, ops: Vec<Op>) -> Result<()> {
+        let epoch = now(service.folder(F))?.cursor.epoch;
+        let device = Device { id: DeviceId::from_bytes([7; 16]), name: "laptop".to_owned() };
+        let contents = vec![NewContent { manifest: Manifest::default(), sha256: None }];
+        let request = CommitRequest { op_id: service.0.environment.op_id(), epoch, device, contents, ops };
+        now(service.commit(F, request, Vec::new())).map(drop)
+    }
+
+    /// Each commit as short as the tree allows it, and none of them refused.
+    fn undo_in_small_steps(service: &Service, to: Seq, seed: u64) -> (usize, usize) {
+        let job = move |tx: &dyn ReadTx| {
+            let steps = plan(tx, F, to)?.into_iter().flatten().collect();
+            order::commits(tx, folder(tx, F)?.key, steps, 1)
+        };
+        let plan = now(service.read(job)).unwrap();
+        let (count, longest) = (plan.len(), plan.iter().map(Vec::len).max().unwrap_or(0));
+        now(service.undo_all(F, plan, &mut UndoReply::default()))
+            .unwrap_or_else(|error| panic!("seed {seed}: {error:?}"));
+        (count, longest)
+    }
+
+    #[test]
+    fn any_state_comes_back_by_commits_that_each_leave_a_valid_tree() {
+        let (mut done, mut commits, mut longest) = (0, 0, 0);
+        for seed in 0..100 {
+            let (service, mut rng) = (service(), Rng(seed));
+            let mut states = BTreeMap::from([(0, tree(&service))]);
+            for _ in 0..60 {
+                let ops = rng.ops(&nodes(&service));
+                done += usize::from(commit(&service, ops).is_ok());
+                states.insert(now(service.folder(F)).unwrap().cursor.seq, tree(&service));
+            }
+            for _ in 0..6 {
+                let (seq, then) = states.iter().nth(rng.below(states.len())).unwrap();
+                let (count, group) = undo_in_small_steps(&service, *seq, seed);
+                (commits, longest) = (commits + count, longest.max(group));
+                let same = tree(&service).into_iter().filter(|(id, _)| *id != NodeId::ROOT).eq(then.clone());
+                assert!(same, "seed {seed}: the state at {seq} has not come back");
+            }
+        }
+        assert!(done > 1500 && commits > 1500 && longest > 1, "{done}, {commits}, {longest}: the worlds are too tame");
+    }
+}

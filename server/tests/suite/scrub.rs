@@ -1,0 +1,182 @@
+//! Check and repair: what is damaged is found, what can be mended is.
+
+use crate::support::*;
+use rusqlite::Connection;
+use std::path::{Path, PathBuf};
+use syncmount_common::ChunkHash;
+use syncmount_server::Service;
+use syncmount_server::data::Data;
+use syncmount_server::service::{Scrubbed, ServiceError};
+
+const LEN: usize = 300_000;
+
+/// A stopped server's directory with two files of one packed chunk each, in one pack, and a small one.
+struct Stopped {
+    directory: tempfile::TempDir,
+    hashes: [ChunkHash; 2],
+}
+
+fn noise(seed: u32) -> Vec<u8> {
+    let mut state = seed;
+    let next = |_| {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        (state >> 24) as u8
+    };
+    (0..LEN).map(next).collect()
+}
+
+async fn send(service: &Service, names: &[(&str, Vec<u8>)]) {
+    let mut commit = request(service.folder(F).await.unwrap().cursor.epoch, Vec::new());
+    let mut chunks = Vec::new();
+    for (name, bytes) in names {
+        let (body, chunk) = content(bytes);
+        commit.ops.push(create(id(), ROOT, name, hash_of(&body)));
+        commit.contents.push(body);
+        chunks.push(chunk);
+    }
+    service.commit(F, commit, chunks).await.unwrap();
+}
+
+async fn stopped() -> Stopped {
+    let directory = tempfile::tempdir().unwrap();
+    let data = Data::take(directory.path()).await.unwrap();
+    send(&data.service, &[("one", noise(1)), ("two", noise(2))]).await;
+    send(&data.service, &[("small", b"small".to_vec())]).await;
+    data.service.close().unwrap();
+    Stopped { directory, hashes: [ChunkHash::of(&noise(1)), ChunkHash::of(&noise(2))] }
+}
+
+fn packs(directory: &Path) -> Vec<PathBuf> {
+    let folders = std::fs::read_dir(directory.join("packs")).unwrap().map(|entry| entry.unwrap().path());
+    folders.flat_map(|folder| std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path())).collect()
+}
+
+impl Stopped {
+    async fn scrub(&self, repair: bool) -> Scrubbed {
+        let (service, _lock) = Data::visit_alone(self.directory.path()).unwrap();
+        let found = service.scrub(repair).await.unwrap();
+        service.close().unwrap();
+        found
+    }
+
+    fn database(&self) -> Connection {
+        Connection::open(self.directory.path().join("meta.sqlite")).unwrap()
+    }
+
+    fn change_pack(&self, change: impl FnOnce(&mut Vec<u8>)) {
+        let [pack] = &packs(self.directory.path())[..] else { panic!("one pack") };
+        let mut bytes = std::fs::read(pack).unwrap();
+        change(&mut bytes);
+        std::fs::write(pack, bytes).unwrap();
+    }
+
+    /// Where the chunk's envelope begins in the pack.
+    fn offset(&self, hash: ChunkHash) -> usize {
+        let sql = "SELECT offset FROM chunks WHERE hash = ?";
+        self.database().query_row(sql, [hash.as_bytes()], |row| row.get::<_, i64>(0)).unwrap() as usize
+    }
+
+    async fn missing(&self) -> Vec<ChunkHash> {
+        let service = Data::visit(self.directory.path()).unwrap();
+        let missing = service.missing(self.hashes.to_vec()).await.unwrap().missing;
+        service.close().unwrap();
+        missing
+    }
+}
+
+#[tokio::test]
+async fn a_sound_store_has_no_problems_and_a_repair_changes_nothing() {
+    let store = stopped().await;
+    for repair in [false, true] {
+        let found = store.scrub(repair).await;
+        assert_eq!((&found.problems[..], found.packs, found.chunks, found.contents), (&[][..], 1, 3, 3));
+        assert_eq!((found.unnamed, found.unreadable, found.entered, found.dropped), (0, 0, 0, 0));
+    }
+    let _running = Data::take(store.directory.path()).await.unwrap();
+    let refused = Data::visit_alone(store.directory.path()).err().unwrap().to_string();
+    assert!(refused.contains("stop it first"), "{refused}");
+}
+
+#[tokio::test]
+async fn a_flipped_byte_is_found_and_the_chunk_is_asked_for_again() {
+    let store = stopped().await;
+    let at = store.offset(store.hashes[0]) + 1000;
+    store.change_pack(|bytes| bytes[at] ^= 1);
+    let found = store.scrub(false).await;
+    assert_eq!(found.problems.len(), 2, "{:?}", found.problems);
+    assert!(
+        found.problems[0].contains(&store.hashes[0].to_string()) && found.problems[1].contains("default:/one: 1 of")
+    );
+    assert_eq!((found.chunks, store.missing().await), (2, Vec::new()));
+    let mended = store.scrub(true).await;
+    assert_eq!((mended.dropped, mended.problems.len()), (1, 1), "the file is still damaged");
+    assert_eq!(store.missing().await, [store.hashes[0]]);
+    let service = Data::visit(store.directory.path()).unwrap();
+    let body = content(&noise(1)).0;
+    let ops = vec![create(id(), ROOT, "again", hash_of(&body))];
+    let mut commit = request(service.folder(F).await.unwrap().cursor.epoch, ops);
+    commit.contents.push(body);
+    match service.commit(F, commit.clone(), Vec::new()).await {
+        Err(ServiceError::Missing(details)) => assert_eq!(details.chunks, [store.hashes[0]]),
+        other => panic!("{other:?}"),
+    }
+    service.commit(F, commit, vec![chunk(&noise(1))]).await.unwrap();
+    service.close().unwrap();
+    assert!(store.scrub(false).await.problems.is_empty(), "somebody has sent it again");
+}
+
+#[tokio::test]
+async fn a_cut_pack_is_found() {
+    let store = stopped().await;
+    store.change_pack(|bytes| bytes.truncate(LEN + 100));
+    let (found, mended) = (store.scrub(false).await, store.scrub(true).await);
+    assert_eq!(found.problems.len(), 2, "{:?}", found.problems);
+    assert_eq!((mended.dropped, mended.problems.len(), store.missing().await.len()), (1, 1, 1));
+    std::fs::remove_file(&packs(store.directory.path())[0]).unwrap();
+    let (found, mended) = (store.scrub(false).await, store.scrub(true).await);
+    assert_eq!((found.problems.len(), mended.problems.len()), (3, 2), "{:?}", found.problems);
+    assert_eq!(store.missing().await.len(), 2);
+}
+
+#[tokio::test]
+async fn dropped_index_rows_are_rebuilt_from_packs() {
+    let store = stopped().await;
+    store.database().execute("DELETE FROM chunks", []).unwrap();
+    let found = store.scrub(false).await;
+    assert_eq!((found.problems.len(), found.unnamed), (2, 2), "{:?}", found.problems);
+    let mended = store.scrub(true).await;
+    assert_eq!((mended.problems.len(), mended.entered), (0, 2));
+    assert!(store.scrub(false).await.problems.is_empty() && store.missing().await.is_empty());
+}
+
+#[tokio::test]
+async fn a_row_that_leads_elsewhere_is_set_right_and_a_damaged_head_moved() {
+    let store = stopped().await;
+    store
+        .database()
+        .execute("UPDATE chunks SET offset = offset + 1 WHERE hash = ?", [store.hashes[1].as_bytes()])
+        .unwrap();
+    assert_eq!(store.scrub(false).await.problems.len(), 2);
+    let mended = store.scrub(true).await;
+    assert_eq!((mended.problems.len(), mended.dropped, mended.entered), (0, 1, 1));
+    let at = store.offset(store.hashes[0]) - 10;
+    store.change_pack(|bytes| bytes[at] ^= 1);
+    assert!(store.scrub(false).await.problems[0].contains("head"));
+    assert!(store.scrub(true).await.problems.is_empty());
+    let after = store.scrub(false).await;
+    assert_eq!((after.problems.len(), after.packs, after.chunks), (0, 2, 3));
+    assert!(after.unreadable > LEN as u64);
+}
+
+#[tokio::test]
+async fn damage_in_the_database_is_told() {
+    let store = stopped().await;
+    let database = store.database();
+    database.execute("UPDATE small_chunks SET envelope = zeroblob(13)", []).unwrap();
+    database.execute("UPDATE contents SET size = size + 1 WHERE size > 1000 AND key = 1", []).unwrap();
+    drop(database);
+    let found = store.scrub(false).await;
+    assert_eq!(found.problems.len(), 3, "{:?}", found.problems);
+    assert!(found.problems.iter().any(|line| line.starts_with("default:/small: 1 of its 1 chunks")));
+    assert!(found.problems.iter().any(|line| line.contains("its row says 300001")));
+}

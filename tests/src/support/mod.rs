@@ -1,0 +1,21 @@
+//! Worlds for end-to-end tests: the real programs, each with folders of its own, and what is compared in the end.
+//!
+//! Everything lies in one temporary directory per world and talks over 127.0.0.1. Whatever a world has started ends with
+//! it, also after a panic. Waiting is asking again until a deadline, never a guess about how long something takes.
+
+mod device;
+mod dice;
+mod place;
+mod program;
+mod server;
+mod tree;
+mod until;
+mod world;
+
+pub use device::Device;
+pub use dice::{Dice, Twin, bytes, make_file, random_edits, random_tree, set_mtime};
+pub use program::{Said, run};
+pub use server::Server;
+pub use tree::{DirTimes, Kind, Tree, assert_become_equal, assert_equal, escaped, sha256};
+pub use until::{PATIENCE, until};
+pub use world::{World, hostname, mounts_below};

@@ -1,0 +1,178 @@
+//! Two devices change the same while they cannot speak: both versions are kept, and nothing else is made.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+use syncmount_tests::support::*;
+
+/// Two devices that know the same files, changed while offline as `on_a` and `on_b` say, and then the same again.
+fn apart(files: &[(&str, &str)], on_a: impl FnOnce(&Device), on_b: impl FnOnce(&Device)) -> BTreeMap<String, String> {
+    let world = World::new();
+    let (a, b) = (world.mount("A"), world.mount("B"));
+    for (name, content) in files {
+        fs::create_dir_all(a.path(name).parent().unwrap()).unwrap();
+        fs::write(a.path(name), content).unwrap();
+    }
+    a.wait_synced();
+    assert_become_equal(&a.folder, &b.folder, DirTimes::Ignored);
+    world.while_offline(|| {
+        on_a(&a);
+        on_b(&b);
+        for device in [&a, &b] {
+            assert_eq!(
+                device
+                    .syncmount(&["wait".as_ref(), device.folder.as_os_str(), "--timeout".as_ref(), "0".as_ref()])
+                    .code,
+                Some(1)
+            );
+        }
+    });
+    // One device after the other, and once more, because what the second sends can give the first something to do.
+    for device in [&a, &b, &a, &b] {
+        device.wait_synced();
+    }
+    assert_become_equal(&a.folder, &b.folder, DirTimes::Ignored);
+    let contents = |device: &Device| -> BTreeMap<String, String> {
+        let names = Tree::read_names(&device.folder).unwrap();
+        let files = names.paths().into_iter().filter(|name| device.path(name).is_file());
+        files.map(|name| (name.to_str().unwrap().to_owned(), fs::read_to_string(device.path(name)).unwrap())).collect()
+    };
+    let found = contents(&a);
+    assert_eq!(found, contents(&b));
+    found
+}
+
+fn write_at(path: &Path, content: &str, seconds: i64) {
+    fs::write(path, content).unwrap();
+    set_mtime(path, seconds, 0).unwrap();
+}
+
+fn expect(found: &BTreeMap<String, String>, expected: &[(&str, &str)]) {
+    let expected: BTreeMap<String, String> =
+        expected.iter().map(|(name, content)| ((*name).to_owned(), (*content).to_owned())).collect();
+    assert_eq!(*found, expected);
+}
+
+/// Takes the one conflict copy of `stem` and `extension` out of what was found.
+#[track_caller]
+fn take_copy(found: &mut BTreeMap<String, String>, stem: &str, extension: &str) -> String {
+    let begin = format!("{stem} (conflict, {}, ", hostname());
+    let end = format!("){extension}");
+    let is_copy = |name: &&String| {
+        let time = name.strip_prefix(&begin).and_then(|rest| rest.strip_suffix(&end));
+        let shape = |time: &str| time.chars().map(|c| if c.is_ascii_digit() { '0' } else { c }).collect::<String>();
+        time.is_some_and(|time| shape(time) == "0000-00-00 00.00.00")
+    };
+    let copies: Vec<String> = found.keys().filter(is_copy).cloned().collect();
+    let [copy] = copies.as_slice() else { panic!("{copies:?} for {stem}{extension} in {found:?}") };
+    found.remove(copy).unwrap()
+}
+
+#[test]
+fn edits_of_different_files_merge() {
+    let found = apart(
+        &[("one", "1"), ("two", "2"), ("dir/three", "3"), ("dir/four", "4")],
+        |a| {
+            fs::write(a.path("one"), "1 by A").unwrap();
+            fs::rename(a.path("dir/three"), a.path("dir/moved")).unwrap();
+            fs::create_dir(a.path("both")).unwrap();
+            fs::write(a.path("both/a"), "new at A").unwrap();
+        },
+        |b| {
+            fs::write(b.path("two"), "2 by B").unwrap();
+            fs::remove_file(b.path("dir/four")).unwrap();
+            fs::create_dir(b.path("both")).unwrap();
+            fs::write(b.path("both/b"), "new at B").unwrap();
+        },
+    );
+    let expected =
+        [("one", "1 by A"), ("two", "2 by B"), ("dir/moved", "3"), ("both/a", "new at A"), ("both/b", "new at B")];
+    expect(&found, &expected);
+}
+
+#[test]
+fn of_two_edits_the_newer_keeps_the_name_and_the_other_is_beside_it() {
+    let mut found = apart(
+        &[("report.txt", "0"), ("dir/notes", "0")],
+        |a| {
+            write_at(&a.path("report.txt"), "older, by A", 1_700_000_000);
+            write_at(&a.path("dir/notes"), "newer, by A", 1_700_000_200);
+        },
+        |b| {
+            write_at(&b.path("report.txt"), "newer, by B", 1_700_000_100);
+            write_at(&b.path("dir/notes"), "older, by B", 1_700_000_100);
+        },
+    );
+    assert_eq!(take_copy(&mut found, "report", ".txt"), "older, by A");
+    assert_eq!(take_copy(&mut found, "dir/notes", ""), "older, by B");
+    expect(&found, &[("report.txt", "newer, by B"), ("dir/notes", "newer, by A")]);
+}
+
+#[test]
+fn an_edit_survives_a_delete_whichever_comes_first() {
+    let found = apart(
+        &[
+            ("edited by A", "0"),
+            ("edited by B", "0"),
+            ("dir/edited by B", "0"),
+            ("dir/other", "0"),
+            ("deleted by both", "0"),
+        ],
+        |a| {
+            fs::write(a.path("edited by A"), "1").unwrap();
+            fs::remove_file(a.path("edited by B")).unwrap();
+            fs::remove_dir_all(a.path("dir")).unwrap();
+            fs::remove_file(a.path("deleted by both")).unwrap();
+        },
+        |b| {
+            fs::remove_file(b.path("edited by A")).unwrap();
+            fs::write(b.path("edited by B"), "2").unwrap();
+            fs::write(b.path("dir/edited by B"), "3").unwrap();
+            fs::remove_file(b.path("deleted by both")).unwrap();
+        },
+    );
+    expect(&found, &[("edited by A", "1"), ("edited by B", "2"), ("dir/edited by B", "3")]);
+}
+
+#[test]
+fn the_same_content_is_no_conflict() {
+    let found = apart(
+        &[("edited", "0")],
+        |a| {
+            write_at(&a.path("edited"), "the same", 1_700_000_000);
+            write_at(&a.path("new"), "the same too", 1_700_000_000);
+        },
+        |b| {
+            write_at(&b.path("edited"), "the same", 1_700_000_100);
+            write_at(&b.path("new"), "the same too", 1_700_000_100);
+        },
+    );
+    expect(&found, &[("edited", "the same"), ("new", "the same too")]);
+}
+
+#[test]
+fn two_new_files_of_one_name_are_both_kept() {
+    let mut found = apart(
+        &[],
+        |a| write_at(&a.path("new.tar.gz"), "by A", 1_700_000_100),
+        |b| write_at(&b.path("new.tar.gz"), "by B", 1_700_000_000),
+    );
+    assert_eq!(take_copy(&mut found, "new.tar", ".gz"), "by B");
+    expect(&found, &[("new.tar.gz", "by A")]);
+}
+
+#[test]
+fn one_device_alone_never_makes_a_conflict() {
+    let world = World::new();
+    let (a, b) = (world.mount("A"), world.mount("B"));
+    for round in 0..30 {
+        fs::write(a.path("log"), format!("round {round}")).unwrap();
+        if round % 10 == 5 {
+            world.while_offline(|| fs::write(a.path("log"), format!("offline {round}")).unwrap());
+        }
+    }
+    a.wait_synced();
+    assert_become_equal(&a.folder, &b.folder, DirTimes::Ignored);
+    assert_eq!(Tree::read_names(&b.folder).unwrap().paths(), ["log"].map(Path::new));
+    assert_eq!(fs::read_to_string(b.path("log")).unwrap(), "round 29");
+}

@@ -1,0 +1,89 @@
+//! A full disk under the cache: the writer is told, what was accepted is kept and sent, and nothing crashes.
+
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use syncmount_tests::support::*;
+
+/// A small disk of its own. Needs root, as every mount of this kind does.
+struct SmallDisk(PathBuf);
+
+impl SmallDisk {
+    fn new(path: PathBuf, size: &str) -> Self {
+        fs::create_dir(&path).unwrap();
+        let said = run(Command::new("mount").args(["-t", "tmpfs", "-o", &format!("size={size}"), "tmpfs"]).arg(&path));
+        assert_eq!(said.code, Some(0), "this test mounts a tmpfs and must be run as root: {said:?}");
+        Self(path)
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        drop(Command::new("umount").arg("-l").arg(&self.0).output());
+    }
+}
+
+/// Writes a file in pieces, as programs do; the error of any step is the answer.
+fn write(path: &Path, content: &[u8]) -> io::Result<()> {
+    let mut file = File::create(path)?;
+    content.chunks(128 * 1024).try_for_each(|piece| file.write_all(piece))?;
+    file.sync_all()
+}
+
+#[test]
+fn a_full_disk_is_told_to_the_writer_and_loses_nothing_that_was_accepted() {
+    let mut dice = Dice::new("a_full_disk_is_told");
+    let world = World::new();
+    let disk = SmallDisk::new(world.path("disk"), "96m");
+    let cache = disk.0.join("cache");
+    let options = ["--cache-size".as_ref(), "16M".as_ref(), "--cache-dir".as_ref(), cache.as_os_str()];
+    let (a, b) = (world.mount_with("A", &options), world.mount("B"));
+    let pid = a.status().pid;
+    let accepted = world.path("accepted");
+    fs::create_dir(&accepted).unwrap();
+
+    world.while_offline(|| {
+        let error = (0..100).find_map(|number| {
+            let content = bytes(&mut dice, 3_000_000);
+            match write(&a.path(number.to_string()), &content) {
+                Ok(()) => fs::write(accepted.join(number.to_string()), &content).err(),
+                Err(error) => {
+                    // What was not taken whole is the writer's to remove.
+                    drop(fs::remove_file(a.path(number.to_string())));
+                    Some(error)
+                }
+            }
+        });
+        assert_eq!(error.expect("300 MB do not fit").raw_os_error(), Some(libc::ENOSPC));
+        assert!(fs::read_dir(&accepted).unwrap().count() >= 5);
+        let error = write(&a.path("one more"), &bytes(&mut dice, 3_000_000)).unwrap_err();
+        assert_eq!(error.raw_os_error(), Some(libc::ENOSPC), "still full");
+        drop(fs::remove_file(a.path("one more")));
+        for entry in fs::read_dir(&accepted).unwrap() {
+            let name = entry.unwrap().file_name();
+            assert!(fs::read(a.path(&name)).unwrap() == fs::read(accepted.join(&name)).unwrap(), "{name:?}");
+        }
+    });
+    a.wait_synced();
+    let contents_equal = |left: &Path, right: &Path| {
+        let names =
+            |dir: &Path| Tree::read_names(dir).map(|tree| tree.paths().iter().map(|path| path.to_path_buf()).collect());
+        let (left_names, right_names): (Vec<PathBuf>, Vec<PathBuf>) =
+            (names(left).map_err(|error| error.to_string())?, names(right).map_err(|error| error.to_string())?);
+        if left_names != right_names {
+            return Err(format!("{left_names:?} and {right_names:?}"));
+        }
+        left_names.iter().try_for_each(|name| match (sha256(&left.join(name)), sha256(&right.join(name))) {
+            (Ok(one), Ok(two)) if one == two => Ok(()),
+            other => Err(format!("{}: {other:?}", name.display())),
+        })
+    };
+    until("what was accepted at B", || contents_equal(&accepted, &b.folder));
+    // What is at the server makes room again.
+    until("room at A", || write(&a.path("again"), b"there is room").map_err(|error| error.to_string()));
+    a.wait_synced();
+    assert_eq!(a.status().pid, pid, "it has not crashed");
+    assert_eq!(a.status().problems, []);
+    assert_become_equal(&a.folder, &b.folder, DirTimes::Ignored);
+}

@@ -1,0 +1,18 @@
+//! Real servers, real mounts, real files: what a user is promised, end to end.
+//!
+//! The programs are those that `cargo build --workspace --bins` has made beside this test.
+
+mod cache;
+mod command_line;
+mod conflicts;
+mod crashes;
+mod curl;
+mod full_disk;
+mod large_files;
+mod offline;
+mod read_only;
+mod refused_starts;
+mod saves;
+mod syscalls;
+mod torture;
+mod two_devices;

@@ -1,0 +1,125 @@
+//! Without a server the folder stays usable, and it comes up again without one.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+use std::time::{Duration, Instant};
+use syncmount_tests::support::*;
+
+/// A read waits 45 s for the server, and the kernel asks twice: for its read-ahead, then for the page itself. What is
+/// above is for a loaded machine.
+const READ_MAX: Duration = Duration::from_secs(70);
+
+#[test]
+fn a_mount_comes_up_without_its_server_and_catches_up_when_it_is_back() {
+    let mut dice = Dice::new("a_mount_comes_up_without_its_server");
+    let world = World::new();
+    let (a, b) = (world.mount("A"), world.mount("B"));
+    random_tree(&mut dice, &a.folder, 60).unwrap();
+    fs::create_dir(a.path("known")).unwrap();
+    for number in 0..5 {
+        fs::write(a.path(format!("known/{number}")), bytes(&mut dice, 400_000)).unwrap();
+    }
+    let never = bytes(&mut dice, 3_000_000);
+    fs::write(a.path("never read"), &never).unwrap();
+    a.wait_synced();
+    until("everything at B", || {
+        let (left, right) = (Tree::read_names(&a.folder), Tree::read_names(&b.folder));
+        match left.unwrap().differences(&right.map_err(|error| error.to_string())?).as_slice() {
+            [] => Ok(()),
+            differences => Err(differences.join("\n")),
+        }
+    });
+    assert_equal(&a.path("known"), &b.path("known"), DirTimes::Ignored);
+    let names = Tree::read_names(&b.folder).unwrap();
+
+    b.fusermount_u();
+    world.while_offline(|| {
+        b.mount();
+        assert!(!b.status().connected);
+        assert_eq!(names.differences(&Tree::read_names(&b.folder).unwrap()), [] as [&str; 0]);
+        run(Command::new("ls").arg("-lR").arg(&b.folder)).good();
+        assert_equal(&a.path("known"), &b.path("known"), DirTimes::Ignored);
+
+        let begin = Instant::now();
+        let error = fs::read(b.path("never read")).unwrap_err();
+        assert_eq!(error.raw_os_error(), Some(libc::ETIMEDOUT), "{error}");
+        assert!(begin.elapsed() < READ_MAX, "{:?}", begin.elapsed());
+        // A handler that waits does not keep the others.
+        std::thread::scope(|scope| {
+            let waiting = scope.spawn(|| fs::read(b.path("never read")));
+            for number in 0..20 {
+                fs::create_dir_all(b.path(format!("new/{number}"))).unwrap();
+                fs::write(b.path(format!("new/{number}/file")), format!("written offline {number}")).unwrap();
+            }
+            fs::rename(b.path("known"), b.path("renamed")).unwrap();
+            fs::remove_file(b.path("renamed/0")).unwrap();
+            assert!(!waiting.is_finished(), "the read waits for the server");
+            assert_eq!(b.status().pending_files, 20);
+            world_is_back(&world);
+            assert!(waiting.join().unwrap().unwrap() == never, "a read that waits is answered when the server is back");
+        });
+        // For `while_offline`, which starts it.
+        world.server().stop();
+    });
+    b.wait_synced();
+    assert_become_equal(&b.folder, &a.folder, DirTimes::Ignored);
+    assert_eq!(fs::read_to_string(a.path("new/19/file")).unwrap(), "written offline 19");
+    assert!(a.path("renamed/1").exists() && !a.path("renamed/0").exists() && !a.path("known").exists());
+    assert_eq!(sha256(Path::new(&b.path("never read"))).unwrap(), sha256(&a.path("never read")).unwrap());
+}
+
+fn world_is_back(world: &World) {
+    world.server().start();
+}
+
+#[test]
+fn a_server_that_is_away_deletes_nothing() {
+    let world = World::new();
+    let (a, b) = (world.mount("A"), world.mount("B"));
+    fs::write(a.path("file"), "kept").unwrap();
+    a.wait_synced();
+    until("the file at B", || fs::read(b.path("file")).map_err(|error| error.to_string()));
+    for _ in 0..3 {
+        world.while_offline(|| {
+            until("B to notice", || if b.status().connected { Err("connected".into()) } else { Ok(()) });
+            assert_eq!(fs::read_to_string(b.path("file")).unwrap(), "kept");
+        });
+        until("B to be connected", || if b.status().connected { Ok(()) } else { Err(format!("{:?}", b.status())) });
+    }
+    assert_eq!(fs::read_to_string(b.path("file")).unwrap(), "kept");
+    assert_eq!(fs::read_to_string(a.path("file")).unwrap(), "kept");
+}
+
+#[test]
+fn what_fusermount_leaves_unsent_is_sent_by_the_next_mount() {
+    let world = World::new();
+    let (a, b) = (world.mount("A"), world.mount("B"));
+    world.while_offline(|| {
+        fs::write(a.path("file"), "written before the unmount").unwrap();
+        // There is nobody to send it to, so the process does not stay.
+        a.fusermount_u();
+    });
+    a.mount();
+    a.wait_synced();
+    until("the file at B", || fs::read_to_string(b.path("file")).map_err(|error| error.to_string()));
+    assert_equal(&a.folder, &b.folder, DirTimes::Ignored);
+}
+
+#[test]
+fn what_is_pending_at_fusermount_is_still_sent_while_the_server_answers() {
+    let mut dice = Dice::new("what_is_pending_at_fusermount");
+    let world = World::new();
+    let (a, b) = (world.mount("A"), world.mount("B"));
+    let expected: Vec<Vec<u8>> = (0..10).map(|_| bytes(&mut dice, 2_000_000)).collect();
+    for (number, content) in expected.iter().enumerate() {
+        fs::write(a.path(number.to_string()), content).unwrap();
+    }
+    a.fusermount_u();
+    for (number, content) in expected.iter().enumerate() {
+        until("the files at B", || match fs::read(b.path(number.to_string())) {
+            Ok(found) if found == *content => Ok(()),
+            other => Err(format!("{number}: {:?}", other.map(|found| found.len()))),
+        });
+    }
+}

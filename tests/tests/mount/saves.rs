@@ -1,0 +1,85 @@
+//! How programs save: whoever looks from another device sees the old file or the new one, never none and never a part.
+
+use rand::RngExt;
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use syncmount_tests::support::*;
+
+/// Version `number` of a document: as many lines as the first one says, all with its number.
+fn version(number: usize, lines: usize) -> String {
+    std::iter::once(format!("{lines}\n")).chain((0..lines).map(|_| format!("version {number:08}\n"))).collect()
+}
+
+/// The number of a whole version.
+fn check(text: &str) -> Result<usize, String> {
+    let (first, rest) = text.split_once('\n').ok_or_else(|| format!("cut off after {} bytes", text.len()))?;
+    let count: usize = first.parse().map_err(|_| format!("begins with {first:?}"))?;
+    let mut lines = rest.lines();
+    let line = lines.next().ok_or("no second line")?;
+    let number = line.strip_prefix("version ").and_then(|number| number.parse().ok()).ok_or("no version")?;
+    match rest.len() == count * (line.len() + 1) && lines.all(|other| other == line) {
+        true => Ok(number),
+        false => Err(format!("{} bytes instead of {}", rest.len(), count * (line.len() + 1))),
+    }
+}
+
+/// As editors do it: a temporary file beside it, synced, renamed over it.
+fn save(path: &Path, text: &str) -> io::Result<()> {
+    let temporary = path.with_extension("tmp~");
+    let mut file = File::create(&temporary)?;
+    file.write_all(text.as_bytes())?;
+    file.sync_all()?;
+    drop(file);
+    fs::rename(&temporary, path)
+}
+
+#[test]
+fn a_saved_file_is_replaced_as_a_whole_for_who_reads_it_elsewhere() {
+    let mut dice = Dice::new("a_saved_file_is_replaced");
+    let world = World::new();
+    let (a, b) = (world.mount("A"), world.mount("B"));
+    save(&a.path("document"), &version(0, 10)).unwrap();
+    a.wait_synced();
+    until("the first version", || fs::read_to_string(b.path("document")).map_err(|error| error.to_string()));
+
+    let (done, seen) = (AtomicBool::new(false), AtomicUsize::new(0));
+    let versions = 60;
+    std::thread::scope(|scope| {
+        let reader = scope.spawn(|| {
+            let mut last = 0;
+            while !done.load(Ordering::Relaxed) {
+                let text = fs::read_to_string(b.path("document")).expect("B sees no file");
+                let number = check(&text).unwrap_or_else(|why| panic!("after version {last}: {why}"));
+                assert!(number >= last, "version {number} after version {last}");
+                if number > last {
+                    seen.fetch_add(1, Ordering::Relaxed);
+                }
+                last = number;
+            }
+        });
+        for number in 1..=versions {
+            // From what travels with the change to what must be fetched.
+            let lines = if dice.random() { dice.random_range(1..200) } else { dice.random_range(5_000..40_000) };
+            save(&a.path("document"), &version(number, lines)).unwrap();
+            if dice.random_bool(0.3) {
+                a.wait_synced();
+            }
+            if reader.is_finished() {
+                break;
+            }
+        }
+        a.wait_synced();
+        until("the last version", || match fs::read_to_string(b.path("document")).map(|text| check(&text)) {
+            _ if reader.is_finished() => Ok(()),
+            Ok(Ok(number)) if number == versions => Ok(()),
+            other => Err(format!("{other:?}")),
+        });
+        done.store(true, Ordering::Relaxed);
+        reader.join().unwrap();
+    });
+    assert!(seen.load(Ordering::Relaxed) > 1, "the reader has seen it change");
+    assert_become_equal(&a.folder, &b.folder, DirTimes::Ignored);
+    assert_eq!(Tree::read_names(&b.folder).unwrap().paths(), ["document"].map(Path::new), "no temporary file is left");
+}
