@@ -154,7 +154,7 @@ mod tests {
         fn pieces_do_not_matter_and_nothing_is_lost(len in 0usize..3_000_000, piece in 1usize..2_000_000, seed: u64) {
             let bytes = noise(len, seed);
             let chunks = cut(&bytes, piece, ORDINARY);
-            prop_assert_eq!(chunks.concat(), bytes.clone());
+            prop_assert_eq!(&chunks.concat(), &bytes);
             prop_assert!(chunks.iter().all(|chunk| chunk.len() <= ORDINARY.max));
             prop_assert!(chunks.iter().rev().skip(1).all(|chunk| chunk.len() >= ORDINARY.min));
             prop_assert_eq!(chunks, cut(&bytes, usize::MAX, ORDINARY));

@@ -75,7 +75,7 @@ fn run_mount(args: &MountArgs) -> anyhow::Result<()> {
     config.create_cache_dir()?;
     if args.foreground {
         let ready = Ready::foreground(remember(&config, env.dirs));
-        return mount::run(config, ready);
+        return mount::run(&config, &ready);
     }
     let arguments: Vec<_> = std::env::args_os().skip(1).collect();
     Ok(background::start(&config, &arguments, |why| eprintln!("syncmount: {why}"))?)
@@ -92,7 +92,7 @@ fn run_in_background(args: &MountArgs) -> ExitCode {
     let result = dirs
         .and_then(|()| logging::init(config.log_file.as_deref(), args.verbose))
         .map_err(anyhow::Error::from)
-        .and_then(|()| mount::run(config, ready.clone()));
+        .and_then(|()| mount::run(&config, &ready));
     let Err(error) = result else { return ExitCode::SUCCESS };
     let code = exit_code(&error);
     if !ready.failed(code, &sentence(&error)) {

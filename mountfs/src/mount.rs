@@ -57,7 +57,7 @@ struct Running {
 }
 
 /// Mounts as `config` says and serves the mount until it ends. Says `ready.live()` once it is live.
-pub fn run(config: MountConfig, ready: Ready) -> anyhow::Result<()> {
+pub fn run(config: &MountConfig, ready: &Ready) -> anyhow::Result<()> {
     let dirs = Dirs::of_user()?;
     let socket = ControlSocket::claim(&dirs, &config.mountpoint)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -68,17 +68,17 @@ pub fn run(config: MountConfig, ready: Ready) -> anyhow::Result<()> {
     let url: ServerUrl = config.server.parse().map_err(StartError::ServerUrl)?;
     let remote = Arc::new(HttpRemote::new(&url, &config.folder, config.token.expose())?);
     let patience = runtime.spawn(say_now_and_then(ready.clone(), "checking the cache folder"));
-    let client = open_client(&config, remote.clone(), runtime.handle());
+    let client = open_client(config, remote.clone(), runtime.handle());
     patience.abort();
     let client = client?;
     remote.set_device(client.device());
     let first = !client.look(syncmount_engine::Engine::has_joined);
     if first {
-        runtime.block_on(check_server(&*remote, &config))?;
+        runtime.block_on(check_server(&remote, config))?;
     }
     let pump = Pump::start(&client);
     if first {
-        await_first_state(&client, &ready)?;
+        await_first_state(&client, ready)?;
     }
     let vfs = Arc::new(Vfs::new(client.clone(), config.read_only, config.durability));
     let mount = fuse::mount(vfs, &config.mountpoint, runtime.handle().clone(), config.read_only)
@@ -95,9 +95,9 @@ pub fn run(config: MountConfig, ready: Ready) -> anyhow::Result<()> {
     let control = ControlServer::start(runtime.handle(), socket, running.clone());
     let signals = runtime.spawn(unmount_on_signal(running.clone()));
     let served = match control.as_ref().map(|_| ready.live()) {
-        Ok(Ok(())) => serve(mount, &config),
-        Ok(Err(error)) => unmount(&config, mount).and(Err(error).context("nobody waits for this mount")),
-        Err(_) => unmount(&config, mount),
+        Ok(Ok(())) => serve(mount, config),
+        Ok(Err(error)) => unmount(config, mount).and(Err(error).context("nobody waits for this mount")),
+        Err(_) => unmount(config, mount),
     };
     linger(&running);
     signals.abort();

@@ -661,7 +661,7 @@ mod tests {
     fn a_node_that_changes_between_two_pages_counts_once() {
         let mut rig = Rig::new();
         let made = rig.theirs(id(9), ROOT, "a", Some(1));
-        rig.page(vec![made.clone()], 1, true);
+        rig.page(vec![made], 1, true);
         let mut gone = rig.gone(id(9), NodeKind::File);
         gone.rev = 2;
         rig.news(vec![gone]);

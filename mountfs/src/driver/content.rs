@@ -239,7 +239,7 @@ impl Client {
     ) -> Result<(), ReadError> {
         let started = Instant::now();
         let reach = wanted.start..wanted.end.saturating_add(ahead).min(entry.size());
-        self.start_missing(entry, reach.clone());
+        self.start_missing(entry, reach);
         loop {
             let missing = entry.missing(wanted.clone());
             if missing.is_empty() {

@@ -156,7 +156,7 @@ impl<'a> Cutter<'a> {
             for segment in self.overlay.segments(at..end) {
                 match segment {
                     Segment::Zero(range) if range.end - range.start >= HOLE_LEN_MIN => {
-                        self.hole(range.end - range.start)?
+                        self.hole(range.end - range.start)?;
                     }
                     segment => self.bytes(segment.range(), &unchanged)?,
                 }

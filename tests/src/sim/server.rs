@@ -76,7 +76,7 @@ fn service(
         move || Timestamp(clock.load(Ordering::Relaxed)),
         move |bytes| {
             let mut rng = rng.lock();
-            bytes.iter_mut().for_each(|byte| *byte = rng.next() as u8);
+            bytes.iter_mut().for_each(|byte| *byte = rng.number() as u8);
         },
     );
     Service::new(meta.clone(), packs.clone(), environment, Offload::Inline, None)

@@ -137,7 +137,7 @@ impl World {
     /// A world that nothing has happened in.
     pub fn new(seed: u64, scenario: Scenario, verbose: bool) -> Self {
         let mut rng = Rng::new(seed);
-        let server = Server::new(rng.next(), BEGIN);
+        let server = Server::new(rng.number(), BEGIN);
         let devices = (0..scenario.devices).map(|index| {
             let id = DeviceId::new_v7(1_000 + index as u64, &[index as u8; 10]);
             Device::new(Named { id, name: format!("device {}", (b'A' + index as u8) as char) })
@@ -305,7 +305,7 @@ impl World {
         if self.devices[index].engine.is_some() {
             return;
         }
-        let (seed, now) = (self.rng.next(), self.clock(index));
+        let (seed, now) = (self.rng.number(), self.clock(index));
         if let Err(what) = self.devices[index].boot(seed, now) {
             self.violated(format!("device {index} at start: {what}"));
             return;

@@ -3,8 +3,8 @@
 use std::time::{SystemTime, UNIX_EPOCH};
 use syncmount_tests::sim::{Rng, Scenario, reproduction, run};
 
-/// As many as debug builds live through within a minute.
-const WORLDS: u64 = 100;
+/// As many as debug builds live through in half a minute.
+const WORLDS: u64 = 500;
 const THREADS: u64 = 2;
 
 fn setting(name: &str) -> Option<u64> {
@@ -21,7 +21,7 @@ fn holds(seed: u64) {
 fn failures(from: u64, end: u64) -> usize {
     let broken = |seed: &u64| match run(*seed, Scenario::of(*seed), false).failure {
         Some(failure) => {
-            println!("{failure}\n    {}", reproduction(*seed));
+            eprintln!("{failure}\n    {}", reproduction(*seed));
             true
         }
         None => false,
@@ -35,7 +35,7 @@ fn fresh_seeds() {
     let worlds = setting("SYNCMOUNT_SIM_WORLDS").unwrap_or(WORLDS);
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let from = setting("SYNCMOUNT_SIM_FROM").unwrap_or_else(|| Rng::new(since.as_nanos() as u64).below(1 << 40));
-    println!("worlds {from} to {}", from + worlds);
+    eprintln!("worlds {from} to {}", from + worlds);
     let failures = std::thread::scope(|scope| {
         let parts: Vec<_> =
             (0..THREADS).map(|part| scope.spawn(move || failures(from + part, from + worlds))).collect();
@@ -51,7 +51,7 @@ fn one_seed() {
     let mut scenario = Scenario::of(seed);
     scenario.actions = setting("SYNCMOUNT_SIM_ACTIONS").map_or(scenario.actions, |actions| actions as u32);
     let report = run(seed, scenario, true);
-    println!("{}\n{:?}, {} steps, {} nodes", report.trace, report.scenario, report.lines, report.nodes);
+    eprintln!("{}\n{:?}, {} steps, {} nodes", report.trace, report.scenario, report.lines, report.nodes);
     assert!(report.failure.is_none(), "{}\n{}", report.failure.unwrap_or_default(), reproduction(seed));
 }
 
