@@ -239,6 +239,11 @@ impl ControlHandler for Running {
                 Problem { kind, path, reason }
             })
             .collect();
+        problems.extend(self.client.conflicts().into_iter().map(|path| Problem {
+            kind: ProblemKind::Conflict,
+            path,
+            reason: "it was changed on two devices; keep what you want of it and of the file beside it".into(),
+        }));
         let problems_more = problems.len().saturating_sub(PROBLEMS_MAX) as u64;
         problems.truncate(PROBLEMS_MAX);
         Status {

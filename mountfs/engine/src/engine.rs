@@ -66,6 +66,8 @@ pub struct Engine {
     pub(crate) sent_before: BTreeSet<NodeId>,
     /// Nodes restored with changes: an earlier run may have sent them and not lived to hear the answer.
     pub(crate) unanswered: BTreeSet<NodeId>,
+    /// Nodes that stepped aside for another version or another file of their name since the start.
+    pub(crate) conflicts: BTreeSet<NodeId>,
     touched: BTreeSet<NodeId>,
     cursor_touched: bool,
     retired: Vec<u64>,
@@ -90,6 +92,7 @@ impl Engine {
             ops_max: crate::batch::OPS_PER_BATCH,
             sent_before: BTreeSet::new(),
             unanswered: BTreeSet::new(),
+            conflicts: BTreeSet::new(),
             touched: BTreeSet::new(),
             cursor_touched: false,
             retired: Vec::new(),
@@ -317,6 +320,11 @@ impl Engine {
     /// Files that could not be sent, with the reason.
     pub fn problems(&self) -> impl Iterator<Item = (NodeId, &str)> + '_ {
         self.failed.iter().map(|(id, (_, reason))| (*id, reason.as_str()))
+    }
+
+    /// Conflict copies made since the start that are still there, under whatever name.
+    pub fn conflicts(&self) -> impl Iterator<Item = NodeId> + '_ {
+        self.conflicts.iter().copied().filter(|id| self.tree.local(*id).is_some())
     }
 
     /// Staging files that nodes refer to.

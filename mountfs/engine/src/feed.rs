@@ -462,6 +462,7 @@ impl Engine {
         let device = self.author_of(loser);
         self.tree.detach(loser);
         self.rename_aside(loser, &place, &device, now);
+        self.conflicts.insert(loser);
         Clash::Renamed(loser)
     }
 
@@ -519,6 +520,7 @@ impl Engine {
         let attrs = Attrs { mode: attrs.mode, mtime: attrs.mtime };
         let state = State { names: vec![Placement { parent: place.parent, name }], attrs, body };
         before.insert(to, None);
+        self.conflicts.insert(to);
         self.put(to, Some(Arc::new(state)), None, now);
         if moved {
             self.effects.push_back(Effect::DraftMoved { from: id, to });

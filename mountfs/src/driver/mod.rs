@@ -131,6 +131,12 @@ impl Client {
         self.engine.read().pending()
     }
 
+    /// Paths of the conflict copies made since the start that are still there.
+    pub fn conflicts(&self) -> Vec<String> {
+        let engine = self.engine.read();
+        engine.conflicts().filter_map(|id| engine.path(id)).collect()
+    }
+
     /// Files that could not be sent: path and reason.
     pub fn problems(&self) -> Vec<(String, String)> {
         let engine = self.engine.read();
