@@ -36,6 +36,8 @@ const SUPPLY_RETRY_NS: i64 = 10_000_000_000;
 pub(crate) struct InFlight {
     op_id: OpId,
     sent: Vec<Sent>,
+    /// Those of its nodes that no earlier commit has left unanswered.
+    fresh: Vec<NodeId>,
 }
 
 struct Sent {
@@ -54,7 +56,7 @@ struct Batch {
 }
 
 impl Engine {
-    /// The next commit, if there is work and none is in flight. Hand it to the server until there is an answer, always
+    /// The next commit, if there is work and none is in flight. Keep the record, then hand it to the server until there is an answer, always
     /// with the same op id, then call [`Engine::committed`].
     pub fn next_commit(&mut self, now: Timestamp) -> Option<CommitRequest> {
         if self.in_flight.is_some() || self.feed.has_news() || self.feed.awaits_page() || self.tree.dirty_len() == 0 {
@@ -68,7 +70,10 @@ impl Engine {
         let mut random = [0; 10];
         random[..8].copy_from_slice(&self.next_random().to_le_bytes());
         let op_id = OpId::new_v7(now.unix_ms(), &random);
-        self.in_flight = Some(InFlight { op_id, sent: batch.sent });
+        let sent_ids = batch.sent.iter().map(|sent| sent.node);
+        let fresh = sent_ids.filter(|id| self.unanswered.insert(*id)).collect();
+        self.unanswered_touched = true;
+        self.in_flight = Some(InFlight { op_id, sent: batch.sent, fresh });
         let device = self.identity.device.clone();
         Some(CommitRequest { op_id, epoch, device, contents: batch.contents, ops: batch.ops })
     }
@@ -242,7 +247,7 @@ impl Engine {
             let content_rev = if sent.content { rev } else { entry.map_or(0, Entry::content_rev) };
             self.tree.set_offered(sent.node, false);
             self.sent_before.remove(&sent.node);
-            self.unanswered.remove(&sent.node);
+            self.unanswered_touched |= self.unanswered.remove(&sent.node);
             if sent.after.is_none() {
                 self.feed.note_removed(sent.node, rev);
             }
@@ -256,6 +261,9 @@ impl Engine {
     }
 
     fn forget_offers(&mut self, batch: &InFlight) {
+        for id in &batch.fresh {
+            self.unanswered_touched |= self.unanswered.remove(id);
+        }
         for sent in batch.sent.iter().filter(|sent| !self.sent_before.contains(&sent.node)).collect::<Vec<_>>() {
             if self.tree.get(sent.node).is_some_and(|entry| entry.offered) {
                 self.tree.set_offered(sent.node, false);

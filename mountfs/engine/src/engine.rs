@@ -35,6 +35,8 @@ pub struct Restored {
     pub rows: Vec<(NodeId, Row)>,
     /// The feed position.
     pub cursor: Option<Cursor>,
+    /// Nodes of commits that may have reached the server without an answer.
+    pub unanswered: Vec<NodeId>,
 }
 
 /// How much is not at the server yet.
@@ -64,8 +66,9 @@ pub struct Engine {
     pub(crate) ops_max: usize,
     /// Nodes restored without an agreement: an earlier run may have sent their creation and not lived to hear the answer.
     pub(crate) sent_before: BTreeSet<NodeId>,
-    /// Nodes restored with changes: an earlier run may have sent them and not lived to hear the answer.
+    /// Nodes of the commit in flight, and of commits that an earlier run sent and did not live to hear the answer of.
     pub(crate) unanswered: BTreeSet<NodeId>,
+    pub(crate) unanswered_touched: bool,
     /// Nodes that stepped aside for another version or another file of their name since the start.
     pub(crate) conflicts: BTreeSet<NodeId>,
     touched: BTreeSet<NodeId>,
@@ -91,7 +94,8 @@ impl Engine {
             failed: BTreeMap::new(),
             ops_max: crate::batch::OPS_PER_BATCH,
             sent_before: BTreeSet::new(),
-            unanswered: BTreeSet::new(),
+            unanswered: restored.unanswered.into_iter().collect(),
+            unanswered_touched: false,
             conflicts: BTreeSet::new(),
             touched: BTreeSet::new(),
             cursor_touched: false,
@@ -165,13 +169,16 @@ impl Engine {
         let touched = std::mem::take(&mut self.touched);
         let rows = touched.into_iter().map(|id| (id, self.tree.get(id).map(row_of))).collect();
         let cursor = std::mem::take(&mut self.cursor_touched).then(|| self.feed.cursor());
-        Record { rows, cursor, retired: std::mem::take(&mut self.retired) }
+        let unanswered =
+            std::mem::take(&mut self.unanswered_touched).then(|| self.unanswered.iter().copied().collect());
+        Record { rows, cursor, unanswered, retired: std::mem::take(&mut self.retired) }
     }
 
     /// A record could not be kept: it is part of the next one.
     pub fn keep_failed(&mut self, record: Record) {
         self.touched.extend(record.rows.into_iter().map(|(id, _)| id));
         self.cursor_touched |= record.cursor.is_some();
+        self.unanswered_touched |= record.unanswered.is_some();
         self.retired.extend(record.retired);
     }
 

@@ -258,7 +258,7 @@ impl Engine {
         let mut copies = Vec::new();
         for (id, step) in steps {
             self.put_detached(id, step.after.clone(), step.synced, now);
-            self.unanswered.remove(&id);
+            self.unanswered_touched |= self.unanswered.remove(&id);
             if self.failed.remove(&id).is_some() {
                 // What was to be tried again later is tried now: nothing else would remember it.
                 self.to_prepare.push_back((id, true));

@@ -72,6 +72,8 @@ pub struct Record {
     pub rows: Vec<(NodeId, Option<Row>)>,
     /// The feed position that the rows belong to, if it changed.
     pub cursor: Option<Option<Cursor>>,
+    /// Nodes of commits that may have reached the server without an answer, all of them, if they changed.
+    pub unanswered: Option<Vec<NodeId>>,
     /// Staging files that no row refers to any more. They may be deleted once this is kept.
     pub retired: Vec<u64>,
 }
@@ -79,7 +81,7 @@ pub struct Record {
 impl Record {
     /// Whether there is nothing to keep.
     pub fn is_empty(&self) -> bool {
-        self.rows.is_empty() && self.cursor.is_none() && self.retired.is_empty()
+        self.rows.is_empty() && self.cursor.is_none() && self.unanswered.is_none() && self.retired.is_empty()
     }
 }
 

@@ -18,6 +18,7 @@ pub(crate) struct Rig {
     pub(crate) engine: Engine,
     rows: BTreeMap<NodeId, Row>,
     seq: u64,
+    unanswered: Vec<NodeId>,
 }
 
 pub(crate) fn name(text: &str) -> Name {
@@ -35,7 +36,8 @@ fn cursor(seq: u64) -> Cursor {
 
 impl Rig {
     pub(crate) fn new() -> Self {
-        let mut rig = Self { engine: Self::start(Restored::default()), rows: BTreeMap::new(), seq: 0 };
+        let mut rig =
+            Self { engine: Self::start(Restored::default()), rows: BTreeMap::new(), seq: 0, unanswered: Vec::new() };
         rig.news(Vec::new());
         rig
     }
@@ -53,6 +55,7 @@ impl Rig {
             }
         }
         let record = self.engine.take_record();
+        self.unanswered = record.unanswered.unwrap_or_else(|| self.unanswered.clone());
         for (id, row) in record.rows {
             match row {
                 Some(row) => self.rows.insert(id, row),
@@ -65,7 +68,7 @@ impl Rig {
     /// The process ends and another one goes on with what was kept.
     pub(crate) fn restart(&mut self) {
         let rows = self.rows.iter().map(|(id, row)| (*id, row.clone())).collect();
-        self.engine = Self::start(Restored { rows, cursor: self.engine.cursor() });
+        self.engine = Self::start(Restored { rows, cursor: self.engine.cursor(), unanswered: self.unanswered.clone() });
         self.drive();
     }
 

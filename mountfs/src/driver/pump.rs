@@ -187,8 +187,19 @@ async fn commits(client: Arc<Client>) {
                 engine.next_commit(super::now())
             };
             let Some(request) = request else { break };
+            keep_before_sending(&client).await;
             send(&client, &request, &mut backoff).await;
         }
+    }
+}
+
+/// A commit may reach the server and its answer not come back: the next start must know.
+async fn keep_before_sending(client: &Client) {
+    loop {
+        let kept = client.keep(&mut client.engine.write());
+        let Err(error) = kept else { return };
+        client.link.failed(&format!("the journal cannot be written: {error}"));
+        tokio::time::sleep(Duration::from_secs(1)).await;
     }
 }
 

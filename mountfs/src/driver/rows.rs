@@ -8,6 +8,7 @@ use syncmount_common::protocol::changes::Cursor;
 use syncmount_engine::{Record, Restored, Row};
 
 const CURSOR: &str = "cursor";
+const UNANSWERED: &str = "unanswered";
 const RETIRED: &str = "retired/";
 
 fn other(error: impl std::error::Error + Send + Sync + 'static) -> io::Error {
@@ -24,6 +25,9 @@ pub(super) fn encode(record: &Record) -> io::Result<Kept> {
     let mut meta = Vec::new();
     if let Some(cursor) = &record.cursor {
         meta.push((CURSOR.to_owned(), cursor.map(|cursor| cursor.to_string().into_bytes())));
+    }
+    if let Some(nodes) = &record.unanswered {
+        meta.push((UNANSWERED.to_owned(), Some(nodes.iter().flat_map(|id| *id.as_bytes()).collect())));
     }
     meta.extend(record.retired.iter().map(|id| (retired_key(*id), Some(Vec::new()))));
     Ok(Kept { rows, meta })
@@ -50,5 +54,7 @@ pub(super) fn decode(loaded: Loaded) -> io::Result<(Restored, Vec<u64>)> {
         None => None,
     };
     let retired = loaded.meta.keys().filter_map(|key| key.strip_prefix(RETIRED)?.parse().ok()).collect();
-    Ok((Restored { rows, cursor }, retired))
+    let bytes = loaded.meta.get(UNANSWERED).map_or(&[][..], Vec::as_slice);
+    let unanswered = bytes.as_chunks().0.iter().map(|id| NodeId::from_bytes(*id)).collect();
+    Ok((Restored { rows, cursor, unanswered }, retired))
 }

@@ -11,6 +11,7 @@ use syncmount_engine::{Record, Restored, Row};
 pub struct Disk {
     rows: BTreeMap<NodeId, Row>,
     cursor: Option<Cursor>,
+    unanswered: Vec<NodeId>,
     retired: BTreeSet<u64>,
     staging: BTreeMap<u64, Arc<[u8]>>,
     next_staging: u64,
@@ -28,6 +29,9 @@ impl Disk {
         if let Some(cursor) = record.cursor {
             self.cursor = cursor;
         }
+        if let Some(unanswered) = record.unanswered {
+            self.unanswered = unanswered;
+        }
         self.retired.extend(record.retired);
     }
 
@@ -36,7 +40,8 @@ impl Disk {
         for id in std::mem::take(&mut self.retired) {
             self.staging.remove(&id);
         }
-        Restored { rows: self.rows.iter().map(|(id, row)| (*id, row.clone())).collect(), cursor: self.cursor }
+        let rows = self.rows.iter().map(|(id, row)| (*id, row.clone())).collect();
+        Restored { rows, cursor: self.cursor, unanswered: self.unanswered.clone() }
     }
 
     /// A new staging file with these bytes.

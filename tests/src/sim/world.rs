@@ -504,6 +504,12 @@ impl World {
         device.commit_due = false;
         let Some(engine) = &mut device.engine else { return };
         let Some(request) = engine.next_commit(now) else { return };
+        while !self.keep(index) {
+            if self.devices[index].engine.is_none() {
+                return;
+            }
+        }
+        let device = &mut self.devices[index];
         let hashes = request.contents.iter().flat_map(|content| content.manifest.chunks());
         let chunks = hashes.filter_map(|(hash, _)| Some((hash, device.outbox.get(&hash)?.clone()))).collect();
         device.sending = Some(Sending { request: Rc::new(request), chunks: Rc::new(chunks), ticket: 0 });
