@@ -7,8 +7,9 @@
 use crate::support::{Device, Dice, World, bytes, until};
 use rand::RngExt;
 use std::collections::BTreeMap;
-use std::fs;
-use std::io;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write as _};
+use std::os::fd::IntoRawFd as _;
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
@@ -48,15 +49,12 @@ impl Op {
 
     fn run(&self, dir: &Path) -> io::Result<()> {
         match self {
-            Self::Write(name, content) => fs::write(dir.join(name), content),
+            Self::Write(name, content) => write(File::create(dir.join(name))?, content),
             Self::Save(name, content) => {
-                fs::write(dir.join("save.tmp"), content)?;
+                write(File::create(dir.join("save.tmp"))?, content)?;
                 fs::rename(dir.join("save.tmp"), dir.join(name))
             }
-            Self::Append(name, more) => {
-                use io::Write;
-                fs::OpenOptions::new().append(true).open(dir.join(name))?.write_all(more)
-            }
+            Self::Append(name, more) => write(OpenOptions::new().append(true).open(dir.join(name))?, more),
             Self::Rename(from, to) => fs::rename(dir.join(from), dir.join(to)),
             Self::Remove(name) => fs::remove_file(dir.join(name)),
         }
@@ -64,7 +62,12 @@ impl Op {
 
     fn enter(&self, book: &mut Book) {
         match self {
-            Self::Write(name, content) | Self::Save(name, content) => {
+            Self::Write(name, content) => {
+                book.insert(name.clone(), content.clone());
+            }
+            Self::Save(name, content) => {
+                // One that an earlier save left behind when it was cut off goes up in this one.
+                book.remove("save.tmp");
                 book.insert(name.clone(), content.clone());
             }
             Self::Append(name, more) => book.entry(name.clone()).or_default().extend_from_slice(more),
@@ -99,6 +102,14 @@ impl Op {
     }
 }
 
+/// Writes and closes. What close says counts: before it has returned, nothing is promised.
+fn write(mut file: File, bytes: &[u8]) -> io::Result<()> {
+    file.write_all(bytes)?;
+    // SAFETY: the descriptor is owned here, and nobody uses it afterwards.
+    let closed = unsafe { libc::close(file.into_raw_fd()) };
+    if closed == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
 struct Writer {
     name: &'static str,
     device: usize,
@@ -128,7 +139,7 @@ impl Writer {
 
     /// After a kill: what is there must be what the book allows.
     fn recover(&mut self, folder: &Path) {
-        let found = read(&folder.join(self.name));
+        let found = read(&folder.join(self.name)).expect("what only this writer changes can be read");
         let Some(op) = self.cut_off.take() else {
             assert_books_equal(&self.book, &found, &format!("{} after a restart", self.name));
             return;
@@ -158,13 +169,12 @@ fn is_of_the_kill(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::ENOTCONN | libc::ECONNABORTED | libc::EIO | libc::ENODEV | libc::EINTR))
 }
 
-fn read(dir: &Path) -> Book {
-    let entries = fs::read_dir(dir).unwrap_or_else(|error| panic!("{}: {error}", dir.display()));
-    entries
+/// What lies in a directory; an error if it changes meanwhile.
+fn read(dir: &Path) -> io::Result<Book> {
+    fs::read_dir(dir)?
         .map(|entry| {
-            let entry = entry.expect("a directory can be listed");
-            let content = fs::read(entry.path()).unwrap_or_else(|error| panic!("{:?}: {error}", entry.path()));
-            (entry.file_name().to_string_lossy().into_owned(), content)
+            let entry = entry?;
+            Ok((entry.file_name().to_string_lossy().into_owned(), fs::read(entry.path())?))
         })
         .collect()
 }
@@ -240,7 +250,8 @@ fn settle(devices: &[Device; 2], writers: &[Writer; 3], round: usize) {
     for device in devices {
         for writer in writers {
             until(&format!("{} at {} in round {round}", writer.name, device.name), || {
-                difference(&writer.book, &read(&device.path(writer.name))).map_or(Ok(()), Err)
+                let found = read(&device.path(writer.name)).map_err(|error| error.to_string())?;
+                difference(&writer.book, &found).map_or(Ok(()), Err)
             });
         }
     }
