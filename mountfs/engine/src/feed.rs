@@ -249,6 +249,7 @@ impl Engine {
         self.feed.authors = news.iter().map(|node| (node.id, node.content_author)).collect();
         let mut steps = self.plan(news);
         self.keep_parents(&mut steps);
+        self.leave_out_homeless(&mut steps);
         let mut before: BTreeMap<NodeId, Option<Arc<State>>> = BTreeMap::new();
         for (id, step) in &steps {
             before.insert(*id, step.before.clone());
@@ -343,6 +344,27 @@ impl Engine {
             let Some(state) = last.or_else(|| before.clone()).or(former) else { continue };
             todo.extend(state.names.iter().map(|place| place.parent));
             steps.insert(id, Step { before, after: Some(state), synced, copy: None });
+        }
+    }
+
+    /// A page from before a commit of ours may show entries of a directory that the commit has removed. The server took it,
+    /// so they have left that directory since, and a later page says where to.
+    fn leave_out_homeless(&self, steps: &mut Steps) {
+        loop {
+            let lives = |id: NodeId| match steps.get(&id) {
+                Some(step) => step.after.is_some(),
+                None => self.tree.local(id).is_some(),
+            };
+            let is_homeless = |step: &Step| {
+                step.after.as_ref().is_some_and(|after| after.names.iter().any(|place| !lives(place.parent)))
+            };
+            let homeless: Vec<NodeId> = steps.iter().filter(|(_, step)| is_homeless(step)).map(|(id, _)| *id).collect();
+            if homeless.is_empty() {
+                return;
+            }
+            for id in homeless {
+                steps.remove(&id);
+            }
         }
     }
 
