@@ -15,6 +15,7 @@ pub struct Disk {
     retired: BTreeSet<u64>,
     staging: BTreeMap<u64, Arc<[u8]>>,
     next_staging: u64,
+    generation: u64,
 }
 
 impl Disk {
@@ -42,6 +43,13 @@ impl Disk {
         }
         let rows = self.rows.iter().map(|(id, row)| (*id, row.clone())).collect();
         Restored { rows, cursor: self.cursor, unanswered: self.unanswered.clone() }
+    }
+
+    /// A number that no state of any draft has had on this device, as in the driver. Far apart, because a restart counts on
+    /// by ones.
+    pub fn next_generation(&mut self) -> u64 {
+        self.generation += 1000;
+        self.generation
     }
 
     /// A new staging file with these bytes.

@@ -157,7 +157,7 @@ impl World {
         let bytes = self.library.invent(&mut self.rng, self.scenario.common);
         self.library.enter(&bytes);
         self.trace.line(|| format!("    user {index}: writes {:?} to {node:?}", String::from_utf8_lossy(&bytes)));
-        file.generation += 1;
+        file.generation = self.devices[index].disk.next_generation();
         file.mtime = self.mtime(index);
         self.devices[index].disk.write(staging, bytes);
         self.devices[index].files.insert(node, file);
@@ -182,7 +182,7 @@ impl World {
             Some(id) => id,
             None => device.disk.stage(base),
         };
-        let generation = file.generation + u64::from(was_clean.is_some());
+        let generation = if was_clean.is_some() { device.disk.next_generation() } else { file.generation };
         let size = device.disk.read(staging).map_or(0, |bytes| bytes.len() as u64);
         file.staging = Some(staging);
         (file.generation, file.told, file.told_ready) = (generation, generation, false);
