@@ -30,7 +30,7 @@ pub(crate) struct Feed {
     /// Where the next page begins if some have arrived but more follow.
     partial: Option<Cursor>,
     devices: HashMap<DeviceId, String>,
-    /// Who wrote what is being merged, while it is.
+    /// Who changed last what is being merged, while it is.
     authors: HashMap<NodeId, DeviceId>,
     /// The server said conflict: nothing is sent before the next page.
     awaits_page: bool,
@@ -246,7 +246,7 @@ impl Engine {
     }
 
     fn apply(&mut self, news: Vec<Node>, now: Timestamp) {
-        self.feed.authors = news.iter().map(|node| (node.id, node.content_author)).collect();
+        self.feed.authors = news.iter().map(|node| (node.id, node.author)).collect();
         let mut steps = self.plan(news);
         self.keep_parents(&mut steps);
         self.leave_out_homeless(&mut steps);

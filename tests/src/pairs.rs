@@ -1,0 +1,432 @@
+//! Two devices that change the same things while neither hears of the other: what the user finds afterwards.
+//!
+//! The real engine on both sides and the real service between them, without disks, sockets or chance. A pair is told in a
+//! few words (`put f x; mv f g`) and played in every order: either device first at the server, either clock ahead or both
+//! equal, either device the one that made what was there before.
+
+use crate::sim::bytes::{Library, content_of, sealed};
+use crate::sim::server::Server;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use syncmount_common::protocol::changes::Device as Named;
+use syncmount_common::protocol::commit::ConflictDetails;
+use syncmount_common::{Attrs, DeviceId, Name, NodeId, NodeKind, SymlinkTarget, Timestamp};
+use syncmount_engine::{
+    Body, CommitAnswer, Draft, DraftUpdate, Effect, Engine, Expected, FileBody, Identity, PrepareAnswer, RenameMode,
+    Restored,
+};
+use syncmount_server::service::ServiceError;
+
+/// When what was there before was made.
+const BEFORE: i64 = 1_700_000_000_000_000_000;
+const HOUR: i64 = 3_600_000_000_000;
+const FILE_MODE: u32 = 0o644;
+const DIR_MODE: u32 = 0o755;
+/// Rounds of sending and listening within which two devices must agree.
+const ROUNDS_MAX: usize = 20;
+
+/// Whose clock is ahead.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Ahead {
+    X,
+    Y,
+    Nobody,
+}
+
+/// In which order a pair is played.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Play {
+    ahead: Ahead,
+    /// X reaches the server first.
+    x_first: bool,
+    /// X made what was there before.
+    x_made: bool,
+    /// By how much one clock is ahead of the other.
+    gap: i64,
+}
+
+impl Play {
+    fn all() -> Vec<Self> {
+        let mut plays = Vec::new();
+        for ahead in [Ahead::X, Ahead::Y, Ahead::Nobody] {
+            for gap in [HOUR, 50 * 365 * 24 * HOUR] {
+                for (x_first, x_made) in [(true, true), (true, false), (false, true), (false, false)] {
+                    plays.push(Self { ahead, x_first, x_made, gap });
+                }
+            }
+        }
+        plays
+    }
+
+    fn clocks(self) -> (i64, i64) {
+        let base = BEFORE + 100 * HOUR;
+        match self.ahead {
+            Ahead::X => (base + self.gap, base),
+            Ahead::Y => (base, base + self.gap),
+            Ahead::Nobody => (base, base),
+        }
+    }
+
+    /// Fills in who is newer and who was first. Of two that are equally new, the one that came first counts as newer.
+    fn resolve(self, expected: &str) -> BTreeSet<String> {
+        let x_newer = match self.ahead {
+            Ahead::X => true,
+            Ahead::Y => false,
+            Ahead::Nobody => self.x_first,
+        };
+        let chosen = pick(pick(expected, " | ", self.x_first), " / ", x_newer);
+        let who = |x: bool| if x { "x" } else { "y" };
+        let (x, y) = if self.ahead == Ahead::Nobody { (" @=", " @=") } else { (" @x", " @y") };
+        let filled = chosen
+            .replace(" @x", x)
+            .replace(" @y", y)
+            .replace("{new}", who(x_newer))
+            .replace("{old}", who(!x_newer))
+            .replace("{first}", who(self.x_first))
+            .replace("{made}", who(self.x_made));
+        filled.split("; ").filter(|part| !part.is_empty()).map(str::to_owned).collect()
+    }
+}
+
+/// Of two lists the first or the second; the list itself if there is but one.
+fn pick<'a>(lists: &'a str, separator: &str, first: bool) -> &'a str {
+    match lists.split_once(separator) {
+        Some((a, b)) => {
+            if first {
+                a
+            } else {
+                b
+            }
+        }
+        None => lists,
+    }
+}
+
+/// Plays a pair in every order. `expected` lists what both devices show at the end, separated by `; `: `d/` a directory,
+/// `f=x` a file and its bytes, `l->t` a symlink, ` [600]` behind it a mode that is not the usual one, ` @x` the mtime
+/// that X has set; ` (conflict x)` in a name stands for a conflict note that names device x. `{new}` and `{old}` are `x` and
+/// `y`, in the order of their clocks; `{first}` is the one that reaches the server first; `{made}` is
+/// the device that made what was there before. Two lists separated by ` | ` are chosen by who came first, X or Y; two
+/// separated by ` / ` by whose clock is ahead.
+///
+/// # Panics
+/// If any order ends otherwise, if the devices do not agree, or if they do not come to rest.
+pub fn play(before: &str, x: &str, y: &str, expected: &str) {
+    let mut failures = Vec::new();
+    for play in Play::all() {
+        let wanted = play.resolve(expected);
+        match Pair::new().play(play, before, x, y) {
+            Ok(found) if found == wanted => {}
+            Ok(found) => failures.push(format!("{play:?}\n    wanted {wanted:?}\n    found  {found:?}")),
+            Err(error) => failures.push(format!("{play:?}: {error}")),
+        }
+    }
+    assert!(failures.is_empty(), "{x:?} and {y:?}\n{}", failures.join("\n"));
+}
+
+/// Plays a pair in every order and demands only what must hold for any: both agree, and what either has written is there.
+///
+/// # Panics
+/// If it is not.
+pub fn keeps_all(before: &str, x: &str, y: &str) {
+    for play in Play::all().into_iter().filter(|play| play.gap == HOUR) {
+        let found =
+            Pair::new().play(play, before, x, y).unwrap_or_else(|error| panic!("{x:?}, {y:?}, {play:?}: {error}"));
+        for (script, written) in [(x, "x"), (y, "y")] {
+            let holds = |part: &&String| {
+                let (text, _) = part.split_once(" [").unwrap_or((part.as_str(), ""));
+                [format!("={written}"), format!("->{written}")].iter().any(|end| text.ends_with(end.as_str()))
+            };
+            let there = found.iter().filter(holds).count();
+            let wanted = script.contains(&format!(" {written}"));
+            assert_eq!(there, usize::from(wanted), "{x:?}, {y:?}, {play:?}: `{written}` in {found:?}");
+        }
+    }
+}
+
+struct Side {
+    engine: Engine,
+    clock: i64,
+    staging: BTreeMap<u64, Arc<[u8]>>,
+    next: u64,
+}
+
+struct Pair {
+    server: Server,
+    library: Library,
+    x: Side,
+    y: Side,
+}
+
+impl Pair {
+    fn new() -> Self {
+        let server = Server::new(1, BEFORE);
+        Self { server, library: Library::default(), x: Side::new("x", 1), y: Side::new("y", 2) }
+    }
+
+    fn play(mut self, play: Play, before: &str, x: &str, y: &str) -> Result<BTreeSet<String>, String> {
+        let maker = if play.x_made { &mut self.x } else { &mut self.y };
+        maker.act(before)?;
+        self.agree(play.x_made)?;
+        (self.x.clock, self.y.clock) = play.clocks();
+        self.x.act(x)?;
+        self.y.act(y)?;
+        self.agree(play.x_first)?;
+        let clocks = play.clocks();
+        let (seen_x, seen_y) = (self.x.show(clocks), self.y.show(clocks));
+        if seen_x != seen_y {
+            return Err(format!("X shows {seen_x:?} and Y {seen_y:?}"));
+        }
+        Ok(seen_x)
+    }
+
+    /// Both send and listen until neither has anything left to say.
+    fn agree(&mut self, x_first: bool) -> Result<(), String> {
+        for _ in 0..ROUNDS_MAX {
+            let (first, second) = if x_first { (&mut self.x, &mut self.y) } else { (&mut self.y, &mut self.x) };
+            first.sync(&mut self.server, &mut self.library)?;
+            second.sync(&mut self.server, &mut self.library)?;
+            if self.x.is_at_rest(&self.server) && self.y.is_at_rest(&self.server) {
+                return Ok(());
+            }
+        }
+        Err("they do not come to rest".to_owned())
+    }
+}
+
+impl Side {
+    fn new(name: &str, seed: u64) -> Self {
+        let id = DeviceId::new_v7(seed, &[seed as u8; 10]);
+        let device = Named { id, name: name.to_owned() };
+        let engine = Engine::new(Identity { device, seed }, Restored::default());
+        Self { engine, clock: BEFORE, staging: BTreeMap::new(), next: 0 }
+    }
+
+    fn now(&self) -> Timestamp {
+        Timestamp(self.clock)
+    }
+
+    fn is_at_rest(&self, server: &Server) -> bool {
+        !self.engine.has_work()
+            && !self.engine.wants_page_now()
+            && self.engine.cursor().is_some_and(|cursor| cursor.seq == server.end)
+            && self.staging.is_empty()
+    }
+
+    /// Sends all there is to send, then reads the feed to its end.
+    fn sync(&mut self, server: &mut Server, library: &mut Library) -> Result<(), String> {
+        for _ in 0..ROUNDS_MAX {
+            self.carry_out(server, library)?;
+            let now = self.now();
+            if let Some(request) = self.engine.next_commit(now) {
+                let answer = match server.commit(&request, &[]) {
+                    Ok(done) => CommitAnswer::Committed(done),
+                    Err(ServiceError::Conflict(conflicts)) => CommitAnswer::Conflict(ConflictDetails { conflicts }),
+                    Err(ServiceError::Missing(missing)) => CommitAnswer::Missing(missing),
+                    Err(error) => return Err(error.to_string()),
+                };
+                self.engine.committed(request.op_id, answer, now);
+                continue;
+            }
+            let from = self.engine.next_page_from();
+            let wanted = self.engine.wants_page_now();
+            let page = server.changes(from, 3).map_err(|error| error.to_string())?;
+            if page.nodes.is_empty() && !wanted && from == Some(page.cursor) {
+                return Ok(());
+            }
+            self.engine.page(from, page);
+        }
+        Err("it does not stop to send and to listen".to_owned())
+    }
+
+    fn carry_out(&mut self, server: &Server, library: &mut Library) -> Result<(), String> {
+        let now = self.now();
+        while let Some(effect) = self.engine.poll(now) {
+            match effect {
+                Effect::Prepare { node, generation, .. } => {
+                    let answer = self.prepare(node, generation, server, library)?;
+                    self.engine.prepared(node, generation, answer, now);
+                }
+                Effect::Settle { node, generation, .. } => {
+                    if let Some(Some(staging)) = self.engine.settle(node, generation) {
+                        self.staging.remove(&staging);
+                    }
+                }
+                Effect::Supply { node, content } => {
+                    let bytes = library.get(content.hash).ok_or("a content that nobody wrote")?;
+                    server.put(sealed(bytes).into_iter().collect()).map_err(|error| error.to_string())?;
+                    self.engine.supplied(node, &Arc::new(content_of(bytes)));
+                }
+                Effect::DropStaging(id) => drop(self.staging.remove(&id)),
+                Effect::DraftMoved { .. } | Effect::Changed(_) => {}
+            }
+        }
+        self.engine.take_record();
+        self.engine.check();
+        Ok(())
+    }
+
+    fn prepare(
+        &self,
+        node: NodeId,
+        generation: u64,
+        server: &Server,
+        library: &mut Library,
+    ) -> Result<PrepareAnswer, String> {
+        let draft = self.engine.local(node).and_then(|state| state.body.draft().cloned());
+        let Some(draft) = draft.filter(|draft| draft.generation == generation) else {
+            return Ok(PrepareAnswer::Outdated);
+        };
+        let bytes = draft.staging.and_then(|id| self.staging.get(&id).cloned()).unwrap_or_default();
+        server.put(sealed(&bytes).into_iter().collect()).map_err(|error| error.to_string())?;
+        Ok(PrepareAnswer::Ready(Arc::new(library.enter(&bytes))))
+    }
+
+    fn act(&mut self, script: &str) -> Result<(), String> {
+        for line in script.split("; ").filter(|line| !line.is_empty()) {
+            self.act_once(line).map_err(|error| format!("`{line}`: {error}"))?;
+        }
+        Ok(())
+    }
+
+    fn act_once(&mut self, line: &str) -> Result<(), String> {
+        let words: Vec<&str> = line.split(' ').collect();
+        let now = self.now();
+        match words[..] {
+            ["put", path, bytes] => self.put(path, bytes.as_bytes()),
+            ["mkdir", path] => self.create(path, DIR_MODE, Body::Dir).map(drop),
+            ["ln", path, target] => {
+                let target = SymlinkTarget::new(target.as_bytes()).map_err(|error| error.to_string())?;
+                self.create(path, 0o777, Body::Symlink(target)).map(drop)
+            }
+            ["rm", path] => self.remove(path),
+            ["mv", from, to] => self.rename(from, to, RenameMode::Replace),
+            ["swap", a, b] => self.rename(a, b, RenameMode::Exchange),
+            ["chmod", path, mode] => {
+                let mode = u32::from_str_radix(mode, 8).map_err(|error| error.to_string())?;
+                self.set_attrs(path, |attrs| Attrs { mode, ..attrs })
+            }
+            ["touch", path] => self.set_attrs(path, |attrs| Attrs { mtime: now, ..attrs }),
+            _ => Err("what is that?".to_owned()),
+        }
+    }
+
+    fn find(&self, path: &str) -> Result<NodeId, String> {
+        let step = |at, name: &str| self.engine.child(at, name.as_bytes()).ok_or(format!("no `{path}`"));
+        path.split('/').try_fold(NodeId::ROOT, step)
+    }
+
+    fn place(&self, path: &str) -> Result<(NodeId, Name), String> {
+        let (dir, name) = path.rsplit_once('/').map_or((None, path), |(dir, name)| (Some(dir), name));
+        let parent = dir.map_or(Ok(NodeId::ROOT), |dir| self.find(dir))?;
+        Ok((parent, Name::new(name.as_bytes()).map_err(|error| error.to_string())?))
+    }
+
+    fn create(&mut self, path: &str, mode: u32, body: Body) -> Result<NodeId, String> {
+        let ((parent, name), now) = (self.place(path)?, self.now());
+        self.engine.create(parent, name, Attrs { mode, mtime: now }, body, now).map_err(|error| error.to_string())
+    }
+
+    fn put(&mut self, path: &str, bytes: &[u8]) -> Result<(), String> {
+        let node = match self.find(path) {
+            Ok(node) => node,
+            Err(_) => self.create(path, FILE_MODE, Body::File(FileBody::Draft(Box::new(Draft::empty()))))?,
+        };
+        let expected = match self.engine.local(node).map(|state| &state.body) {
+            Some(Body::File(FileBody::Clean(content))) => Expected::Clean(content.hash),
+            Some(Body::File(FileBody::Draft(draft))) => Expected::Draft(draft.staging),
+            _ => return Err("it is no file".to_owned()),
+        };
+        self.next += 1;
+        if let Expected::Draft(Some(old)) = expected {
+            self.staging.remove(&old);
+        }
+        self.staging.insert(self.next, bytes.into());
+        let size = bytes.len() as u64;
+        let update = DraftUpdate {
+            generation: self.next,
+            size,
+            staging: Some(self.next),
+            present: vec![(0, size)],
+            base: None,
+            base_len: 0,
+            mtime: self.now(),
+            ready: true,
+        };
+        self.engine.write_draft(node, expected, update, self.now()).map_err(|error| error.to_string())
+    }
+
+    /// Removes it and what is in it, as `rm -r` does.
+    fn remove(&mut self, path: &str) -> Result<(), String> {
+        let (node, (parent, name), now) = (self.find(path)?, self.place(path)?, self.now());
+        let inside: Vec<String> = self.engine.children(node).map(|(name, _)| format!("{path}/{name}")).collect();
+        inside.iter().try_for_each(|path| self.remove(path))?;
+        let is_dir = self.engine.local(node).is_some_and(|state| state.kind() == NodeKind::Dir);
+        self.engine.remove(parent, name.as_bytes(), is_dir, now).map(drop).map_err(|error| error.to_string())
+    }
+
+    fn rename(&mut self, from: &str, to: &str, mode: RenameMode) -> Result<(), String> {
+        let ((parent, name), to, now) = (self.place(from)?, self.place(to)?, self.now());
+        self.engine.rename((parent, name.as_bytes()), to, mode, now).map(drop).map_err(|error| error.to_string())
+    }
+
+    fn set_attrs(&mut self, path: &str, change: impl FnOnce(Attrs) -> Attrs) -> Result<(), String> {
+        let (node, now) = (self.find(path)?, self.now());
+        let attrs = self.engine.local(node).map(|state| state.attrs).ok_or("it is gone")?;
+        self.engine.set_attrs(node, change(attrs), now).map_err(|error| error.to_string())
+    }
+
+    fn show(&self, clocks: (i64, i64)) -> BTreeSet<String> {
+        let mut shown = BTreeSet::new();
+        let mut todo = vec![(String::new(), NodeId::ROOT)];
+        while let Some((path, node)) = todo.pop() {
+            for (name, child) in self.engine.children(node) {
+                let Some(state) = self.engine.local(child) else { continue };
+                let path = if path.is_empty() { name.to_string() } else { format!("{path}/{name}") };
+                let (text, usual) = match &state.body {
+                    Body::Dir => (format!("{}/", plain(&path)), DIR_MODE),
+                    Body::Symlink(target) => {
+                        (format!("{}->{}", plain(&path), String::from_utf8_lossy(target.as_bytes())), 0o777)
+                    }
+                    Body::File(_) => (format!("{}={}", plain(&path), bytes_of(&state.body)), FILE_MODE),
+                };
+                let mode = if state.attrs.mode == usual { String::new() } else { format!(" [{:o}]", state.attrs.mode) };
+                shown.insert(format!("{text}{mode}{}", touched(state, clocks)));
+                todo.push((path, child));
+            }
+        }
+        shown
+    }
+}
+
+/// Who set the mtime of a file whose bytes are those from before.
+fn touched(state: &syncmount_engine::State, (x, y): (i64, i64)) -> &'static str {
+    let old = state.body.kind() == NodeKind::File && bytes_of(&state.body).chars().all(char::is_numeric);
+    match state.attrs.mtime.0 {
+        _ if !old => "",
+        at if at == x && x == y => " @=",
+        at if at == x => " @x",
+        at if at == y => " @y",
+        _ => "",
+    }
+}
+
+/// The bytes of a content, which are one of few.
+fn bytes_of(body: &Body) -> String {
+    let known = ["x", "y", "z", "0", "1", "2", "3", "xx", "yy"];
+    let hash = body.content_hash();
+    let found = known.iter().find(|bytes| hash == Some(content_of(bytes.as_bytes()).hash));
+    found.map_or_else(|| "?".to_owned(), |bytes| (*bytes).to_owned())
+}
+
+/// A path whose conflict notes name the device only.
+fn plain(path: &str) -> String {
+    let mut parts = path.split(" (conflict, ");
+    let mut plain = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        let (note, rest) = part.split_once(')').unwrap_or((part, ""));
+        let device = note.split(',').next().unwrap_or_default();
+        plain = format!("{plain} (conflict {device}){rest}");
+    }
+    plain
+}

@@ -1,0 +1,153 @@
+//! Every pair of concurrent changes has one outcome, whoever comes first and whatever the clocks say. These are the rows
+//! of the table in `mountfs/SEMANTICS.md`.
+
+use syncmount_tests::pairs::{keeps_all, play};
+
+/// One pair: what was there before, what X does, what Y does, what both find afterwards.
+macro_rules! pairs {
+    ($($name:ident: $before:literal, $x:literal, $y:literal => $expected:literal;)*) => {
+        $(#[test]
+        fn $name() {
+            play($before, $x, $y, $expected);
+        })*
+    };
+}
+
+pairs! {
+    // Create and create.
+    create_create: "", "put f.txt x", "put f.txt y" => "f.txt={new}; f (conflict {old}).txt={old}";
+    create_create_equal: "", "put f z", "put f z" => "f=z";
+    mkdir_mkdir: "", "mkdir d; put d/x x", "mkdir d; put d/y y" => "d/; d/x=x; d/y=y";
+    mkdir_mkdir_same_entry: "", "mkdir d; put d/f x", "mkdir d; put d/f y" => "d/; d/f={new}; d/f (conflict {old})={old}";
+    mkdir_mkdir_equal_trees: "", "mkdir d; mkdir d/e; put d/e/f z; ln d/l t", "mkdir d; mkdir d/e; put d/e/f z; ln d/l t"
+        => "d/; d/e/; d/e/f=z; d/l->t";
+    mkdir_create: "", "mkdir n; put n/i x", "put n y" => "n/; n/i=x; n (conflict y)=y";
+    mkdir_symlink: "", "mkdir n; put n/i x", "ln n t" => "n/; n/i=x; n (conflict y)->t";
+    symlink_symlink: "", "ln l x", "ln l y" => "l->{new}; l (conflict {old})->{old}";
+    symlink_symlink_equal: "", "ln l t", "ln l t" => "l->t";
+    case_clash: "", "put Report x", "put report y" => "Report=x; report=y";
+    unicode_form_clash: "", "put caf\u{e9} x", "put cafe\u{301} y" => "caf\u{e9}=x; cafe\u{301}=y";
+
+    // Edit and edit.
+    edit_edit: "put f.txt 0", "put f.txt x", "put f.txt y" => "f.txt={new}; f (conflict {old}).txt={old}";
+    edit_edit_equal: "put f 0", "put f z", "put f z" => "f=z";
+    edit_edit_twice: "put f 0", "put f z; put f x", "put f z; put f y" => "f={new}; f (conflict {old})={old}";
+
+    // Edit and another change of the same file.
+    edit_remove: "put f 0", "put f x", "rm f" => "f=x";
+    edit_rename: "put f 0", "put f x", "mv f g" => "g=x";
+    edit_rename_edit: "put f 0", "put f x", "mv f g; put g y" => "g={new}; g (conflict {old})={old}";
+    edit_move: "put f 0; mkdir d", "put f x", "mv f d/f" => "d/; d/f=x";
+    edit_attributes: "put f 0", "put f x", "chmod f 600" => "f=x [600]";
+    edit_swap: "put a 0; put b 1", "put a x", "swap a b" => "a=1; b=x";
+    edit_recreate: "put f 0", "put f x", "rm f; put f y" => "f={new}; f (conflict {old})={old}";
+
+    // Removes.
+    remove_remove: "put f 0; mkdir d; put d/f 1", "rm f; rm d", "rm f; rm d" => "";
+    remove_rename: "put f 0", "rm f", "mv f g" => "";
+    remove_attributes: "put f 0", "rm f", "chmod f 600" => "";
+    remove_recreate: "put f 0", "rm f", "rm f; put f y" => "f=y";
+    recreate_recreate: "put f 0", "rm f; put f x", "rm f; put f y" => "f={new}; f (conflict {old})={old}";
+    remove_directory_new_child: "mkdir d; put d/old 0", "rm d", "put d/new y" => "d/; d/new=y";
+    remove_directory_deep_new_child: "mkdir d; mkdir d/e; put d/e/old 0", "rm d", "put d/e/new y" => "d/; d/e/; d/e/new=y";
+    remove_directory_edit: "mkdir d; put d/f 0; put d/g 1", "rm d", "put d/f y" => "d/; d/f=y";
+    remove_directory_moved_in: "mkdir d; put f 0", "rm d", "mv f d/f" => "d/; d/f=0";
+    remove_directory_moved_out: "mkdir d; put d/f 0", "rm d", "mv d/f f" => "";
+    remove_directory_moved_out_and_edited: "mkdir d; put d/f 0", "rm d", "mv d/f f; put f y" => "f=y";
+    remove_directory_renamed: "mkdir d; put d/f 0", "rm d", "mv d e" => "";
+    remove_directory_renamed_new_child: "mkdir d; put d/f 0", "rm d", "mv d e; put e/new y" => "e/; e/new=y";
+
+    // Moves.
+    rename_rename: "put f 0", "mv f fx", "mv f fy" => "f{first}=0";
+    rename_rename_equal: "put f 0", "mv f g", "mv f g" => "g=0";
+    rename_rename_one_name: "put a 0; put b 1", "mv a c", "mv b c" => "c=0; c (conflict y)=1 | c=1; c (conflict x)=0";
+    rename_create: "put f 0", "mv f g", "put g y" => "g=y; g (conflict x)=0";
+    rename_attributes: "put f 0", "mv f g", "chmod f 600" => "g=0 [600]";
+    move_move: "put f 0; mkdir a; mkdir b", "mv f a/f", "mv f b/f" => "a/; b/; a/f=0 | a/; b/; b/f=0";
+    move_directory_edit: "mkdir d; put d/f 0", "mv d e", "put d/f y" => "e/; e/f=y";
+    move_directory_new_child: "mkdir d; put d/f 0", "mv d e", "put d/new y" => "e/; e/f=0; e/new=y";
+    move_directory_remove_child: "mkdir d; put d/f 0; put d/g 1", "mv d e", "rm d/f" => "e/; e/g=1";
+    move_into_moved: "mkdir d; put f 0", "mv f d/f", "mv d e" => "e/; e/f=0";
+    move_cycle: "mkdir a; mkdir b; put a/f 0; put b/g 1", "mv a b/a", "mv b a/b"
+        => "b/; b/a/; b/a/f=0; b/g=1 | a/; a/b/; a/f=0; a/b/g=1";
+    move_cycle_of_three: "mkdir a; mkdir b; mkdir c", "mv a b/a; mv c b/a/c", "mv b c/b"
+        => "b/; b/a/; b/a/c/ | c/; c/b/; c/b/a/";
+    move_directories_to_one_name: "mkdir a; put a/f 0; mkdir b; put b/g 1", "mv a c", "mv b c" => "c/; c/f=0; c/g=1";
+    move_directory_create_directory: "mkdir a; put a/f 0", "mv a b", "mkdir b; put b/g y" => "b/; b/f=0; b/g=y";
+
+    // Replacing by rename, the way editors save.
+    replace_edit: "put f 0", "put t x; mv t f", "put f y" => "f={new}; f (conflict {old})={old}";
+    replace_replace: "put f 0", "put t x; mv t f", "put u y; mv u f" => "f={new}; f (conflict {old})={old}";
+    replace_replace_equal: "put f 0", "put t z; mv t f", "put u z; mv u f" => "f=z";
+    replace_remove: "put f 0", "put t x; mv t f", "rm f" => "f=x";
+    replace_rename: "put f 0", "put t x; mv t f", "mv f g" => "f=x";
+    replace_attributes: "put f 0", "put t x; mv t f", "chmod f 600" => "f=x";
+    replace_old_edit: "put a 0; put b 1", "mv a b", "put b y" => "b=y; b (conflict x)=0";
+    replace_old_remove: "put a 0; put b 1", "mv a b", "rm a" => "";
+    swap_swap: "put a 0; put b 1", "swap a b", "swap a b" => "a=1; b=0";
+    swap_rename: "put a 0; put b 1", "swap a b", "mv a c" => "a=1; b=0 | a=1; c=0";
+    swap_remove: "put a 0; put b 1", "swap a b", "rm a" => "a=1";
+
+    // Another kind of thing under the same name.
+    type_change_edit: "put f 0", "rm f; mkdir f; put f/i x", "put f y" => "f/; f/i=x; f (conflict y)=y";
+    type_change_remove: "put f 0", "rm f; mkdir f; put f/i x", "rm f" => "f/; f/i=x";
+    type_change_rename: "put f 0", "rm f; mkdir f; put f/i x", "mv f g" => "f/; f/i=x";
+    type_change_type_change: "put f 0", "rm f; mkdir f; put f/i x", "rm f; ln f y" => "f/; f/i=x; f (conflict y)->y";
+    type_change_directory_new_child: "mkdir d; put d/f 0", "rm d; put d x", "put d/new y" => "d/; d/new=y; d (conflict x)=x";
+    type_change_to_symlink_edit: "put f 0", "rm f; ln f x", "put f y" => "f->x; f (conflict y)=y / f=y; f (conflict x)->x";
+
+    // Attributes only.
+    attributes_attributes: "put f 0", "chmod f 600", "chmod f 755" => "f=0 [600] | f=0 [755]";
+    attributes_equal: "put f 0", "chmod f 600", "chmod f 600" => "f=0 [600]";
+    mode_and_mtime: "put f 0", "chmod f 600", "touch f" => "f=0 [600] @y";
+    mtime_mtime: "put f 0", "touch f", "touch f" => "f=0 @x | f=0 @y";
+    mtime_rename: "put f 0", "touch f", "mv f g" => "g=0 @x";
+    mtime_edit: "put f 0", "touch f", "put f y" => "f=y";
+    directory_attributes_remove: "mkdir d", "chmod d 700", "rm d" => "";
+    directory_attributes_new_child: "mkdir d", "chmod d 700", "put d/f y" => "d/ [700]; d/f=y";
+}
+
+/// What either side may do to the same small tree; `W` is what the side writes.
+const CHANGES: [&str; 30] = [
+    "put f W",
+    "put n W",
+    "rm f",
+    "mv f g",
+    "mv f n",
+    "mv f d/n",
+    "mv f d/f",
+    "swap f g",
+    "put t W; mv t f",
+    "rm f; put f W",
+    "rm f; mkdir f; put f/i W",
+    "rm f; ln f W",
+    "chmod f 600",
+    "touch f",
+    "put d/n W",
+    "put d/f W",
+    "rm d/f",
+    "rm d",
+    "rm d; put d W",
+    "mv d n",
+    "mv d e/d",
+    "mv e d/e",
+    "mv d/f f",
+    "mv d/f d/n",
+    "swap d e",
+    "swap d/f f",
+    "swap d f",
+    "mkdir n; put n/i W",
+    "ln n W",
+    "mv d/f f; rm d; mkdir d; put d/f W",
+];
+
+/// All pairs of them: the devices agree, and what was written is there, once.
+#[test]
+fn every_pair_agrees_and_keeps_what_was_written() {
+    let before = "put f 0; put g 1; mkdir d; put d/f 2; mkdir e; put e/g 3";
+    for (index, x) in CHANGES.iter().enumerate() {
+        for y in &CHANGES[index..] {
+            keeps_all(before, &x.replace('W', "x"), &y.replace('W', "y"));
+        }
+    }
+}
