@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-/// Exponential backoff with jitter: about 0.25 s at first, doubling up to 30 s, each between half and all of it, so that
+/// Exponential backoff with jitter: about 0.25 s at first, doubling up to 8 s, each between half and all of it, so that
 /// many clients do not return at once. Randomness comes from the caller.
 #[derive(Clone, Debug, Default)]
 pub struct Backoff {
@@ -10,7 +10,7 @@ pub struct Backoff {
 }
 
 const FIRST_MS: u64 = 250;
-const LAST_MS: u64 = 30_000;
+const LAST_MS: u64 = 8_000;
 
 impl Backoff {
     /// The wait after one more failure. `random` is uniform over all of `u64`.
@@ -35,7 +35,7 @@ mod tests {
         let mut backoff = Backoff::default();
         let waits: Vec<_> = (0..40).map(|_| backoff.failed(u64::MAX / 2).as_millis()).collect();
         assert!(waits[0] >= 125 && waits[0] <= 250);
-        assert!(waits[39] >= 15_000 && waits[39] <= 30_000);
+        assert!(waits[39] >= 4_000 && waits[39] <= 8_000);
         backoff.succeeded();
         assert!(backoff.failed(0).as_millis() <= 250);
     }
