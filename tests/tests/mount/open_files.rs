@@ -53,10 +53,8 @@ fn who_writes_goes_on_with_its_own_bytes_and_both_versions_are_kept() {
         device.wait_synced();
     }
     assert_become_equal(&a.folder, &b.folder, DirTimes::Ignored);
-    let mut texts: Vec<String> = fs::read_dir(&a.folder)
-        .unwrap()
-        .map(|entry| fs::read_to_string(entry.unwrap().path()).unwrap())
-        .collect();
+    let mut texts: Vec<String> =
+        fs::read_dir(&a.folder).unwrap().map(|entry| fs::read_to_string(entry.unwrap().path()).unwrap()).collect();
     texts.sort();
     assert_eq!(texts, ["first half, second half", "from A"]);
 }
