@@ -2,7 +2,7 @@
 
 use crate::ports::RemoteError;
 use parking_lot::Mutex;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use syncmount_common::Timestamp;
 use tokio::sync::watch;
 
@@ -10,11 +10,12 @@ use tokio::sync::watch;
 pub struct Link {
     online: watch::Sender<bool>,
     last_error: Mutex<Option<(Timestamp, String)>>,
+    lost: Mutex<Option<Instant>>,
 }
 
 impl Default for Link {
     fn default() -> Self {
-        Self { online: watch::Sender::new(false), last_error: Mutex::new(None) }
+        Self { online: watch::Sender::new(false), last_error: Mutex::new(None), lost: Mutex::new(None) }
     }
 }
 
@@ -32,6 +33,7 @@ impl Link {
     /// The server has answered.
     pub fn up(&self) {
         if !self.online.send_replace(true) {
+            *self.lost.lock() = None;
             tracing::info!("the server can be reached");
         }
     }
@@ -39,9 +41,18 @@ impl Link {
     /// A request failed in a way that another request now would too.
     pub fn down(&self, error: &RemoteError) {
         *self.last_error.lock() = Some((super::now(), error.to_string()));
+        self.lost.lock().get_or_insert_with(Instant::now);
         if self.online.send_replace(false) {
             tracing::warn!("{error}; changes are kept here and sent later");
         }
+    }
+
+    /// Until when the server is waited for by somebody who has `patience`, counted from when it was lost: who asks again
+    /// after a wait that was in vain is told at once.
+    pub fn deadline(&self, patience: Duration) -> Instant {
+        let now = Instant::now();
+        let since = if self.is_online() { now } else { self.lost.lock().unwrap_or(now) };
+        now.max(since + patience)
     }
 
     /// Something went wrong that says nothing about the connection.

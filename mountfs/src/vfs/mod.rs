@@ -505,7 +505,11 @@ impl Vfs {
     /// kept here either way.
     pub fn await_server(&self, fh: u64) -> Result<()> {
         let handle = self.handle(fh)?;
-        if handle.writer { Ok(self.client.await_sent(&handle.file, Instant::now() + SEND_DEADLINE)?) } else { Ok(()) }
+        if handle.writer {
+            Ok(self.client.await_sent(&handle.file, self.client.link.deadline(SEND_DEADLINE))?)
+        } else {
+            Ok(())
+        }
     }
 
     /// The last descriptor of a handle is gone.
