@@ -430,3 +430,59 @@ fn a_file_that_is_not_there_is_found_as_soon_as_the_other_device_has_made_it() {
     }
     assert!(rustix::fs::statat(CWD, a.path("file 0"), AtFlags::empty()).is_err());
 }
+
+#[test]
+fn locks_hold_among_the_programs_of_a_machine() {
+    use std::fs::TryLockError;
+    on_two_devices(|a, _| {
+        fs::write(a.path("file"), "content").unwrap();
+        let (first, second) = (File::open(a.path("file")).unwrap(), File::open(a.path("file")).unwrap());
+        first.lock().unwrap();
+        assert!(matches!(second.try_lock(), Err(TryLockError::WouldBlock)));
+        first.unlock().unwrap();
+        second.try_lock().unwrap();
+        // Byte ranges, as databases use them.
+        let (first, second) = [0, 1].map(|_| File::options().write(true).open(a.path("file")).unwrap()).into();
+        let lock = |file: &File, kind: i32| {
+            // SAFETY: zeros are a valid `flock`.
+            let mut range: libc::flock = unsafe { std::mem::zeroed() };
+            (range.l_type, range.l_len) = (kind as i16, 4);
+            // SAFETY: the descriptor is open and the pointer is to a `flock`.
+            let done = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_OFD_SETLK, &range) };
+            if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+        };
+        lock(&first, libc::F_WRLCK).unwrap();
+        fails(lock(&second, libc::F_WRLCK), libc::EAGAIN);
+        lock(&first, libc::F_UNLCK).unwrap();
+        lock(&second, libc::F_WRLCK).unwrap();
+    });
+}
+
+#[test]
+fn what_is_not_kept_is_refused() {
+    on_two_devices(|a, _| {
+        fs::write(a.path("file"), "content").unwrap();
+        let file = OpenOptions::new().write(true).open(a.path("file")).unwrap();
+        fails(rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, 100_000), libc::EOPNOTSUPP);
+        let flags = rustix::fs::XattrFlags::empty();
+        fails(rustix::fs::setxattr(a.path("file"), "user.note", b"value", flags), libc::ENOTSUP);
+        fails(rustix::fs::ioctl_getflags(&file), libc::ENOTTY);
+        let found = fs::metadata(a.path("file")).unwrap();
+        assert_eq!((found.atime(), found.atime_nsec()), (found.mtime(), found.mtime_nsec()));
+    });
+}
+
+#[test]
+fn inode_numbers_stay_over_a_remount() {
+    let world = World::new();
+    let a = world.mount("A");
+    fs::create_dir(a.path("dir")).unwrap();
+    fs::write(a.path("dir/file"), "content").unwrap();
+    symlink("file", a.path("dir/link")).unwrap();
+    let numbers = || ["dir", "dir/file", "dir/link"].map(|name| fs::symlink_metadata(a.path(name)).unwrap().ino());
+    let before = numbers();
+    a.wait_synced();
+    a.fusermount_u();
+    a.mount();
+    assert_eq!(numbers(), before);
+}
