@@ -101,13 +101,3 @@ fn the_engine_and_what_is_common_depend_on_nothing_that_does_io() {
         }
     }
 }
-
-#[test]
-fn every_test_that_the_promises_name_exists() {
-    let semantics = fs::read_to_string(root().join("mountfs/SEMANTICS.md")).unwrap();
-    let named: Vec<&str> = semantics.split('`').filter_map(|quoted| quoted.strip_prefix("mount::")).collect();
-    assert!(named.len() > 5, "the promises name their tests");
-    for file in named.into_iter().filter(|file| *file != "FILE") {
-        assert!(root().join(format!("tests/tests/mount/{file}.rs")).is_file(), "there are no tests `mount::{file}`");
-    }
-}
