@@ -58,6 +58,8 @@ impl Client {
         match result {
             Ok(content) => PrepareAnswer::Ready(Arc::new(content)),
             Err(PrepareError::Outdated) => PrepareAnswer::Outdated,
+            // Cut shorter while it was read, for example: what went wrong is not what will be sent.
+            Err(_) if self.require_unchanged(node, generation).is_err() => PrepareAnswer::Outdated,
             Err(PrepareError::Remote(error)) if error.is_retryable() => {
                 self.link.down(&error);
                 PrepareAnswer::Unreachable
@@ -88,8 +90,11 @@ impl Client {
     }
 
     fn require_unchanged(&self, node: NodeId, generation: u64) -> Result<(), PrepareError> {
-        let changed = self.files.get(node).is_some_and(|file| file.inner.read().generation != generation);
-        if changed { Err(PrepareError::Outdated) } else { Ok(()) }
+        let current = match self.files.get(node) {
+            Some(file) => Some(file.inner.read().generation),
+            None => self.look(|engine| Some(engine.local(node)?.body.draft()?.generation)),
+        };
+        if current == Some(generation) { Ok(()) } else { Err(PrepareError::Outdated) }
     }
 
     fn cut(

@@ -427,38 +427,39 @@ impl Vfs {
     /// Reads what is on this machine; `None` if [`Self::read_wait`] is needed. At most `len` bytes, fewer at the end only.
     pub fn read(&self, fh: u64, offset: u64, len: usize) -> Result<Option<Vec<u8>>> {
         let handle = self.handle(fh)?;
-        let backing = handle.file.inner.read().backing.clone();
-        let mut buf = vec![0; room(&backing, offset, len)];
-        let got = match &backing {
-            Backing::Clean(content) => self.client.read_local(content, offset, &mut buf)?,
-            Backing::Draft(overlay) => self.client.read_draft_local(overlay, offset, &mut buf)?,
-        };
-        if let Some(got) = got {
+        on_one_state(&handle, |backing| {
+            let mut buf = vec![0; room(backing, offset, len)];
+            let got = match backing {
+                Backing::Clean(content) => self.client.read_local(content, offset, &mut buf)?,
+                Backing::Draft(overlay) => self.client.read_draft_local(overlay, offset, &mut buf)?,
+            };
+            let Some(got) = got else { return Ok(None) };
             buf.truncate(got);
             handle.read_end.store(offset + got as u64, Ordering::Relaxed);
-            self.look_ahead(&handle, &backing, offset + got as u64);
-        }
-        Ok(got.map(|_| buf))
+            self.look_ahead(&handle, backing, offset + got as u64);
+            Ok(Some(buf))
+        })
     }
 
     /// Reads, and waits for the server to send what is missing, for a limited time.
     pub fn read_wait(&self, fh: u64, offset: u64, len: usize) -> Result<Vec<u8>> {
         let handle = self.handle(fh)?;
-        let backing = handle.file.inner.read().backing.clone();
-        let mut buf = vec![0; room(&backing, offset, len)];
         let deadline = Instant::now() + self.patience(&handle);
-        let got = match &backing {
-            Backing::Clean(content) => {
-                let ahead = handle.ahead(offset, content);
-                self.client.read_content(content, offset, &mut buf, ahead, deadline)
-            }
-            Backing::Draft(overlay) => self.client.read_draft(overlay, offset, &mut buf, deadline),
-        };
-        *handle.gave_up.lock() = matches!(got, Err(ReadError::Unreachable)).then(Instant::now);
-        let got = got?;
-        buf.truncate(got);
-        handle.read_end.store(offset + got as u64, Ordering::Relaxed);
-        Ok(buf)
+        on_one_state(&handle, |backing| {
+            let mut buf = vec![0; room(backing, offset, len)];
+            let got = match backing {
+                Backing::Clean(content) => {
+                    let ahead = handle.ahead(offset, content);
+                    self.client.read_content(content, offset, &mut buf, ahead, deadline)
+                }
+                Backing::Draft(overlay) => self.client.read_draft(overlay, offset, &mut buf, deadline),
+            };
+            *handle.gave_up.lock() = matches!(got, Err(ReadError::Unreachable)).then(Instant::now);
+            let got = got?;
+            buf.truncate(got);
+            handle.read_end.store(offset + got as u64, Ordering::Relaxed);
+            Ok(buf)
+        })
     }
 
     /// The kernel asks twice for what it does not get, once ahead and once in earnest: the second time the answer is known.
@@ -581,6 +582,24 @@ impl Handle {
         self.ahead.store(ahead, Ordering::Relaxed);
         ahead.min(content.size)
     }
+}
+
+/// Reads from one state of the file. Where it is cut shorter under the reader, what is left counts.
+fn on_one_state<T>(handle: &Handle, read: impl Fn(&Backing) -> Result<T>) -> Result<T> {
+    loop {
+        let (backing, generation) = {
+            let inner = handle.file.inner.read();
+            (inner.backing.clone(), inner.generation)
+        };
+        match read(&backing) {
+            Err(error) if is_short(&error) && handle.file.inner.read().generation != generation => {}
+            done => return done,
+        }
+    }
+}
+
+fn is_short(error: &VfsError) -> bool {
+    matches!(error, VfsError::Io(error) | VfsError::Read(ReadError::Io(error)) if error.kind() == io::ErrorKind::UnexpectedEof)
 }
 
 fn room(backing: &Backing, offset: u64, len: usize) -> usize {

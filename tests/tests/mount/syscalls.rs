@@ -486,3 +486,33 @@ fn inode_numbers_stay_over_a_remount() {
     a.mount();
     assert_eq!(numbers(), before);
 }
+
+#[test]
+fn a_reader_of_a_file_that_is_cut_shorter_sees_less_and_no_error() {
+    on_two_devices(|a, _| {
+        let path = a.path("file");
+        fs::write(&path, vec![7; 400_000]).unwrap();
+        let done = std::sync::atomic::AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            let reader = scope.spawn(|| {
+                // Past the kernel's cache.
+                let file = OpenOptions::new().read(true).custom_flags(libc::O_DIRECT).open(&path).unwrap();
+                let mut buf = vec![0; 400_000];
+                let mut reads = 0;
+                while !done.load(std::sync::atomic::Ordering::Relaxed) {
+                    let len = file.read_at(&mut buf, 0).unwrap();
+                    assert!(buf[..len].iter().all(|byte| matches!(byte, 0 | 7)));
+                    reads += 1;
+                }
+                reads
+            });
+            let file = OpenOptions::new().write(true).open(&path).unwrap();
+            for round in 0..1500 {
+                file.set_len(round % 7 * 10_000).unwrap();
+                file.write_all_at(&[7; 70_000], 0).unwrap();
+            }
+            done.store(true, std::sync::atomic::Ordering::Relaxed);
+            assert!(reader.join().unwrap() > 10);
+        });
+    });
+}
