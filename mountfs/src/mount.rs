@@ -71,7 +71,6 @@ pub fn run(config: &MountConfig, ready: &Ready) -> anyhow::Result<()> {
     let client = open_client(config, remote.clone(), runtime.handle());
     patience.abort();
     let client = client?;
-    remote.set_device(client.device());
     let first = !client.look(syncmount_engine::Engine::has_joined);
     if first {
         runtime.block_on(check_server(&remote, config))?;
@@ -217,33 +216,44 @@ fn linger(running: &Running) {
     *running.phase.lock() = Phase::Draining;
     let begin = Instant::now();
     let client = &running.client;
-    while client.pending().nodes > 0
-        && client.link.is_online()
-        && !running.leave.load(Ordering::Acquire)
-        && begin.elapsed() < LINGER
+    let is_pending = || {
+        let pending = client.pending();
+        pending.nodes > pending.held
+    };
+    while is_pending() && client.link.is_online() && !running.leave.load(Ordering::Acquire) && begin.elapsed() < LINGER
     {
         std::thread::sleep(Duration::from_millis(20));
     }
+}
+
+/// What needs a person's eye, what concerns everything first.
+fn problems_of(client: &Client) -> Vec<Problem> {
+    let about_all = |kind, reason| Problem { kind, path: String::new(), reason };
+    let mut problems: Vec<Problem> =
+        client.notes().into_iter().map(|note| about_all(ProblemKind::Note, note)).collect();
+    problems.extend(client.held().map(|(count, reason)| {
+        let removals = if count == 1 { "1 removal".into() } else { format!("{count} removals") };
+        about_all(ProblemKind::Held, format!("{removals}: {reason}"))
+    }));
+    problems.extend(client.lost().into_iter().map(|lost| {
+        let reason = format!("{}; {} bytes of it lie in {}", lost.reason, lost.len, lost.path.display());
+        Problem { kind: ProblemKind::SetAside, path: lost.label, reason }
+    }));
+    let unsent = |(path, reason)| Problem { kind: ProblemKind::Unsent, path, reason };
+    problems.extend(client.problems().into_iter().map(unsent));
+    problems.extend(client.conflicts().into_iter().map(|path| Problem {
+        kind: ProblemKind::Conflict,
+        path,
+        reason: "it was changed on two devices; keep what you want of it and of the file beside it".into(),
+    }));
+    problems
 }
 
 impl ControlHandler for Running {
     fn status(&self) -> Status {
         let pending = self.client.pending();
         let traffic = self.remote.traffic();
-        let mut problems: Vec<Problem> = self
-            .client
-            .problems()
-            .into_iter()
-            .map(|(path, reason)| {
-                let kind = if path.is_empty() { ProblemKind::SetAside } else { ProblemKind::Unsent };
-                Problem { kind, path, reason }
-            })
-            .collect();
-        problems.extend(self.client.conflicts().into_iter().map(|path| Problem {
-            kind: ProblemKind::Conflict,
-            path,
-            reason: "it was changed on two devices; keep what you want of it and of the file beside it".into(),
-        }));
+        let mut problems = problems_of(&self.client);
         let problems_more = problems.len().saturating_sub(PROBLEMS_MAX) as u64;
         problems.truncate(PROBLEMS_MAX);
         Status {
@@ -251,7 +261,7 @@ impl ControlHandler for Running {
             connected: self.client.link.is_online(),
             pending_files: pending.files,
             pending_bytes: pending.bytes,
-            pending_nodes: pending.nodes,
+            pending_nodes: pending.nodes - pending.held,
             cache_used: self.client.cache().used(),
             cache_limit: self.client.cache().limit(),
             last_error: self.client.link.last_error().map(|(at, message)| LastError { at, message }),

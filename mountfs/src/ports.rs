@@ -14,7 +14,8 @@ use syncmount_common::protocol::chunks::PutReply;
 use syncmount_common::protocol::commit::{CommitRequest, Committed, ConflictDetails, MissingDetails};
 use syncmount_common::protocol::error::ErrorCode;
 use syncmount_common::protocol::folders::FolderInfo;
-use syncmount_common::{ChunkHash, ContentHash, Manifest};
+use syncmount_common::protocol::session::Session;
+use syncmount_common::{ChunkHash, ContentHash, DeviceId, Manifest};
 
 /// A page of the feed and the small contents that came along.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -23,6 +24,15 @@ pub struct Changes {
     pub page: ChangesPage,
     /// Raw, verified bytes of chunks that the page's nodes refer to.
     pub chunks: Vec<(ChunkHash, Vec<u8>)>,
+}
+
+/// Who speaks to the server.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Speaker {
+    /// The device.
+    pub device: DeviceId,
+    /// Which start of it.
+    pub session: Session,
 }
 
 /// Takes each fetched chunk: its name and its raw, verified bytes. An error ends the fetch.
@@ -37,8 +47,14 @@ pub trait Remote: Send + Sync + 'static {
     fn folder(&self) -> Reply<'_, FolderInfo>;
 
     /// What changed after `since` (from the begin without it). Held by the server for up to `wait` until there is something.
-    /// Contents of up to `inline` bytes come along.
-    fn changes(&self, since: Option<Cursor>, wait: Duration, inline: u64) -> Reply<'_, Changes>;
+    /// Contents of up to `inline` bytes come along, but for those that `speaker`, who asks, has written itself.
+    fn changes(
+        &self,
+        since: Option<Cursor>,
+        wait: Duration,
+        inline: u64,
+        speaker: Option<Speaker>,
+    ) -> Reply<'_, Changes>;
 
     /// Commits a batch, all or nothing, with the envelopes of small chunks in the same request.
     fn commit<'a>(&'a self, request: &'a CommitRequest, chunks: &'a [(ChunkHash, Bytes)]) -> Reply<'a, Committed>;
@@ -85,9 +101,17 @@ pub enum RemoteError {
     /// The batch refers to chunks or contents that the server lacks.
     #[error("the server still needs {} chunks and {} contents", .0.chunks.len(), .0.contents.len())]
     Missing(MissingDetails),
-    /// The server keeps this device from removing more of the folder until somebody allows it. Its own words.
-    #[error("{0}")]
-    Held(String),
+    /// Another session speaks for this device, or this one does not know what the device has committed.
+    #[error("the server knows this device in another session")]
+    Superseded,
+    /// The server keeps this device from removing more of the folder until somebody allows it.
+    #[error("{reason}")]
+    Held {
+        /// The server's own words.
+        reason: String,
+        /// Somebody has said no.
+        denied: bool,
+    },
     /// The server's disk or quota is full.
     #[error("the server has no space left")]
     StorageFull,
@@ -116,12 +140,14 @@ impl RemoteError {
     /// `Protocol` counts: the login page of a hotel's network answers in the server's place until somebody logs in.
     pub const fn is_retryable(&self) -> bool {
         match self {
-            Self::Unreachable(_) | Self::Busy | Self::Held(_) | Self::StorageFull | Self::Protocol(_) => true,
+            Self::Unreachable(_) | Self::Busy | Self::StorageFull | Self::Protocol(_) => true,
             Self::Rejected { code, .. } => matches!(code, ErrorCode::Internal | ErrorCode::Timeout | ErrorCode::Busy),
             Self::Unauthorized
             | Self::FolderNotFound
             | Self::NotFound
             | Self::Resync
+            | Self::Superseded
+            | Self::Held { .. }
             | Self::Conflict(_)
             | Self::Missing(_)
             | Self::Corrupt(_)

@@ -32,7 +32,7 @@ pub struct Status {
     pub pending_files: u64,
     /// The bytes of these contents that are still to be sent.
     pub pending_bytes: u64,
-    /// Nodes with another change to send: new, renamed, removed, other attributes.
+    /// Nodes with another change to send: new, renamed, removed, other attributes. Without what the server holds back.
     pub pending_nodes: u64,
     /// Bytes of content in the cache.
     pub cache_used: u64,
@@ -78,7 +78,7 @@ pub struct LastError {
 pub struct Problem {
     /// What kind of problem.
     pub kind: ProblemKind,
-    /// The file, relative to the mount point.
+    /// The file, relative to the mount point; empty if it is about more than one.
     pub path: String,
     /// One sentence: why.
     pub reason: String,
@@ -90,10 +90,14 @@ pub struct Problem {
 pub enum ProblemKind {
     /// Its change could not be sent and is not tried again by itself. It is kept on this machine.
     Unsent,
+    /// The server holds removals back until somebody allows them.
+    Held,
     /// It is one side of a conflict; both are kept.
     Conflict,
     /// Found after an unclean stop and set aside, because it may be incomplete.
     SetAside,
+    /// Something happened since the start that concerns no single file.
+    Note,
 }
 
 impl Status {
@@ -127,7 +131,7 @@ impl Status {
 
     /// The problems that keep a change from the server.
     pub fn unsent(&self) -> impl Iterator<Item = &Problem> {
-        self.problems.iter().filter(|problem| problem.kind == ProblemKind::Unsent)
+        self.problems.iter().filter(|problem| matches!(problem.kind, ProblemKind::Unsent | ProblemKind::Held))
     }
 
     /// What is pending, in words: `3 files, 1.2 MiB`.
@@ -165,7 +169,7 @@ impl Status {
             line("last error", &format!("{} ago: {}", age(error.at, now), plain(&error.message)));
         }
         for problem in &self.problems {
-            line(problem.kind.word(), &plain(&format!("{}: {}", problem.path, problem.reason)));
+            line(problem.kind.word(), &plain(&problem.sentence()));
         }
         if self.problems_more > 0 {
             line("", &format!("and {} more", HumanCount(self.problems_more)));
@@ -174,12 +178,20 @@ impl Status {
     }
 }
 
+impl Problem {
+    fn sentence(&self) -> String {
+        if self.path.is_empty() { self.reason.clone() } else { format!("{}: {}", self.path, self.reason) }
+    }
+}
+
 impl ProblemKind {
     fn word(self) -> &'static str {
         match self {
             Self::Unsent => "not sent",
+            Self::Held => "held back",
             Self::Conflict => "conflict",
             Self::SetAside => "set aside",
+            Self::Note => "note",
         }
     }
 }
@@ -264,6 +276,7 @@ pub(crate) mod tests {
         status.last_error = Some(LastError { at: Timestamp::from_parts(1000, 0), message: "no\x1bway".into() });
         status.problems =
             vec![Problem { kind: ProblemKind::Unsent, path: "a/b".into(), reason: "the server is full".into() }];
+        status.problems.push(Problem { kind: ProblemKind::Held, path: String::new(), reason: "7 removals".into() });
         status.problems_more = 4;
         let expected = "\
 /home/u/Sync
@@ -274,6 +287,7 @@ pub(crate) mod tests {
   moved      0 B sent, 5.00 MiB received in 2 minutes
   last error 2 minutes ago: no\\u{1b}way
   not sent   a/b: the server is full
+  held back  7 removals
              and 4 more";
         assert_eq!(status.describe(Timestamp::from_parts(1120, 0)), expected);
     }

@@ -2,9 +2,11 @@
 //!
 //! Query: `since=EPOCH:SEQ:TAG` (absent: from the begin), `wait=SECONDS` (0 to [`WAIT_S_MAX`]: hold the answer until there is a
 //! change), `limit=N` (1 to [`PAGE_NODES_MAX`]), `inline=BYTES` (0 to [`INLINE_LEN_MAX`]: chunks of contents up to this size
-//! ride along), `device=ID` (who asks: what it wrote itself does not ride along). With `inline` above 0 the reply is framed ([`crate::frame`]): the page as header, then chunks. Otherwise it
-//! is plain JSON. A cursor that is not of this history (another epoch, past the end, another tag) gets the error `resync`,
-//! never an empty page.
+//! ride along), `device=ID` (who asks: what it wrote itself does not ride along), `session=SESSION` (in which session that
+//! device asks, [`super::session`]; once another one has asked or committed, the answer is the error `superseded`). With
+//! `inline` above 0 the reply is framed ([`crate::frame`]): the page as header, then chunks. Otherwise it is plain JSON. A
+//! cursor that is not of this history (another epoch, past the end, another tag) gets the error `resync`, never an empty
+//! page.
 
 use crate::ids::{DeviceId, Epoch, FolderId, Seq};
 use crate::node::Node;

@@ -5,14 +5,16 @@
 //! two files can swap names in one batch. The reply is [`Committed`], or an error: `conflict` with [`ConflictDetails`] (a
 //! node has moved on since the rev that the operation was based on, or the tree has: poll the feed and plan again),
 //! `missing` with [`MissingDetails`] (put the chunks and send the same again), `held` with [`super::holds::HeldDetails`]
-//! (this device removes too much of the folder: somebody has to allow it). Nothing is stored with an error. The same op
-//! id again gets the first `Committed` again.
+//! (this device removes too much of the folder: somebody has to allow it), `superseded` (the device has another session
+//! now, [`super::session`]). Nothing is stored with an error. The same op id again gets the first `Committed` again, also in
+//! a session that is over: the commit was taken when the session was not.
 
 use super::changes::Device;
 use crate::hash::{ChunkHash, ContentHash, FileHash};
 use crate::ids::{Epoch, NodeId, OpId, Rev, Seq};
 use crate::manifest::Manifest;
 use crate::node::{Attrs, Node, NodeKind, Placement, SymlinkTarget};
+use crate::protocol::session::Session;
 use crate::protocol::tag;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -44,6 +46,10 @@ pub struct CommitRequest {
     pub epoch: Epoch,
     /// Who commits.
     pub device: Device,
+    /// The session in which it does. Absent: the commit is not checked for that.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    #[schema(value_type = Option<String>)]
+    pub session: Option<Session>,
     /// Contents that are new to the server, as far as the client knows.
     #[serde(skip_serializing_if = "Vec::is_empty", default)]
     pub contents: Vec<NewContent>,

@@ -33,6 +33,8 @@ pub enum ErrorCode {
     UnsupportedMediaType,
     /// The cursor is of another epoch, or from the future: read the feed from the begin and merge.
     Resync,
+    /// The device is in use in another session, or was set back to an older state of itself: go on as another device.
+    Superseded,
     /// The device has removed so much of the folder that a person must allow it first; `details` say how much.
     Held,
     /// The request took too long.

@@ -59,4 +59,7 @@ pub struct HeldDetails {
     pub removes: u64,
     /// How many nodes the folder had before.
     pub nodes: u64,
+    /// Whether somebody has said no: the nodes stay, and the client may put them back.
+    #[serde(default)]
+    pub denied: bool,
 }

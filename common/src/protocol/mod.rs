@@ -10,6 +10,7 @@ pub mod error;
 pub mod files;
 pub mod folders;
 pub mod holds;
+pub mod session;
 pub mod tag;
 pub mod text_or_hex;
 pub mod undo;

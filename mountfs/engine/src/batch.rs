@@ -40,6 +40,13 @@ pub(crate) struct InFlight {
     fresh: Vec<NodeId>,
 }
 
+impl InFlight {
+    /// The nodes that it is about.
+    pub(crate) fn nodes(&self) -> impl Iterator<Item = NodeId> + '_ {
+        self.sent.iter().map(|sent| sent.node)
+    }
+}
+
 struct Sent {
     node: NodeId,
     /// What the server has after it.
@@ -56,8 +63,8 @@ struct Batch {
 }
 
 impl Engine {
-    /// The next commit, if there is work and none is in flight. Keep the record, then hand it to the server until there is an answer, always
-    /// with the same op id, then call [`Engine::committed`].
+    /// The next commit, if there is work and none is in flight. Keep the record, then hand it to the server until there is
+    /// an answer, always with the same op id, then call [`Engine::committed`]. Whose session it is, the driver knows.
     pub fn next_commit(&mut self, now: Timestamp) -> Option<CommitRequest> {
         if self.in_flight.is_some() || self.feed.has_news() || self.feed.awaits_page() || self.tree.dirty_len() == 0 {
             return None;
@@ -75,7 +82,7 @@ impl Engine {
         self.unanswered_touched = true;
         self.in_flight = Some(InFlight { op_id, sent: batch.sent, fresh });
         let device = self.identity.device.clone();
-        Some(CommitRequest { op_id, epoch, device, contents: batch.contents, ops: batch.ops })
+        Some(CommitRequest { op_id, epoch, device, session: None, contents: batch.contents, ops: batch.ops })
     }
 
     /// Whether a commit is waiting for its answer.
@@ -125,7 +132,7 @@ impl Engine {
             if !entry.is_dirty() {
                 continue;
             }
-            if self.failed.contains_key(&id) || !self.can_go(entry) {
+            if self.failed.contains_key(&id) || self.is_held(id) || !self.can_go(entry) {
                 return false;
             }
             decided.insert(id, true);
@@ -232,6 +239,10 @@ impl Engine {
                 self.forget_offers(&batch);
                 self.rejected(&batch, &reason, now);
             }
+            CommitAnswer::Held { reason, denied } => {
+                self.forget_offers(&batch);
+                self.hold_back(&batch, reason, denied, now);
+            }
             CommitAnswer::Resync => {
                 self.forget_offers(&batch);
                 self.begin_resync();
@@ -247,6 +258,7 @@ impl Engine {
             let content_rev = if sent.content { rev } else { entry.map_or(0, Entry::content_rev) };
             self.tree.set_offered(sent.node, false);
             self.sent_before.remove(&sent.node);
+            self.release(sent.node);
             self.unanswered_touched |= self.unanswered.remove(&sent.node);
             if sent.after.is_none() {
                 self.feed.note_removed(sent.node, rev);
@@ -260,7 +272,7 @@ impl Engine {
         }
     }
 
-    fn forget_offers(&mut self, batch: &InFlight) {
+    pub(crate) fn forget_offers(&mut self, batch: &InFlight) {
         for id in &batch.fresh {
             self.unanswered_touched |= self.unanswered.remove(id);
         }
@@ -301,7 +313,7 @@ impl Engine {
         }
     }
 
-    fn rejected(&mut self, batch: &InFlight, reason: &str, now: Timestamp) {
+    pub(crate) fn rejected(&mut self, batch: &InFlight, reason: &str, now: Timestamp) {
         if batch.sent.len() > 1 && self.ops_max > 1 {
             // One bad node must not stop the others: find it.
             self.ops_max = 1;

@@ -2,6 +2,7 @@
 
 use crate::batch::InFlight;
 use crate::feed::Feed;
+use crate::held::Held;
 use crate::output::{Effect, PrepareAnswer, Record};
 use crate::state::{Body, Draft, FileBody, Row, RowSynced, State};
 use crate::tree::{Entry, Synced, Tree};
@@ -14,7 +15,7 @@ use syncmount_common::{Content, Name, NodeId, NodeKind, Timestamp};
 const PREPARING_MAX: usize = 64;
 
 /// How long a node that failed is left alone.
-const RETRY_AFTER_NS: i64 = 30_000_000_000;
+pub(crate) const RETRY_AFTER_NS: i64 = 30_000_000_000;
 
 /// What is to be tried again later than this from now was noted before the clock was set back.
 const RETRY_LAST_NS: i64 = 3600 * 1_000_000_000;
@@ -48,6 +49,8 @@ pub struct Pending {
     pub files: u64,
     /// The sizes of these files.
     pub bytes: u64,
+    /// Of the nodes, removals that the server holds back until somebody allows them.
+    pub held: u64,
 }
 
 /// The sync engine of one folder on one device.
@@ -62,6 +65,8 @@ pub struct Engine {
     preparing: HashMap<NodeId, u64>,
     /// Nodes that could not be sent: when to try again, and why.
     pub(crate) failed: BTreeMap<NodeId, (Timestamp, String)>,
+    /// Removals that the server holds back.
+    pub(crate) held: Option<Held>,
     /// With 1, groups are sent one by one to find the one that the server refuses.
     pub(crate) ops_max: usize,
     /// Nodes restored without an agreement: an earlier run may have sent their creation and not lived to hear the answer.
@@ -92,6 +97,7 @@ impl Engine {
             to_prepare: VecDeque::new(),
             preparing: HashMap::new(),
             failed: BTreeMap::new(),
+            held: None,
             ops_max: crate::batch::OPS_PER_BATCH,
             sent_before: BTreeSet::new(),
             unanswered: restored.unanswered.into_iter().collect(),
@@ -217,13 +223,10 @@ impl Engine {
 
     /// To be called now and then: what failed earlier is tried again.
     pub fn tick(&mut self, now: Timestamp) {
-        // Also what failed "in the future": the clock may have been set back.
-        let due: Vec<NodeId> = self
-            .failed
-            .iter()
-            .filter(|(_, (at, _))| *at <= now || at.0.saturating_sub(now.0) > RETRY_LAST_NS)
-            .map(|(id, _)| *id)
-            .collect();
+        if let Some(held) = &mut self.held {
+            held.ask_if_due(now);
+        }
+        let due: Vec<NodeId> = self.failed.iter().filter(|(_, (at, _))| is_due(*at, now)).map(|(id, _)| *id).collect();
         for id in due {
             self.failed.remove(&id);
             self.to_prepare.push_back((id, true));
@@ -321,6 +324,7 @@ impl Engine {
             nodes: self.tree.dirty_len() as u64,
             files: self.unsent.len() as u64,
             bytes: self.unsent.values().sum(),
+            held: self.held().map_or(0, |(count, _)| count),
         }
     }
 
@@ -415,11 +419,6 @@ impl Engine {
         }
     }
 
-    /// Who this device is.
-    pub fn device(&self) -> syncmount_common::DeviceId {
-        self.identity.device.id
-    }
-
     /// A number from the engine's own randomness.
     pub fn random(&mut self) -> u64 {
         self.next_random()
@@ -452,6 +451,11 @@ impl Engine {
             None => self.unsent.remove(&id),
         };
     }
+}
+
+/// Whether the time `at` has come. Also if it lies "in the future": the clock may have been set back.
+pub(crate) fn is_due(at: Timestamp, now: Timestamp) -> bool {
+    at <= now || at.0.saturating_sub(now.0) > RETRY_LAST_NS
 }
 
 /// A file that was being written when the record was made has had other bytes since: what they turned out to be, and

@@ -162,6 +162,11 @@ impl Engine {
         self.feed.awaits_page = true;
     }
 
+    /// Nothing is sent before the next complete state from the server.
+    pub fn look_first(&mut self) {
+        self.feed.awaits_page = true;
+    }
+
     /// What people call a device.
     pub fn device_name(&self, id: DeviceId) -> &str {
         if id == self.identity.device.id {
@@ -247,7 +252,23 @@ impl Engine {
 
     fn apply(&mut self, news: Vec<Node>, now: Timestamp) {
         self.feed.authors = news.iter().map(|node| (node.id, node.author)).collect();
-        let mut steps = self.plan(news);
+        let steps = self.plan(news);
+        self.carry_out(steps, now);
+        self.feed.authors.clear();
+    }
+
+    /// Nodes that were removed here are again as the server has them.
+    pub(crate) fn put_back(&mut self, ids: impl IntoIterator<Item = NodeId>, now: Timestamp) {
+        let step = |id| {
+            let synced = self.tree.get(id).filter(|entry| entry.local.is_none())?.synced.clone()?;
+            let after = Some(synced.state.clone()?);
+            Some((id, Step { before: None, after, synced: Some(synced), copy: None }))
+        };
+        let steps = ids.into_iter().filter_map(step).collect();
+        self.carry_out(steps, now);
+    }
+
+    fn carry_out(&mut self, mut steps: Steps, now: Timestamp) {
         self.keep_parents(&mut steps);
         self.leave_out_homeless(&mut steps);
         let mut before: BTreeMap<NodeId, Option<Arc<State>>> = BTreeMap::new();
@@ -260,6 +281,7 @@ impl Engine {
         for (id, step) in steps {
             self.put_detached(id, step.after.clone(), step.synced, now);
             self.unanswered_touched |= self.unanswered.remove(&id);
+            self.release(id);
             if self.failed.remove(&id).is_some() {
                 // What was to be tried again later is tried now: nothing else would remember it.
                 self.to_prepare.push_back((id, true));
@@ -274,7 +296,6 @@ impl Engine {
         for (id, (copy, author)) in copies {
             self.keep_copy(id, copy, author, &mut before, now);
         }
-        self.feed.authors.clear();
         self.report(before);
     }
 

@@ -10,8 +10,10 @@
 pub mod backoff;
 mod batch;
 mod conflict;
+mod device;
 mod engine;
 mod feed;
+mod held;
 mod local;
 mod output;
 mod reconcile;

@@ -109,6 +109,13 @@ pub enum CommitAnswer {
     Missing(MissingDetails),
     /// It was refused for good.
     Rejected(String),
+    /// The server holds removals back until somebody allows them. Its own words, and whether somebody has said no.
+    Held {
+        /// Why, and how to allow them.
+        reason: String,
+        /// They stay refused: what was removed comes back.
+        denied: bool,
+    },
     /// The epoch is another: everything has to be compared anew.
     Resync,
 }

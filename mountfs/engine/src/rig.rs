@@ -1,6 +1,8 @@
 //! For the tests of this crate: an engine that has joined a folder, and the shortest ways to say what happens to it.
 
-use crate::{Body, CommitAnswer, Draft, Effect, Engine, FileBody, Identity, PrepareAnswer, Restored, Row};
+use crate::{
+    Body, CommitAnswer, Draft, DraftUpdate, Effect, Engine, Expected, FileBody, Identity, PrepareAnswer, Restored, Row,
+};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use syncmount_common::protocol::changes::{ChangesPage, Cursor, Device};
@@ -18,6 +20,13 @@ pub(crate) struct Rig {
     pub(crate) engine: Engine,
     rows: BTreeMap<NodeId, Row>,
     seq: u64,
+    unanswered: Vec<NodeId>,
+}
+
+/// What a device has kept at some time.
+pub(crate) struct Backup {
+    rows: BTreeMap<NodeId, Row>,
+    cursor: Option<Cursor>,
     unanswered: Vec<NodeId>,
 }
 
@@ -86,6 +95,27 @@ impl Rig {
         id
     }
 
+    /// The file is written anew: one byte, closed and hashed.
+    pub(crate) fn edit(&mut self, id: NodeId, seed: u8, mtime: i64) {
+        let body = &self.engine.local(id).unwrap().body;
+        let (expected, generation) = match body.draft() {
+            Some(draft) => (Expected::Draft(draft.staging), draft.generation + 1),
+            None => (Expected::Clean(body.content_hash().unwrap()), 1),
+        };
+        let update = DraftUpdate {
+            generation,
+            size: 1,
+            staging: None,
+            present: Vec::new(),
+            base: None,
+            base_len: 0,
+            mtime: Timestamp(mtime),
+            ready: true,
+        };
+        self.engine.write_draft(id, expected, update, NOW).unwrap();
+        self.engine.prepared(id, generation, PrepareAnswer::Ready(Arc::new(content(seed))), NOW);
+    }
+
     /// The next commit, left without an answer.
     pub(crate) fn send(&mut self) -> Option<CommitRequest> {
         self.engine.next_commit(NOW)
@@ -107,6 +137,38 @@ impl Rig {
         let done = Committed { first_seq, last_seq: self.seq, tag: 0 };
         self.engine.committed(request.op_id, CommitAnswer::Committed(done), NOW);
         self.drive();
+    }
+
+    pub(crate) fn hold(&mut self, request: &CommitRequest, denied: bool) {
+        let answer = CommitAnswer::Held { reason: "too much".to_owned(), denied };
+        self.engine.committed(request.op_id, answer, NOW);
+        self.drive();
+    }
+
+    /// What was removed here and is still at the server.
+    pub(crate) fn removed(&self) -> Vec<NodeId> {
+        self.engine.ids().filter(|id| self.engine.local(*id).is_none()).collect()
+    }
+
+    /// The client goes on as another device.
+    pub(crate) fn become_another(&mut self) {
+        self.engine.become_device(DeviceId::from_bytes([3; 16]));
+        self.drive();
+    }
+
+    /// A past of the device that it does not remember: what it keeps is of an earlier time.
+    pub(crate) fn set_back(&mut self, to: Backup) {
+        (self.rows, self.unanswered) = (to.rows, to.unanswered);
+        let rows = self.rows.iter().map(|(id, row)| (*id, row.clone())).collect();
+        self.engine = Self::start(Restored { rows, cursor: to.cursor, unanswered: self.unanswered.clone() });
+        self.drive();
+        self.become_another();
+    }
+
+    /// What is kept at present.
+    pub(crate) fn backup(&mut self) -> Backup {
+        self.drive();
+        Backup { rows: self.rows.clone(), cursor: self.engine.cursor(), unanswered: self.unanswered.clone() }
     }
 
     pub(crate) fn conflict(&mut self, request: &CommitRequest) {

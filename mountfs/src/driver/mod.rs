@@ -10,6 +10,7 @@ mod prepare;
 mod pump;
 mod recover;
 mod rows;
+mod session;
 mod settle;
 mod write;
 
@@ -22,6 +23,7 @@ pub use write::WriteError;
 use crate::files::OpenFiles;
 use crate::ports::Remote;
 use crate::store::Cache;
+use crate::store::Lost;
 use crate::store::StagingDir;
 use crate::store::State;
 use parking_lot::{Mutex, RwLock};
@@ -45,6 +47,8 @@ pub struct Client {
     manifests: content::Manifests,
     downloads: content::Downloads,
     outbox: outbox::Outbox,
+    /// Taken under the engine's lock where both are needed.
+    voice: Mutex<session::Voice>,
     remote: Arc<dyn Remote>,
     runtime: tokio::runtime::Handle,
     /// Whether the server can be reached, and what went wrong last.
@@ -57,8 +61,10 @@ pub struct Client {
     /// Effects whose record is not kept yet.
     unkept: Mutex<Vec<syncmount_engine::Effect>>,
     on_changed: Mutex<Option<OnChanged>>,
-    /// Sentences about what was repaired at start or set aside, for the status.
+    /// Sentences about what happened since the start, for the status.
     notes: Mutex<Vec<String>>,
+    /// What lay in `lost+found` when it was last looked at.
+    lost: Mutex<Vec<Lost>>,
     room: Room,
     /// Numbers that no state of any draft has had before in this process: an answer about an earlier draft of a file must
     /// not be taken for one about the present draft.
@@ -140,12 +146,31 @@ impl Client {
     /// Files that could not be sent: path and reason.
     pub fn problems(&self) -> Vec<(String, String)> {
         let engine = self.engine.read();
-        let mut out: Vec<_> = engine
-            .problems()
-            .map(|(id, reason)| (engine.path(id).unwrap_or_else(|| "(removed)".into()), reason.to_owned()))
-            .collect();
-        out.extend(self.notes.lock().iter().map(|note| (String::new(), note.clone())));
-        out
+        let path = |id| engine.path(id).unwrap_or_else(|| "(removed)".into());
+        engine.problems().map(|(id, reason)| (path(id), reason.to_owned())).collect()
+    }
+
+    /// How many removals the server holds back, and its words about that.
+    pub fn held(&self) -> Option<(u64, String)> {
+        self.engine.read().held().map(|(count, reason)| (count, reason.to_owned()))
+    }
+
+    /// Sentences about what happened since the start and concerns no single file.
+    pub fn notes(&self) -> Vec<String> {
+        self.notes.lock().clone()
+    }
+
+    /// Bytes that were set aside after an unclean stop, now or at any earlier start, and still lie there.
+    pub fn lost(&self) -> Vec<Lost> {
+        self.lost.lock().clone()
+    }
+
+    /// Looks what lies in `lost+found`: its owner may have cleared it.
+    fn look_for_lost(&self) {
+        match self.staging.lost() {
+            Ok(lost) => *self.lost.lock() = lost,
+            Err(error) => self.link.failed(&format!("lost+found cannot be read: {error}")),
+        }
     }
 
     /// The content cache.
@@ -170,8 +195,17 @@ impl Client {
     pub(crate) fn note(&self, sentence: String) {
         tracing::warn!("{sentence}");
         let mut notes = self.notes.lock();
-        if notes.len() < 1000 {
+        if notes.len() < 1000 && !notes.contains(&sentence) {
             notes.push(sentence);
+        }
+    }
+
+    /// The server holds removals back.
+    fn note_held(&self, denied: bool) {
+        if denied {
+            self.note(
+                "the server's owner has refused to let this device remove so much; what it removed is back".into(),
+            );
         }
     }
 

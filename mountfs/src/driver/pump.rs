@@ -1,7 +1,7 @@
 //! The tasks that keep a client going: effects of the engine, commits, the feed, and the clock.
 
 use super::Client;
-use crate::ports::RemoteError;
+use crate::ports::{RemoteError, Speaker};
 use bytes::Bytes;
 use std::collections::HashSet;
 use std::io;
@@ -10,7 +10,7 @@ use std::time::Duration;
 use syncmount_common::protocol::commit::CommitRequest;
 use syncmount_common::{ChunkHash, Content, Extent, Manifest};
 use syncmount_engine::backoff::Backoff;
-use syncmount_engine::{CommitAnswer, Effect, INLINE_FILE_MAX, PrepareAnswer};
+use syncmount_engine::{CommitAnswer, Effect, Engine, INLINE_FILE_MAX, PrepareAnswer};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -26,6 +26,12 @@ const PREPARE_THREADS: usize = 3;
 
 /// Drafts that become cached contents at the same time.
 const SETTLE_THREADS: usize = 2;
+
+/// How often a refused session asks again while a commit waits for its answer.
+const REFUSED_MAX: u32 = 50;
+
+/// Looks at the clock between two looks at `lost+found`.
+const LOST_BEATS: u64 = 10;
 
 /// Inline bytes from which it pays to ask first which of them the server has.
 const ASK_FIRST_BYTES: usize = 32 * 1024;
@@ -181,29 +187,22 @@ async fn commits(client: Arc<Client>) {
             continue;
         }
         tokio::time::sleep(GATHER).await;
-        loop {
-            let request = {
-                let mut engine = client.engine.write();
-                engine.next_commit(super::now())
-            };
-            let Some(request) = request else { break };
-            keep_before_sending(&client).await;
-            send(&client, &request, &mut backoff).await;
+        while let Some((request, speaker)) = client.next_commit() {
+            keep_before_sending(&client, &request, speaker).await;
+            send(&client, &request, speaker, &mut backoff).await;
         }
     }
 }
 
 /// A commit may reach the server and its answer not come back: the next start must know.
-async fn keep_before_sending(client: &Client) {
-    loop {
-        let kept = client.keep(&mut client.engine.write());
-        let Err(error) = kept else { return };
+async fn keep_before_sending(client: &Client, request: &CommitRequest, speaker: Speaker) {
+    while let Err(error) = client.keep_unanswered(request, speaker) {
         client.link.failed(&format!("the journal cannot be written: {error}"));
         tokio::time::sleep(Duration::from_secs(1)).await;
     }
 }
 
-async fn send(client: &Arc<Client>, request: &CommitRequest, backoff: &mut Backoff) {
+async fn send(client: &Arc<Client>, request: &CommitRequest, speaker: Speaker, backoff: &mut Backoff) {
     let held = held_chunks(client, request);
     let answer = loop {
         let chunks = match unknown_chunks(client, &held).await {
@@ -217,7 +216,13 @@ async fn send(client: &Arc<Client>, request: &CommitRequest, backoff: &mut Backo
             Ok(done) => break CommitAnswer::Committed(done),
             Err(RemoteError::Conflict(details)) => break CommitAnswer::Conflict(details),
             Err(RemoteError::Missing(details)) => break CommitAnswer::Missing(details),
+            Err(RemoteError::Held { reason, denied }) => break CommitAnswer::Held { reason, denied },
             Err(RemoteError::Resync) => break CommitAnswer::Resync,
+            Err(RemoteError::Superseded) => {
+                client.link.up();
+                // Nothing of it has arrived, and nobody waits for an answer to it any more.
+                return client.become_other(speaker).await;
+            }
             Err(RemoteError::Rejected { code, message })
                 if !(RemoteError::Rejected { code, message: String::new() }).is_retryable() =>
             {
@@ -229,8 +234,16 @@ async fn send(client: &Arc<Client>, request: &CommitRequest, backoff: &mut Backo
     };
     backoff.succeeded();
     client.link.up();
-    let wants_page = !matches!(answer, CommitAnswer::Committed(_));
-    if !wants_page {
+    let wants_page = !matches!(answer, CommitAnswer::Committed(_) | CommitAnswer::Held { .. });
+    match &answer {
+        CommitAnswer::Committed(done) => client.note_acknowledged(speaker, done.last_seq),
+        CommitAnswer::Resync => client.forget_acknowledged(),
+        _ => {}
+    }
+    if let CommitAnswer::Held { denied, .. } = &answer {
+        client.note_held(*denied);
+    }
+    if matches!(answer, CommitAnswer::Committed(_)) {
         for (hash, _) in &held {
             client.outbox.done(hash);
         }
@@ -281,10 +294,11 @@ async fn unknown_chunks(client: &Client, held: &[(ChunkHash, Bytes)]) -> Result<
 /// Follows the change feed, and finds the server again when it is lost.
 async fn feed(client: Arc<Client>) {
     let mut backoff = Backoff::default();
+    let mut refused = 0;
     loop {
-        let (from, now, busy) = {
+        let (from, now, busy, speaker) = {
             let engine = client.engine.read();
-            (engine.next_page_from(), engine.wants_page_now(), engine.has_news())
+            (engine.next_page_from(), engine.wants_page_now(), engine.has_news(), client.speaker())
         };
         if busy {
             client.wake.notify_one();
@@ -294,7 +308,7 @@ async fn feed(client: Arc<Client>) {
         let online = client.link.is_online();
         let wait = if now || !online { Duration::ZERO } else { POLL_WAIT };
         let inline = if from.is_some() { INLINE_FILE_MAX } else { 0 };
-        let poll = client.remote.changes(from, wait, inline);
+        let poll = client.remote.changes(from, wait, inline, Some(speaker));
         let answer = tokio::select! {
             answer = poll => answer,
             // A commit has found the server gone, or wants news at once: a held poll would sit it out.
@@ -305,6 +319,7 @@ async fn feed(client: Arc<Client>) {
             Ok(changes) => {
                 client.link.up();
                 backoff.succeeded();
+                refused = 0;
                 let news =
                     !changes.page.nodes.is_empty() || changes.page.more || from != Some(changes.page.cursor) || now;
                 client.take_inline(&changes);
@@ -315,7 +330,19 @@ async fn feed(client: Arc<Client>) {
             }
             Err(RemoteError::Resync) => {
                 tracing::warn!("the folder's history on the server is another one now; everything is compared anew");
+                client.forget_acknowledged();
                 client.engine.write().begin_resync();
+            }
+            Err(RemoteError::Superseded) => {
+                client.link.up();
+                refused += 1;
+                // A commit on its way is refused as well, or it has arrived before and its answer is worth waiting for.
+                if client.look(Engine::is_committing) && refused < REFUSED_MAX {
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                } else {
+                    refused = 0;
+                    client.become_other(speaker).await;
+                }
             }
             Err(error) => {
                 client.link.down(&error);
@@ -327,11 +354,14 @@ async fn feed(client: Arc<Client>) {
 }
 
 async fn clock(client: Arc<Client>) {
-    loop {
+    for beat in 1_u64.. {
         tokio::time::sleep(Duration::from_millis(500)).await;
         let worker = client.clone();
         let told = tokio::task::spawn_blocking(move || {
             worker.tell_quiet_files();
+            if beat.is_multiple_of(LOST_BEATS) {
+                worker.look_for_lost();
+            }
             worker.change(|engine, now| engine.tick(now))
         });
         if let Ok(result) = told.await {

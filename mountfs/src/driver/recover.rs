@@ -1,6 +1,6 @@
 //! Opening the store: what was kept is checked against what is on the disk before anything is shown or sent.
 
-use super::{Client, Room, content, link::Link, outbox::Outbox, rows};
+use super::{Client, Room, content, link::Link, outbox::Outbox, rows, session::Voice};
 use crate::files::OpenFiles;
 use crate::ports::Remote;
 use crate::store::Cache;
@@ -13,7 +13,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use syncmount_common::protocol::changes::Device;
-use syncmount_common::{DeviceId, NodeId, Timestamp};
+use syncmount_common::{NodeId, Timestamp};
 use syncmount_engine::{Draft, DraftUpdate, Engine, Expected, Identity};
 
 /// Why the store cannot be opened.
@@ -35,7 +35,6 @@ pub enum OpenError {
     },
 }
 
-const DEVICE: &str = "device";
 const FOLDER: &str = "folder";
 
 impl Client {
@@ -58,15 +57,23 @@ impl Client {
             let found = String::from_utf8_lossy(found).into_owned();
             return Err(OpenError::OtherFolder { found, wanted: identity.to_owned() });
         }
-        let device = device_of(&state, &loaded, identity)?;
+        if !loaded.meta.contains_key(FOLDER) {
+            let meta = vec![(FOLDER.to_owned(), Some(identity.as_bytes().to_vec()))];
+            state.append(&crate::store::Record { rows: Vec::new(), meta })?;
+        }
+        let (voice, note) = Voice::begin(&state, &loaded, rows::cursor(&loaded)?)?;
         let (restored, retired) = rows::decode(loaded)?;
         let staging = StagingDir::open(dir)?;
         for id in retired {
             staging.remove(id)?;
             state.append(&rows::removed(id))?;
         }
-        let device = Device { id: device, name: device_name.chars().take(64).collect() };
-        let engine = Engine::new(Identity { device, seed: random_u64()? }, restored);
+        let device = Device { id: voice.speaker.device, name: device_name.chars().take(64).collect() };
+        let mut engine = Engine::new(Identity { device, seed: random_u64()? }, restored);
+        if voice.begins_in_doubt() {
+            // What the last session sent has arrived by then, or is refused from then on.
+            engine.look_first();
+        }
         let cache = Cache::open(&dir.join("cache"), cache_limit, suspect)?;
         let manifests = content::Manifests::open(dir.join("manifests"))?;
         let client = Self {
@@ -77,6 +84,7 @@ impl Client {
             manifests,
             downloads: content::Downloads::default(),
             outbox: Outbox::default(),
+            voice: Mutex::new(voice),
             remote,
             runtime,
             link: Link::default(),
@@ -87,6 +95,7 @@ impl Client {
             unkept: Mutex::default(),
             on_changed: Mutex::new(None),
             notes: Mutex::new(std::mem::take(&mut notes)),
+            lost: Mutex::default(),
             room: Room::default(),
             generations: AtomicU64::new(0),
             unsynced_names: AtomicBool::new(false),
@@ -94,6 +103,10 @@ impl Client {
         let last = client.look(|engine| engine.stagings().map(|(_, draft)| draft.generation).max());
         client.generations.store(last.map_or(1, |last| last + 1), Ordering::Relaxed);
         client.check_staging(suspect)?;
+        client.look_for_lost();
+        if let Some(note) = note {
+            client.note(note.to_owned());
+        }
         Ok(Arc::new(client))
     }
 
@@ -125,7 +138,7 @@ impl Client {
                 self.staging.remove(id)?;
             } else {
                 self.staging.set_aside(id, "unknown", "no file of the folder refers to these bytes")?;
-                self.note(format!("staging file {id} belongs to no file; it was moved to lost+found"));
+                tracing::warn!("staging file {id} belongs to no file; it was moved to lost+found");
             }
         }
         Ok(())
@@ -190,31 +203,19 @@ impl Client {
         let path = self.look(|engine| engine.path(node)).unwrap_or_else(|| "(removed)".into());
         self.change(|engine, now| engine.abandon_draft(node, now))?;
         match self.staging.set_aside(staging, &path, why) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            result => drop(result?),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                self.note(format!("{path}: {why}; it was not sent"));
+            }
+            result => {
+                let to = result?;
+                tracing::warn!("{path}: {why}; what is left of it was moved to {}, and it was not sent", to.display());
+            }
         }
-        self.note(format!("{path}: {why}; what is left of it was moved to lost+found, and it was not sent"));
         Ok(())
     }
 }
 
-fn device_of(state: &State, loaded: &crate::store::Loaded, identity: &str) -> io::Result<DeviceId> {
-    if let Some(id) = loaded.meta.get(DEVICE).and_then(|bytes| <[u8; 16]>::try_from(bytes.as_slice()).ok()) {
-        return Ok(DeviceId::from_bytes(id));
-    }
-    let mut random = [0; 10];
-    getrandom::fill(&mut random).map_err(io::Error::other)?;
-    let id = DeviceId::new_v7(super::now().unix_ms(), &random);
-    let meta = vec![
-        (DEVICE.to_owned(), Some(id.as_bytes().to_vec())),
-        (FOLDER.to_owned(), Some(identity.as_bytes().to_vec())),
-    ];
-    state.append(&crate::store::Record { rows: Vec::new(), meta })?;
-    state.sync()?;
-    Ok(id)
-}
-
-fn random_u64() -> io::Result<u64> {
+pub(super) fn random_u64() -> io::Result<u64> {
     let mut bytes = [0; 8];
     getrandom::fill(&mut bytes).map_err(io::Error::other)?;
     Ok(u64::from_le_bytes(bytes))

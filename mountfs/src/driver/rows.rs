@@ -42,19 +42,21 @@ fn retired_key(staging: u64) -> String {
     format!("{RETIRED}{staging}")
 }
 
+/// The feed position that was kept.
+pub(super) fn cursor(loaded: &Loaded) -> io::Result<Option<Cursor>> {
+    loaded.meta.get(CURSOR).map(|text| String::from_utf8_lossy(text).parse().map_err(other)).transpose()
+}
+
 /// What was kept, for the engine, and the staging files that may be removed.
 pub(super) fn decode(loaded: Loaded) -> io::Result<(Restored, Vec<u64>)> {
+    let cursor = cursor(&loaded)?;
+    let retired = loaded.meta.keys().filter_map(|key| key.strip_prefix(RETIRED)?.parse().ok()).collect();
+    let bytes = loaded.meta.get(UNANSWERED).map_or(&[][..], Vec::as_slice);
+    let unanswered = bytes.as_chunks().0.iter().map(|id| NodeId::from_bytes(*id)).collect();
     let mut rows = Vec::with_capacity(loaded.rows.len());
     for (id, data) in loaded.rows {
         let row: Row = postcard::from_bytes(&data).map_err(other)?;
         rows.push((NodeId::from_bytes(id), row));
     }
-    let cursor = match loaded.meta.get(CURSOR) {
-        Some(text) => Some(String::from_utf8_lossy(text).parse::<Cursor>().map_err(other)?),
-        None => None,
-    };
-    let retired = loaded.meta.keys().filter_map(|key| key.strip_prefix(RETIRED)?.parse().ok()).collect();
-    let bytes = loaded.meta.get(UNANSWERED).map_or(&[][..], Vec::as_slice);
-    let unanswered = bytes.as_chunks().0.iter().map(|id| NodeId::from_bytes(*id)).collect();
     Ok((Restored { rows, cursor, unanswered }, retired))
 }

@@ -3,7 +3,7 @@
 //! The two losses that matter differ: a lost request was never executed, a lost reply was. Whoever calls cannot tell them
 //! apart, and must be right either way.
 
-use crate::ports::{Changes, ChunkSink, Remote, RemoteError, Reply};
+use crate::ports::{Changes, ChunkSink, Remote, RemoteError, Reply, Speaker};
 use bytes::Bytes;
 use futures::FutureExt as _;
 use std::fmt;
@@ -96,8 +96,8 @@ impl<R: Remote> Remote for FaultyRemote<R> {
         self.pass(Call::Folder, self.inner.folder())
     }
 
-    fn changes(&self, since: Option<Cursor>, wait: Duration, inline: u64) -> Reply<'_, Changes> {
-        self.pass(Call::Changes, self.inner.changes(since, wait, inline))
+    fn changes(&self, since: Option<Cursor>, wait: Duration, inline: u64, by: Option<Speaker>) -> Reply<'_, Changes> {
+        self.pass(Call::Changes, self.inner.changes(since, wait, inline, by))
     }
 
     fn commit<'a>(&'a self, request: &'a CommitRequest, chunks: &'a [(ChunkHash, Bytes)]) -> Reply<'a, Committed> {
@@ -164,7 +164,7 @@ mod tests {
         fn folder(&self) -> Reply<'_, FolderInfo> {
             async { Err(RemoteError::FolderNotFound) }.boxed()
         }
-        fn changes(&self, _: Option<Cursor>, _: Duration, _: u64) -> Reply<'_, Changes> {
+        fn changes(&self, _: Option<Cursor>, _: Duration, _: u64, _: Option<Speaker>) -> Reply<'_, Changes> {
             async { Err(RemoteError::Resync) }.boxed()
         }
         fn commit<'a>(&'a self, _: &'a CommitRequest, _: &'a [(ChunkHash, Bytes)]) -> Reply<'a, Committed> {

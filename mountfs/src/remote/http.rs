@@ -8,7 +8,7 @@ use super::body::Outgoing;
 use super::reply::{self, bad_chunk, bad_frames};
 use super::stall::{ANSWER, Deadline, STALL};
 use super::url::ServerUrl;
-use crate::ports::{Changes, ChunkSink, Remote, RemoteError, Reply};
+use crate::ports::{Changes, ChunkSink, Remote, RemoteError, Reply, Speaker};
 use bytes::{Bytes, BytesMut};
 use futures::FutureExt as _;
 use reqwest::header::{AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderValue};
@@ -17,8 +17,8 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::collections::HashSet;
 use std::fmt;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use syncmount_common::envelope;
 use syncmount_common::frame::{self, Decoder, Frame};
@@ -29,7 +29,7 @@ use syncmount_common::protocol::commit::{COMMIT_LEN_MAX, CommitRequest, Committe
 use syncmount_common::protocol::error::ErrorCode;
 use syncmount_common::protocol::folders::FolderInfo;
 use syncmount_common::protocol::{VERSION, VERSION_HEADER};
-use syncmount_common::{ChunkHash, ContentHash, DeviceId, Manifest};
+use syncmount_common::{ChunkHash, ContentHash, Manifest};
 
 const CONNECT: Duration = Duration::from_secs(5);
 const SMALL: Duration = Duration::from_secs(30);
@@ -91,7 +91,6 @@ pub struct HttpRemote {
     poll: Client,
     data: Client,
     counters: Arc<Counters>,
-    device: OnceLock<DeviceId>,
 }
 
 impl fmt::Debug for HttpRemote {
@@ -113,13 +112,7 @@ impl HttpRemote {
             poll: client(base, &headers)?,
             data: client(base, &headers)?,
             counters: Arc::default(),
-            device: OnceLock::new(),
         })
-    }
-
-    /// Tells who asks, so that the feed need not bring back what this device sent. Counts once.
-    pub fn set_device(&self, device: DeviceId) {
-        self.device.get_or_init(|| device);
     }
 
     /// How many bytes of bodies have gone over the wire since the start.
@@ -134,12 +127,20 @@ impl HttpRemote {
         self.base.join(&[&["v1", "folders", &self.folder], rest].concat())
     }
 
-    async fn changes_page(&self, since: Option<Cursor>, wait: Duration, inline: u64) -> Result<Changes, RemoteError> {
+    async fn changes_page(
+        &self,
+        since: Option<Cursor>,
+        wait: Duration,
+        inline: u64,
+        speaker: Option<Speaker>,
+    ) -> Result<Changes, RemoteError> {
         let wait_s = wait.as_secs().min(WAIT_S_MAX);
         let inline = inline.min(INLINE_LEN_MAX);
         let mut query = vec![("wait", wait_s.to_string()), ("inline", inline.to_string())];
         query.extend(since.map(|cursor| ("since", cursor.to_string())));
-        query.extend(self.device.get().map(|device| ("device", device.to_string())));
+        if let Some(Speaker { device, session }) = speaker {
+            query.extend([("device", device.to_string()), ("session", session.to_string())]);
+        }
         let request = self.poll.get(self.folder_url(&["changes"])).query(&query);
         let deadline = Deadline::after(Duration::from_secs(wait_s) + POLL_GRACE);
         let call = self.call(request, &deadline, RemoteError::FolderNotFound);
@@ -267,8 +268,8 @@ impl Remote for HttpRemote {
         .boxed()
     }
 
-    fn changes(&self, since: Option<Cursor>, wait: Duration, inline: u64) -> Reply<'_, Changes> {
-        self.changes_page(since, wait, inline).boxed()
+    fn changes(&self, since: Option<Cursor>, wait: Duration, inline: u64, by: Option<Speaker>) -> Reply<'_, Changes> {
+        self.changes_page(since, wait, inline, by).boxed()
     }
 
     fn commit<'a>(&'a self, request: &'a CommitRequest, chunks: &'a [(ChunkHash, Bytes)]) -> Reply<'a, Committed> {

@@ -8,6 +8,7 @@ use serde::de::DeserializeOwned;
 use syncmount_common::envelope::EnvelopeError;
 use syncmount_common::frame::FrameError;
 use syncmount_common::protocol::error::{ErrorBody, ErrorCode};
+use syncmount_common::protocol::holds::HeldDetails;
 use syncmount_common::protocol::{VERSION, VERSION_HEADER};
 
 /// Checks that a syncmount server of this version answered. `whom` is its address, for messages.
@@ -44,7 +45,11 @@ pub(super) fn error_of(status: StatusCode, body: &[u8], missing_thing: RemoteErr
         ErrorCode::Conflict => details(error, RemoteError::Conflict),
         ErrorCode::Missing => details(error, RemoteError::Missing),
         ErrorCode::Resync => RemoteError::Resync,
-        ErrorCode::Held => RemoteError::Held(error.message),
+        ErrorCode::Superseded => RemoteError::Superseded,
+        ErrorCode::Held => {
+            let reason = error.message.clone();
+            details(error, |held: HeldDetails| RemoteError::Held { reason, denied: held.denied })
+        }
         ErrorCode::Busy | ErrorCode::Timeout => RemoteError::Busy,
         ErrorCode::InsufficientStorage => RemoteError::StorageFull,
         ErrorCode::BadRequest
@@ -128,6 +133,9 @@ mod tests {
         assert!(matches!(error("insufficient_storage", "null"), RemoteError::StorageFull));
         assert!(matches!(error("conflict", r#"{"conflicts":[]}"#), RemoteError::Conflict(_)));
         assert!(matches!(error("missing", r#"{"chunks":[],"contents":[]}"#), RemoteError::Missing(_)));
+        assert!(matches!(error("superseded", "null"), RemoteError::Superseded));
+        let held = r#"{"device":"01927000-0000-7000-8000-000000000000","removes":5,"nodes":6,"denied":true}"#;
+        assert!(matches!(error("held", held), RemoteError::Held { denied: true, reason } if reason == "m"));
         assert!(matches!(error("conflict", "7"), RemoteError::Protocol(_)));
         assert!(matches!(error("internal", "null"), RemoteError::Rejected { code: ErrorCode::Internal, .. }));
         assert!(matches!(error("of the future", "null"), RemoteError::Protocol(_)));

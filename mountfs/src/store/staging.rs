@@ -28,6 +28,19 @@ pub struct Staged {
     pub len: u64,
 }
 
+/// A file that was set aside.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Lost {
+    /// Where it lies.
+    pub path: PathBuf,
+    /// What it was.
+    pub label: String,
+    /// Its length in bytes.
+    pub len: u64,
+    /// Why.
+    pub reason: String,
+}
+
 impl StagingDir {
     /// Opens or makes `staging` and `lost+found` in `dir`.
     pub fn open(dir: &Path) -> io::Result<Self> {
@@ -90,16 +103,32 @@ impl StagingDir {
         let file = File::open(&from)?;
         file.sync_all()?;
         // The note first: a note without a file is a riddle, a file without a note is a loss.
-        self.note(&name, file.metadata()?.len(), reason)?;
+        self.note(&name, file.metadata()?.len(), reason, label)?;
         fs::rename(&from, &to)?;
         disk::sync_dir(&self.lost)?;
         disk::sync_dir(&self.staging)?;
         Ok(to)
     }
 
-    fn note(&self, name: &str, len: u64, reason: &str) -> io::Result<()> {
+    /// What has been set aside at any time and still lies there, the oldest first.
+    pub fn lost(&self) -> io::Result<Vec<Lost>> {
+        let index = disk::if_there(fs::read_to_string(self.lost.join(INDEX)))?.unwrap_or_default();
+        Ok(index.lines().filter_map(|line| self.lost_in(line)).collect())
+    }
+
+    fn lost_in(&self, line: &str) -> Option<Lost> {
+        let mut parts = line.splitn(4, '\t');
+        let (name, len, reason) = (parts.next()?, parts.next()?, parts.next()?);
+        let len = len.split(' ').next()?.parse().ok()?;
+        let path = self.lost.join(name);
+        // Written by an earlier version, a line ends here.
+        let label = parts.next().unwrap_or(name).to_owned();
+        path.exists().then(|| Lost { path, label, len, reason: reason.to_owned() })
+    }
+
+    fn note(&self, name: &str, len: u64, reason: &str, label: &str) -> io::Result<()> {
         let mut index = OpenOptions::new().append(true).create(true).open(self.lost.join(INDEX))?;
-        let line = format!("{name}\t{len} bytes\t{}\n", one_line(reason));
+        let line = format!("{name}\t{len} bytes\t{}\t{}\n", one_line(reason), one_line(label));
         index.write_all(line.as_bytes())?;
         index.sync_all()
     }
@@ -176,7 +205,14 @@ mod tests {
         assert!(path.to_str().unwrap().ends_with("-.._Docs_a_letter.odt"));
         assert_eq!(fs::read(&path).unwrap(), b"precious");
         let index = fs::read_to_string(staging.lost_and_found().join(INDEX)).unwrap();
-        assert!(index.ends_with("8 bytes\tshorter than its record\n") && index.lines().count() == 1);
+        assert!(index.ends_with("8 bytes\tshorter than its record\t../Docs/a letter.odt\n"));
+        assert_eq!(index.lines().count(), 1);
+        let reason = "shorter than its record".to_owned();
+        let lost = Lost { path: path.clone(), label: "../Docs/a letter.odt".to_owned(), len: 8, reason };
+        let again = StagingDir::open(dir.path()).unwrap();
+        assert_eq!(again.lost().unwrap(), [lost]);
+        fs::remove_file(&path).unwrap();
+        assert_eq!(again.lost().unwrap(), []);
         assert_eq!(staging.list().unwrap(), []);
         assert!(staging.set_aside(id, "", "").is_err());
     }

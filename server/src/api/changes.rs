@@ -13,6 +13,7 @@ use serde::Deserialize;
 use std::time::Duration;
 use syncmount_common::protocol::changes::{ChangesPage, Cursor, PAGE_NODES_MAX, ParseCursorError, WAIT_S_MAX};
 use syncmount_common::protocol::error::{ErrorBody, ErrorCode};
+use syncmount_common::protocol::session::Session;
 use syncmount_common::{DeviceId, frame};
 
 /// The query.
@@ -32,6 +33,9 @@ pub(super) struct ChangesQuery {
     inline: u64,
     /// The device that asks: contents that it wrote itself do not ride along.
     device: Option<DeviceId>,
+    /// The session in which it asks.
+    #[param(value_type = Option<String>)]
+    session: Option<Session>,
 }
 
 #[utoipa::path(
@@ -39,6 +43,7 @@ pub(super) struct ChangesQuery {
     params(("folder" = String, Path, description = "name or id of the folder"), ChangesQuery),
     responses(
         (status = 200, body = ChangesPage, description = "framed with chunks behind it if `inline` is above 0"),
+        (status = 409, body = ErrorBody, description = "`superseded`: the device has another session now"),
         (status = 410, body = ErrorBody, description = "`resync`: the cursor is not of this history"),
         (status = "default", body = ErrorBody),
     ),
@@ -50,7 +55,8 @@ pub(super) async fn get(
 ) -> Result<Response> {
     let invalid = |error: ParseCursorError| ApiError::new(ErrorCode::Invalid, error.to_string());
     let since = query.since.as_deref().map(str::parse::<Cursor>).transpose().map_err(invalid)?;
-    let poll = Poll { since, limit: query.limit.unwrap_or(PAGE_NODES_MAX), inline: query.inline, device: query.device };
+    let ChangesQuery { limit, inline, device, session, .. } = query;
+    let poll = Poll { since, limit: limit.unwrap_or(PAGE_NODES_MAX), inline, device, session };
     let wait = Duration::from_secs(query.wait.min(WAIT_S_MAX));
     let late = |_| ApiError::new(ErrorCode::Timeout, "the request took too long: try again");
     let held = state.service.poll(&folder, poll, over(&state, wait));

@@ -16,7 +16,7 @@ use syncmount_common::protocol::error::{ErrorBody, ErrorCode};
     request_body(content = CommitRequest, description = "as JSON, or framed with chunks behind it"),
     responses(
         (status = 200, body = Committed),
-        (status = 409, body = ErrorBody, description = "`conflict` or `missing`; `details` say what"),
+        (status = 409, body = ErrorBody, description = "`conflict` or `missing`; `details` say what. Or `superseded`"),
         (status = 410, body = ErrorBody, description = "`resync`: another epoch"),
         (status = 423, body = ErrorBody, description = "`held`: the device removes too much; `details` say how much"),
         (status = "default", body = ErrorBody),

@@ -51,7 +51,7 @@ const fn status(code: ErrorCode) -> StatusCode {
         ErrorCode::Unauthorized => StatusCode::UNAUTHORIZED,
         ErrorCode::NotFound => StatusCode::NOT_FOUND,
         ErrorCode::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
-        ErrorCode::Conflict | ErrorCode::Missing => StatusCode::CONFLICT,
+        ErrorCode::Conflict | ErrorCode::Missing | ErrorCode::Superseded => StatusCode::CONFLICT,
         ErrorCode::PreconditionFailed => StatusCode::PRECONDITION_FAILED,
         ErrorCode::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
         ErrorCode::RangeNotSatisfiable => StatusCode::RANGE_NOT_SATISFIABLE,
@@ -85,7 +85,8 @@ const fn retryable(code: ErrorCode) -> bool {
         | ErrorCode::HashMismatch
         | ErrorCode::RangeNotSatisfiable
         | ErrorCode::UnsupportedMediaType
-        | ErrorCode::Resync => false,
+        | ErrorCode::Resync
+        | ErrorCode::Superseded => false,
     }
 }
 

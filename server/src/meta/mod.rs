@@ -141,6 +141,17 @@ pub struct ContentUse {
     pub rev: Option<Seq>,
 }
 
+/// The session in which a device spoke last.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct SessionRow {
+    /// Grows with each start of the device.
+    pub number: u64,
+    /// Drawn at each start.
+    pub nonce: u64,
+    /// Where the newest commit ends that the device made in any session; 0 if it has made none.
+    pub committed: Seq,
+}
+
 /// One token, without its secret.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct TokenRow {
@@ -192,6 +203,8 @@ pub trait ReadTx: ReadHistory + ReadScrub {
     fn version(&self, folder: FolderKey, node: NodeId, place: &Placement, rev: Seq) -> Result<Option<ContentHash>>;
     /// The first answer to an op id.
     fn answer(&self, folder: FolderKey, op: OpId) -> Result<Option<Committed>>;
+    /// The session in which a device spoke last.
+    fn session(&self, folder: FolderKey, device: DeviceId) -> Result<Option<SessionRow>>;
     /// The token with this SHA-256.
     fn token(&self, hash: &[u8; 32]) -> Result<Option<TokenRow>>;
     /// All tokens by name.
@@ -218,6 +231,8 @@ pub trait WriteTx: ReadTx + WriteHistory + WriteScrub {
     fn put_device(&self, device: &Device) -> Result<()>;
     /// Keeps the answer to an op id; the oldest beyond `keep` are dropped now and then.
     fn add_answer(&self, folder: FolderKey, op: OpId, answer: Committed, keep: u64) -> Result<()>;
+    /// Enters the session in which a device speaks.
+    fn put_session(&self, folder: FolderKey, device: DeviceId, session: &SessionRow) -> Result<()>;
     /// Enters a chunk that lies in a pack; `false` if it was known.
     fn add_packed(&self, chunk: &PackedChunk) -> Result<bool>;
     /// Keeps a small chunk; `false` if it was known.

@@ -8,6 +8,7 @@ use std::collections::{HashMap, HashSet};
 use syncmount_common::node::MODE_MASK;
 use syncmount_common::protocol::changes::Device;
 use syncmount_common::protocol::commit::{CommitRequest, NewContent, OPS_MAX, Op};
+use syncmount_common::protocol::session::Session;
 use syncmount_common::{
     Attrs, ContentHash, Epoch, Extent, FileHash, Manifest, NodeId, NodeKind, OpId, Placement, SymlinkTarget,
 };
@@ -23,6 +24,7 @@ pub(super) struct Batch {
     pub(super) op_id: OpId,
     pub(super) epoch: Epoch,
     pub(super) device: Device,
+    pub(super) session: Option<Session>,
     pub(super) contents: HashMap<ContentHash, Described>,
     pub(super) ops: Vec<Op>,
 }
@@ -35,7 +37,7 @@ pub(super) struct Described {
 
 impl Batch {
     pub(super) fn check(request: CommitRequest) -> Result<Self> {
-        let CommitRequest { op_id, epoch, device, contents, ops } = request;
+        let CommitRequest { op_id, epoch, device, session, contents, ops } = request;
         if ops.len() > OPS_MAX {
             return Err(ServiceError::TooLarge(format!("{} operations in one batch, at most {OPS_MAX}", ops.len())));
         }
@@ -48,7 +50,7 @@ impl Batch {
             }
         }
         let contents = contents.into_iter().map(described).collect::<Result<_>>()?;
-        Ok(Self { op_id, epoch, device, contents, ops })
+        Ok(Self { op_id, epoch, device, session, contents, ops })
     }
 }
 

@@ -3,6 +3,7 @@
 use super::chunks::places;
 use super::commit::for_travel;
 use super::history::{cursor_at, has, resync};
+use super::session::standing;
 use super::{Body, Result, Service, ServiceError, folder};
 use crate::meta::{ChunkPlace, FolderRow, ReadTx};
 use bytes::Bytes;
@@ -12,6 +13,7 @@ use std::pin::pin;
 use syncmount_common::protocol::changes::{
     ChangesPage, Cursor, Device, INLINE_LEN_MAX, INLINE_TOTAL_MAX, PAGE_NODES_MAX,
 };
+use syncmount_common::protocol::session::Session;
 use syncmount_common::{ChunkHash, DeviceId, Node, Seq};
 
 /// What a poll asks for.
@@ -25,6 +27,8 @@ pub struct Poll {
     pub inline: u64,
     /// Who asks: what that device wrote itself does not ride along.
     pub device: Option<DeviceId>,
+    /// The session in which that device asks.
+    pub session: Option<Session>,
 }
 
 /// A page and the chunks that ride along.
@@ -39,7 +43,7 @@ pub struct Changes {
 impl Service {
     /// The changes past a cursor, as they are now.
     pub async fn changes(&self, folder: &str, since: Option<Cursor>, limit: usize, inline: u64) -> Result<Changes> {
-        self.page(folder, Poll { since, limit, inline, device: None }).await
+        self.page(folder, Poll { since, limit, inline, device: None, session: None }).await
     }
 
     async fn page(&self, folder: &str, poll: Poll) -> Result<Changes> {
@@ -62,8 +66,11 @@ impl Service {
         renewed.err().unwrap_or_else(|| resync("the cursor is not of this history, the server's store was set back"))
     }
 
-    /// The same, but an empty page is held back until there is a change or `until` ends.
+    /// The same, but an empty page is held back until there is a change or `until` ends. From the first poll of a session
+    /// on, earlier sessions of the device are refused.
     pub async fn poll(&self, name: &str, poll: Poll, until: impl Future<Output = ()> + Send) -> Result<Changes> {
+        poll.check()?;
+        self.hear(name, poll).await?;
         let owned = name.to_owned();
         let key = self.read(move |tx| Ok(folder(tx, &owned)?.key)).await?;
         // Taken before the first look: a change in between is seen by one or the other.
@@ -93,13 +100,31 @@ impl Poll {
         if self.inline > INLINE_LEN_MAX {
             return Err(ServiceError::Invalid(format!("`inline` is 0 to {INLINE_LEN_MAX}")));
         }
-        Ok(())
+        self.speaker().map(drop)
+    }
+
+    /// Whose session it is, if it is told.
+    pub(super) fn speaker(&self) -> Result<Option<(DeviceId, Session)>> {
+        match (self.device, self.session) {
+            (Some(device), Some(session)) => Ok(Some((device, session))),
+            (None, Some(_)) => Err(ServiceError::Invalid("a `session` is that of a `device`: give both".to_owned())),
+            (_, None) => Ok(None),
+        }
+    }
+
+    /// Whether its cursor is one of this history.
+    pub(super) fn fits(&self, tx: &dyn ReadTx, folder: &FolderRow) -> Result<bool> {
+        Ok(position(tx, self.since, folder)?.is_some())
     }
 
     /// The page; none if the cursor is of this epoch but not of its history.
     fn page(&self, tx: &dyn ReadTx, name: &str) -> Result<Option<Page>> {
         let folder = folder(tx, name)?;
         let Some(since) = position(tx, self.since, &folder)? else { return Ok(None) };
+        if let Some((device, session)) = self.speaker()? {
+            // Another one may have begun while this poll was held.
+            standing(tx, folder.key, device, &session)?;
+        }
         let mut nodes = tx.changed(folder.key, since, self.limit + 1)?;
         let more = nodes.len() > self.limit;
         nodes.truncate(self.limit);

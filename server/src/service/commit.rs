@@ -7,7 +7,7 @@ use super::batch::{Batch, names_fault};
 use super::hold::{Held, HoldRule, Passage, Watch};
 use super::ingest::Fresh;
 use super::record::Record;
-use super::{Result, Service, ServiceError, folder};
+use super::{Result, Service, ServiceError, folder, session};
 use crate::meta::{self, FolderRow, WriteTx};
 use bytes::Bytes;
 use std::collections::HashSet;
@@ -107,14 +107,21 @@ impl Application<'_> {
         if let Some(answer) = self.tx.answer(self.folder.key, self.batch.op_id)? {
             return Ok(Outcome::Committed(answer));
         }
+        let (Self { tx, folder, now, tag, rule, .. }, Batch { device, op_id, session, .. }) = (*self, self.batch);
+        if let Some(session) = session {
+            session::standing(tx, folder.key, device.id, session)?;
+        }
         let steps = self.steps(self.load()?)?;
-        let (Self { tx, folder, now, tag, rule, .. }, Batch { device, op_id, .. }) = (*self, self.batch);
         match (Watch { tx, folder, device, now, rule }).look(&steps)? {
             Passage::Held(held) => Ok(Outcome::Held(held)),
             Passage::Free { counted } => {
                 self.enter_contents()?;
                 let record = Record { tx, folder, device, op_id: *op_id, tag, now };
-                record.write(&steps, counted).map(Outcome::Committed)
+                let done = record.write(&steps, counted)?;
+                if let Some(session) = session {
+                    session::note_commit(tx, folder.key, device.id, session, done)?;
+                }
+                Ok(Outcome::Committed(done))
             }
         }
     }

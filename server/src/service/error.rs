@@ -49,6 +49,12 @@ pub enum ServiceError {
     /// The cursor or epoch is not of this history.
     #[error("{0}")]
     Resync(String),
+    /// The device has another session now.
+    #[error(
+        "another session speaks for this device: its cache folder was set back to an older state or is in use elsewhere; \
+         go on as another device"
+    )]
+    Superseded,
     /// The device may not remove more before somebody allows it.
     #[error(transparent)]
     Held(Box<Held>),
@@ -83,6 +89,7 @@ impl ServiceError {
             Self::TooLarge(_) => ErrorCode::TooLarge,
             Self::HashMismatch(_) => ErrorCode::HashMismatch,
             Self::Resync(_) => ErrorCode::Resync,
+            Self::Superseded => ErrorCode::Superseded,
             Self::Held(_) => ErrorCode::Held,
             Self::Meta(MetaError::Full) | Self::Blob(BlobError::Full) => ErrorCode::InsufficientStorage,
             Self::Busy(_) | Self::Meta(MetaError::Stopped | MetaError::Locked) => ErrorCode::Busy,

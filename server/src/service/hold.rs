@@ -48,9 +48,10 @@ impl HoldRule {
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[error(
     "`{}` would have removed {} of {} files and directories of this folder within an hour, so the server holds its \
-     removes back; if they are meant, allow them: `syncmount-server holds allow \"{}\" --folder \"{folder}\"` or \
+     removes back{}; if they are meant, allow them: `syncmount-server holds allow \"{}\" --folder \"{folder}\"` or \
      POST /v1/folders/{folder}/holds/{}/allow",
-    .device.name, .details.removes, .details.nodes, .device.name, .device.id
+    .device.name, .details.removes, .details.nodes, if .details.denied { ", as was decided" } else { "" }, .device.name,
+    .device.id
 )]
 pub struct Held {
     /// The folder's name.
@@ -88,7 +89,7 @@ impl Watch<'_> {
         match self.tx.hold(self.folder.key, self.device.id)? {
             // What was allowed is forgotten: it does not count when the permission has run out.
             Some(hold) if hold.allows(self.now) => Ok(Passage::Free { counted: 0 }),
-            Some(hold) if hold.stops() => Ok(self.held(hold.removes, hold.nodes)),
+            Some(hold) if hold.stops() => Ok(self.held(&hold)),
             Some(_) | None => self.judge(counted),
         }
     }
@@ -108,7 +109,7 @@ impl Watch<'_> {
         self.tx.put_device(self.device)?;
         self.tx.put_hold(self.folder.key, self.device.id, &hold)?;
         tracing::warn!(folder = self.folder.name, device = self.device.name, removes, nodes, "a device is held");
-        Ok(self.held(removes, nodes))
+        Ok(self.held(&hold))
     }
 
     fn begin(&self) -> Timestamp {
@@ -123,8 +124,9 @@ impl Watch<'_> {
         Ok(without(all).max(without(own)))
     }
 
-    fn held(&self, removes: u64, nodes: u64) -> Passage {
-        let details = HeldDetails { device: self.device.id, removes, nodes };
+    fn held(&self, hold: &HoldRow) -> Passage {
+        let HoldRow { removes, nodes, denied, .. } = *hold;
+        let details = HeldDetails { device: self.device.id, removes, nodes, denied };
         let (folder, device) = (self.folder.name.clone(), self.device.clone());
         Passage::Held(Box::new(Held { folder, device, details }))
     }

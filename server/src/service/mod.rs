@@ -21,6 +21,7 @@ mod path;
 mod record;
 mod remove;
 mod scrub;
+mod session;
 mod small;
 mod structure;
 mod tokens;

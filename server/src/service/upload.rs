@@ -135,7 +135,14 @@ impl Service {
     pub(super) fn web_request(&self, walk: &Walk, contents: Vec<NewContent>, ops: Vec<Op>) -> CommitRequest {
         let (id, name) = WEB_DEVICE;
         let device = Device { id, name: name.to_owned() };
-        CommitRequest { op_id: self.0.environment.op_id(), epoch: walk.folder.epoch, device, contents, ops }
+        CommitRequest {
+            op_id: self.0.environment.op_id(),
+            epoch: walk.folder.epoch,
+            device,
+            session: None,
+            contents,
+            ops,
+        }
     }
 }
 

@@ -57,7 +57,7 @@ impl Folder {
 
     async fn commit(&self, device: Device, ops: Vec<Op>) -> Result<Committed, ServiceError> {
         let epoch = self.service.folder(F).await.unwrap().cursor.epoch;
-        let commit = CommitRequest { op_id: op_id(), epoch, device, contents: vec![empty()], ops };
+        let commit = CommitRequest { op_id: op_id(), epoch, device, session: None, contents: vec![empty()], ops };
         self.service.commit(F, commit, Vec::new()).await
     }
 
@@ -85,7 +85,7 @@ async fn the_batch_that_crosses_is_held_until_somebody_says_yes() {
     folder.remove(other(), 0..400).await.unwrap();
     folder.remove(other(), 400..800).await.unwrap();
     let details = held(folder.remove(other(), 800..1200).await);
-    assert_eq!(details, HeldDetails { device: other().id, removes: 1200, nodes: 2000 });
+    assert_eq!(details, HeldDetails { device: other().id, removes: 1200, nodes: 2000, denied: false });
     assert_eq!(folder.nodes().await, 1200, "nothing of the batch is done");
     assert_eq!(held(folder.remove(other(), 800..801).await), details, "a single one is held as well");
     folder.commit(other(), vec![rename(folder.files[800], 801, ROOT, "renamed")]).await.unwrap();
@@ -97,7 +97,7 @@ async fn the_batch_that_crosses_is_held_until_somebody_says_yes() {
     assert_eq!((info.held.len(), info.held[0].state, info.held[0].device.clone()), (1, HoldState::Waiting, other()));
 
     assert_eq!(folder.service.deny_removes(F, "phone").await.unwrap().state, HoldState::Denied);
-    held(folder.remove(other(), 900..1000).await);
+    assert_eq!(held(folder.remove(other(), 900..1000).await), HeldDetails { denied: true, ..details });
     for _ in 0..2 {
         let allowed = folder.service.allow_removes(F, &other().id.to_string()).await.unwrap();
         assert_eq!(allowed.state, HoldState::Allowed);
@@ -176,7 +176,7 @@ async fn the_api_tells_and_decides() {
         body.message
     );
     let details: HeldDetails = serde_json::from_value(body.details.unwrap()).unwrap();
-    assert_eq!(details, HeldDetails { device: other().id, removes: 4, nodes: 4 });
+    assert_eq!(details, HeldDetails { device: other().id, removes: 4, nodes: 4, denied: false });
     assert_eq!(served.folder().await.held.len(), 1);
     let holds = format!("/v1/folders/{F}/holds");
     let list: HoldList = good(served.get(&holds).send().await.unwrap()).await;

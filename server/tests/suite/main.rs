@@ -12,6 +12,7 @@ mod hostile;
 #[cfg(unix)]
 mod process;
 mod scrub;
+mod sessions;
 mod store;
 mod support;
 mod undo;

@@ -3,7 +3,7 @@
 use super::columns::{self, MANIFEST_INLINE_LEN_MAX, NODE_COLUMNS, number, to_column};
 use super::{Fault, ReadTx, Result, Tx};
 use crate::meta::{
-    ChunkPlace, ContentRow, FolderKey, FolderRow, PackId, PackSlice, ReadHistory as _, SmallChunk, TokenRow,
+    ChunkPlace, ContentRow, FolderKey, FolderRow, PackId, PackSlice, ReadHistory as _, SessionRow, SmallChunk, TokenRow,
 };
 use bytes::Bytes;
 use rusqlite::{CachedStatement, OptionalExtension as _, Params, Row, named_params, params};
@@ -263,6 +263,14 @@ impl ReadTx for Tx<'_> {
         let committed =
             |(first_seq, last_seq)| Ok(Committed { first_seq, last_seq, tag: self.tag_at(folder, last_seq)? });
         found.map(committed).transpose()
+    }
+
+    fn session(&self, folder: FolderKey, device: DeviceId) -> Result<Option<SessionRow>> {
+        let sql = "SELECT number, nonce, committed FROM sessions WHERE folder = ? AND device = ?";
+        self.first(sql, params![folder.0, device.as_bytes()], |row| {
+            let nonce = row.get::<_, i64>(1).fault()?.cast_unsigned();
+            Ok(SessionRow { number: number(row.get(0).fault()?)?, nonce, committed: number(row.get(2).fault()?)? })
+        })
     }
 
     fn token(&self, hash: &[u8; 32]) -> Result<Option<TokenRow>> {

@@ -4,7 +4,7 @@ use super::{Fault, MetaError, Result};
 use rusqlite::Connection;
 
 /// Each step takes the database from format `index` to `index + 1`.
-const STEPS: &[&str] = &[FIRST, HISTORY];
+const STEPS: &[&str] = &[FIRST, HISTORY, SESSIONS];
 
 /// Keys are clustered (`WITHOUT ROWID`) where rows are small, so that a directory's names lie side by side; tables with
 /// long values (manifests, envelopes) keep a rowid, because overflow pages make clustered ones slow to search.
@@ -139,6 +139,18 @@ CREATE TABLE holds (
     PRIMARY KEY (folder, device)
 ) WITHOUT ROWID;
 CREATE INDEX chunks_by_pack ON chunks (pack, offset);
+";
+
+/// Who speaks for a device.
+const SESSIONS: &str = "
+CREATE TABLE sessions (
+    folder INTEGER NOT NULL,
+    device BLOB NOT NULL,
+    number INTEGER NOT NULL,
+    nonce INTEGER NOT NULL,
+    committed INTEGER NOT NULL,
+    PRIMARY KEY (folder, device)
+) WITHOUT ROWID;
 ";
 
 /// Brings the database to the newest format, in one transaction per step.

@@ -2,12 +2,12 @@
 
 use super::columns::{kind_column, to_column};
 use super::{Fault, Result, Tx, WriteTx};
-use crate::meta::{FolderKey, PackedChunk, SmallChunk, VersionRow};
+use crate::meta::{FolderKey, PackedChunk, SessionRow, SmallChunk, VersionRow};
 use rusqlite::{Params, params};
 use syncmount_common::protocol::changes::Device;
 use syncmount_common::protocol::commit::Committed;
 use syncmount_common::{
-    ContentHash, Epoch, FileHash, FolderId, Manifest, Node, NodeId, OpId, Placement, Seq, Timestamp,
+    ContentHash, DeviceId, Epoch, FileHash, FolderId, Manifest, Node, NodeId, OpId, Placement, Seq, Timestamp,
 };
 
 /// How often old answers are dropped: once in so many commits, so that it costs nothing.
@@ -110,6 +110,13 @@ impl WriteTx for Tx<'_> {
         let (first, last) = (to_column(answer.first_seq)?, to_column(answer.last_seq)?);
         let key = self.statement(sql)?.insert(params![folder.0, op.as_bytes(), first, last]).fault()?;
         if key % PRUNE_EVERY == 0 { self.prune_answers(folder, keep) } else { Ok(()) }
+    }
+
+    fn put_session(&self, folder: FolderKey, device: DeviceId, session: &SessionRow) -> Result<()> {
+        let sql = "INSERT OR REPLACE INTO sessions (folder, device, number, nonce, committed) VALUES (?, ?, ?, ?, ?)";
+        let (number, committed) = (to_column(session.number)?, to_column(session.committed)?);
+        let nonce = session.nonce.cast_signed();
+        self.run(sql, params![folder.0, device.as_bytes(), number, nonce, committed]).map(drop)
     }
 
     fn add_packed(&self, chunk: &PackedChunk) -> Result<bool> {

@@ -1,0 +1,155 @@
+//! Who this client is to the server: its device, and the session that each start begins.
+//!
+//! Promises: the session's number is durable before anything is sent in it; before a commit is sent, the journal has its
+//! op id. So the server can tell this client from an older copy of itself, and when it says that this is one, the client
+//! goes on as another device: nothing that the former device wrote is taken for an earlier version of what is here.
+
+use super::Client;
+use crate::ports::Speaker;
+use crate::store::{Loaded, Record, State};
+use std::io;
+use std::time::Duration;
+use syncmount_common::protocol::changes::Cursor;
+use syncmount_common::protocol::commit::CommitRequest;
+use syncmount_common::protocol::session::Session;
+use syncmount_common::{DeviceId, Seq};
+
+const DEVICE: &str = "device";
+const SESSION: &str = "session";
+
+/// Said when the server has refused this device's session.
+const SUPERSEDED: &str =
+    "this cache folder was restored from a backup or is in use elsewhere; it goes on as a new device";
+
+/// Said after a power cut.
+const CUT: &str = "the machine stopped without warning, and the last changes that this folder's client had noted may be \
+                   missing; it goes on as a new device";
+
+/// The voice of this client at present.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Voice {
+    pub(super) speaker: Speaker,
+    /// The end of the newest commit that was answered in this session.
+    acknowledged: Seq,
+}
+
+impl Voice {
+    /// Begins a session, durably. `cursor` is how far the folder's history is known here.
+    pub(super) fn begin(
+        state: &State,
+        loaded: &Loaded,
+        cursor: Option<Cursor>,
+    ) -> io::Result<(Self, Option<&'static str>)> {
+        let device = loaded.meta.get(DEVICE).and_then(|bytes| <[u8; 16]>::try_from(bytes.as_slice()).ok());
+        let (speaker, note) = match device {
+            Some(id) if !loaded.suspect => {
+                let last = loaded.meta.get(SESSION).map(|text| String::from_utf8_lossy(text).parse::<Session>());
+                let last = last.transpose().map_err(io::Error::other)?;
+                let session = next(last, cursor)?;
+                (Speaker { device: DeviceId::from_bytes(id), session }, None)
+            }
+            former => (newcomer()?, former.map(|_| CUT)),
+        };
+        state.append(&record(speaker))?;
+        state.sync()?;
+        Ok((Self { speaker, acknowledged: 0 }, note))
+    }
+
+    /// Whether the end of the session before is not known: a commit of it may have reached the server.
+    pub(super) const fn begins_in_doubt(&self) -> bool {
+        self.speaker.session.unanswered.is_some()
+    }
+}
+
+fn next(last: Option<Session>, cursor: Option<Cursor>) -> io::Result<Session> {
+    let (number, acknowledged) = last.map_or((0, 0), |last| (last.number, last.acknowledged));
+    Ok(Session {
+        number: number + 1,
+        nonce: super::recover::random_u64()?,
+        acknowledged: acknowledged.max(cursor.map_or(0, |cursor| cursor.seq)),
+        unanswered: last.and_then(|last| last.unanswered),
+    })
+}
+
+/// A device that nobody has heard of.
+fn newcomer() -> io::Result<Speaker> {
+    let mut random = [0; 10];
+    getrandom::fill(&mut random).map_err(io::Error::other)?;
+    let device = DeviceId::new_v7(super::now().unix_ms(), &random);
+    Ok(Speaker { device, session: next(None, None)? })
+}
+
+fn record(speaker: Speaker) -> Record {
+    let meta = vec![
+        (DEVICE.to_owned(), Some(speaker.device.as_bytes().to_vec())),
+        (SESSION.to_owned(), Some(speaker.session.to_string().into_bytes())),
+    ];
+    Record { rows: Vec::new(), meta }
+}
+
+impl Client {
+    /// Who speaks at present. Asked under the engine's lock, it fits what the engine says.
+    pub(super) fn speaker(&self) -> Speaker {
+        self.voice.lock().speaker
+    }
+
+    /// The next commit, and who makes it.
+    pub(super) fn next_commit(&self) -> Option<(CommitRequest, Speaker)> {
+        let mut engine = self.engine.write();
+        let request = engine.next_commit(super::now())?;
+        let speaker = self.speaker();
+        Some((CommitRequest { session: Some(speaker.session), ..request }, speaker))
+    }
+
+    /// Keeps what the next start must know if the answer to this commit does not come: what it was about, and its name.
+    pub(super) fn keep_unanswered(&self, request: &CommitRequest, speaker: Speaker) -> io::Result<()> {
+        let mut engine = self.engine.write();
+        self.keep(&mut engine)?;
+        let voice = *self.voice.lock();
+        if voice.speaker != speaker {
+            // The server will refuse it, and the record would be that of a device that is over.
+            return Ok(());
+        }
+        let known = engine.cursor().map_or(0, |cursor| cursor.seq).max(voice.acknowledged);
+        let session = Session { acknowledged: known, unanswered: Some(request.op_id), ..speaker.session };
+        self.state.append(&record(Speaker { session, ..speaker }))
+    }
+
+    /// The server has answered a commit that ends at `last`.
+    pub(super) fn note_acknowledged(&self, speaker: Speaker, last: Seq) {
+        let mut voice = self.voice.lock();
+        if voice.speaker == speaker {
+            voice.acknowledged = last;
+        }
+    }
+
+    /// The server's history is another one: what it had acknowledged does not count in it.
+    pub(super) fn forget_acknowledged(&self) {
+        self.voice.lock().acknowledged = 0;
+    }
+
+    /// The server has refused `refused`: this client is another device from now on. Returns when that is durable.
+    pub(super) async fn become_other(&self, refused: Speaker) {
+        while let Err(error) = self.try_become_other(refused) {
+            self.link.failed(&format!("the journal cannot be written: {error}"));
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+        self.wake.notify_one();
+        self.page_wanted.notify_one();
+    }
+
+    fn try_become_other(&self, refused: Speaker) -> io::Result<()> {
+        let mut engine = self.engine.write();
+        if self.speaker() != refused {
+            return Ok(());
+        }
+        let speaker = newcomer()?;
+        self.state.append(&record(speaker))?;
+        self.state.sync()?;
+        *self.voice.lock() = Voice { speaker, acknowledged: 0 };
+        engine.become_device(speaker.device);
+        self.note(SUPERSEDED.to_owned());
+        // After an error the record is part of the next one.
+        self.keep(&mut engine)
+    }
+}
