@@ -14,6 +14,7 @@ pub struct Server {
     log: PathBuf,
     /// `127.0.0.1:PORT`; the port is 0 until the first start.
     address: String,
+    options: Vec<String>,
     child: Option<Child>,
 }
 
@@ -24,6 +25,7 @@ impl Server {
             data: root.join("server"),
             log: root.join("server.log"),
             address: "127.0.0.1:0".into(),
+            options: Vec::new(),
             child: None,
         };
         server.start();
@@ -45,6 +47,19 @@ impl Server {
         &self.log
     }
 
+    /// The directory that holds everything.
+    pub fn data(&self) -> &Path {
+        &self.data
+    }
+
+    /// Stops it and starts it with these options, now and later.
+    #[track_caller]
+    pub fn restart_with(&mut self, options: &[&str]) {
+        self.stop();
+        self.options = options.iter().map(|option| (*option).to_owned()).collect();
+        self.start();
+    }
+
     /// Starts it where it was before. Another process may have taken the port for a moment, so this is tried again.
     #[track_caller]
     pub fn start(&mut self) {
@@ -55,7 +70,12 @@ impl Server {
     fn try_start(&mut self) -> Result<(), String> {
         let log = OpenOptions::new().create(true).append(true).open(&self.log).map_err(|error| error.to_string())?;
         let mut command = Command::new(program("syncmount-server"));
-        command.arg("--data").arg(&self.data).args(["--listen", &self.address]).env_remove("RUST_LOG");
+        command
+            .arg("--data")
+            .arg(&self.data)
+            .args(["--listen", &self.address])
+            .args(&self.options)
+            .env_remove("RUST_LOG");
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log);
         let mut child = command.spawn().map_err(|error| error.to_string())?;
         let stdout = BufReader::new(child.stdout.take().expect("stdout is a pipe"));
