@@ -98,6 +98,9 @@ pub enum Command {
     Umount(UmountArgs),
     /// Return when nothing is pending
     Wait(WaitArgs),
+    /// Look after the content that is kept on this machine
+    #[command(subcommand)]
+    Cache(CacheCommand),
 }
 
 /// `syncmount login URL`.
@@ -155,7 +158,28 @@ pub struct WaitArgs {
     pub timeout: Timeout,
 }
 
-const COMMANDS: [&str; 6] = ["login", "logout", "status", "umount", "wait", "help"];
+/// `syncmount cache …`.
+#[derive(Subcommand, Debug, PartialEq)]
+pub enum CacheCommand {
+    /// Read everything in a cache and drop what is damaged; it is fetched again when somebody reads it
+    Verify(VerifyArgs),
+}
+
+/// `syncmount cache verify FOLDER`.
+#[derive(Args, Debug, PartialEq)]
+pub struct VerifyArgs {
+    /// A folder that is mounted, or was
+    #[arg(value_name = "FOLDER", required_unless_present = "cache_dir", conflicts_with = "cache_dir")]
+    pub mountpoint: Option<PathBuf>,
+    /// A cache that no mount uses now
+    #[arg(long, value_name = "DIR")]
+    pub cache_dir: Option<PathBuf>,
+    /// For programs: one JSON object
+    #[arg(long)]
+    pub json: bool,
+}
+
+const COMMANDS: [&str; 7] = ["login", "logout", "status", "umount", "wait", "cache", "help"];
 
 /// After options clap takes a command's word for a folder; whoever types it means the command.
 fn folder_to_mount(path: PathBuf) -> Result<PathBuf, String> {
@@ -317,6 +341,20 @@ mod tests {
         };
         assert_eq!(args.timeout, Timeout(Some(Duration::from_secs(120))));
         assert!(args.force);
+    }
+
+    #[test]
+    fn a_cache_is_named_in_one_way() {
+        let verify = |words: &[&str]| match parse(&[&["cache", "verify"], words].concat())?.command {
+            Some(Command::Cache(CacheCommand::Verify(args))) => Ok(args),
+            other => panic!("{other:?}"),
+        };
+        let folder = VerifyArgs { mountpoint: Some("x".into()), cache_dir: None, json: true };
+        assert_eq!(verify(&["x", "--json"]), Ok(folder));
+        assert_eq!(verify(&["--cache-dir", "/c"]).unwrap().cache_dir, Some("/c".into()));
+        assert_eq!(verify(&["x", "--cache-dir", "/c"]), Err(ErrorKind::ArgumentConflict));
+        assert_eq!(verify(&[]), Err(ErrorKind::MissingRequiredArgument));
+        assert_eq!(parse(&["cache"]), Err(ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand));
     }
 
     #[test]

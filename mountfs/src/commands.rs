@@ -1,14 +1,17 @@
-//! The commands that talk to a mount which is running: `status`, `umount`, `wait`.
+//! The commands that talk to a mount which is running: `status`, `umount`, `wait`, `cache verify`.
 //!
-//! They change nothing themselves; they ask the mount's process and say what it answers. Results go to stdout, what is
-//! on the way to stderr.
+//! They change nothing themselves; they ask the mount's process and say what it answers. Only a cache that no mount uses
+//! is checked right here. Results go to stdout, what is on the way to stderr.
 
-use crate::cli::{StatusArgs, UmountArgs, WaitArgs};
-use crate::config::{Dirs, StartError};
+use crate::cli::{StatusArgs, UmountArgs, VerifyArgs, WaitArgs};
+use crate::config::{self, Dirs, StartError};
 use crate::control::{self, ControlClient, ControlError, Drained};
+use crate::driver::{self, OpenError};
 use crate::mountpoint::{self, MountTable};
-use crate::progress::DrainProgress;
+use crate::progress::{DrainProgress, VerifyProgress};
 use crate::status::{self, Status};
+use crate::store::StateError;
+use crate::verify_report::VerifyReport;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -64,6 +67,21 @@ pub enum CommandError {
     /// The process is busy with its end.
     #[error("{0} is unmounted, but its process is still sending; `syncmount wait {0}` waits for it")]
     StillRunning(PathBuf),
+    /// Nothing was ever mounted there.
+    #[error("nothing was mounted at {0} before; name its cache with --cache-dir")]
+    NeverMounted(PathBuf),
+    /// A directory without a cache.
+    #[error("there is no cache in {0}")]
+    NoCache(PathBuf),
+    /// A mount has the cache.
+    #[error("the cache in {0} is in use; name the folder instead: `syncmount cache verify FOLDER`")]
+    CacheInUse(PathBuf),
+    /// The cache cannot be opened or read.
+    #[error(transparent)]
+    Cache(OpenError),
+    /// Bytes had gone bad.
+    #[error("{0} damaged; the disk may be failing")]
+    Damaged(String),
     /// stdout failed.
     #[error("cannot write to stdout: {0}")]
     Output(#[from] io::Error),
@@ -184,6 +202,59 @@ fn check_unsent(mountpoint: &Path, status: &Status) -> Result<(), CommandError> 
     }
 }
 
+/// `syncmount cache verify FOLDER`.
+pub async fn verify_cache(args: &VerifyArgs, dirs: &Dirs) -> Result<(), CommandError> {
+    let report = match (&args.mountpoint, &args.cache_dir) {
+        (Some(given), _) => verify_cache_of(&mountpoint::find_mounted(given)?, dirs).await?,
+        (None, Some(given)) => verify_unused(&mountpoint::absolute(given)?)?,
+        (None, None) => unreachable!("clap asks for one of them"),
+    };
+    if args.json {
+        print_json(&report)?;
+    } else {
+        writeln!(io::stdout(), "{}", report.describe())?;
+    }
+    match report.damaged {
+        0 => Ok(()),
+        1 => Err(CommandError::Damaged("1 content in the cache was".into())),
+        count => Err(CommandError::Damaged(format!("{count} contents in the cache were"))),
+    }
+}
+
+async fn verify_cache_of(mountpoint: &Path, dirs: &Dirs) -> Result<VerifyReport, CommandError> {
+    if let Some(mut client) = ControlClient::connect(dirs, mountpoint).await? {
+        let progress = VerifyProgress::new();
+        let report = client.verify_cache(|report| progress.update(report)).await;
+        progress.finish();
+        return Ok(report?);
+    }
+    match config::earlier_cache_dir(dirs, mountpoint)? {
+        Some(cache_dir) => verify_unused(&cache_dir),
+        None => Err(CommandError::NeverMounted(mountpoint.into())),
+    }
+}
+
+fn verify_unused(cache_dir: &Path) -> Result<VerifyReport, CommandError> {
+    // Opening it would make one.
+    if !cache_dir.join("state.sqlite").exists() {
+        return Err(CommandError::NoCache(cache_dir.into()));
+    }
+    let progress = VerifyProgress::new();
+    let verified = driver::verify_closed(cache_dir, &mut |verified| {
+        progress.update(&verified.into());
+        true
+    });
+    progress.finish();
+    let (verified, repaired) = verified.map_err(|error| match error {
+        OpenError::State(StateError::InUse { .. }) => CommandError::CacheInUse(cache_dir.into()),
+        error => CommandError::Cache(error),
+    })?;
+    for sentence in repaired {
+        eprintln!("syncmount: {sentence}");
+    }
+    Ok((&verified).into())
+}
+
 /// The process behind `mountpoint`, or why there is none.
 async fn connect(dirs: &Dirs, mountpoint: &Path) -> Result<ControlClient, CommandError> {
     if let Some(client) = ControlClient::connect(dirs, mountpoint).await? {
@@ -215,6 +286,11 @@ mod tests {
         fn end_drain(&self) {}
         fn stop(&self, _force: bool) -> Result<(), String> {
             panic!("more is pending, and it was not forced")
+        }
+        fn verify_cache(&self, progress: &mut dyn FnMut(VerifyReport) -> bool) -> Result<VerifyReport, String> {
+            let half = VerifyReport { contents: 2, good: 1, ..VerifyReport::default() };
+            assert!(progress(half.clone()), "somebody listens");
+            Ok(VerifyReport { damaged: self.0.pending_files, ..half })
         }
     }
 
@@ -284,6 +360,22 @@ mod tests {
         let unsent = Status { problems: vec![problem(ProblemKind::Unsent)], ..sample() };
         let _server = world.serve(unsent);
         assert!(matches!(wait(&world.wait(), &world.dirs).await, Err(CommandError::Unsent { count: 1, .. })));
+    }
+
+    #[tokio::test]
+    async fn a_damaged_cache_is_an_error_and_one_that_is_not_there_too() {
+        let world = World::new();
+        let root = world.root.path();
+        let args = |mountpoint, cache_dir| VerifyArgs { mountpoint, cache_dir, json: false };
+        let folder = || args(Some(root.to_path_buf()), None);
+        let verify = async |args: VerifyArgs| verify_cache(&args, &world.dirs).await;
+        assert!(matches!(verify(folder()).await, Err(CommandError::NeverMounted(_))));
+        assert!(matches!(verify(args(None, Some(root.into()))).await, Err(CommandError::NoCache(_))));
+        let server = world.serve(sample());
+        verify(folder()).await.unwrap();
+        drop(server);
+        let _server = world.serve(Status { pending_files: 1, ..sample() });
+        assert!(matches!(verify(folder()).await, Err(CommandError::Damaged(_))));
     }
 
     #[tokio::test]

@@ -405,6 +405,11 @@ impl MountConfig {
     }
 }
 
+/// The cache of what was last mounted at `mountpoint`; `None` if nothing was.
+pub fn earlier_cache_dir(dirs: &Dirs, mountpoint: &Path) -> Result<Option<PathBuf>, StartError> {
+    Ok(Mounts::read(dirs)?.at(mountpoint).map(|earlier| earlier.cache_dir))
+}
+
 /// Checks the URL of a server and writes it in one way: no slash at the end, lower-case host, no default port.
 pub fn server_url(given: &str) -> Result<String, StartError> {
     Ok(given.parse::<ServerUrl>()?.to_string())

@@ -5,12 +5,15 @@
 //! point. Lines are bounded, every wait has an end, and only the same user (or root) is answered. Knows nothing of what
 //! a mount does: that is the [`ControlHandler`].
 //!
-//! Requests: `{"request":"status"}`, `{"request":"drain","timeout_ms":5000}`, `{"request":"stop","force":false}`.
+//! Requests: `{"request":"status"}`, `{"request":"drain","timeout_ms":5000}`, `{"request":"stop","force":false}`,
+//! `{"request":"verify_cache"}`.
 //! Replies: `{"reply":"status",…}`; for `drain` any number of `{"reply":"progress",…}`, then `drained` or `timed_out`, all
-//! with the fields of [`Status`]; for `stop` `{"reply":"stopping"}`; and `{"reply":"error","message":"…"}`.
+//! with the fields of [`Status`]; for `stop` `{"reply":"stopping"}`; for `verify_cache` any number of
+//! `{"reply":"verifying",…}`, then `verified`, with the fields of [`VerifyReport`]; and `{"reply":"error","message":"…"}`.
 
 use crate::config::{Dirs, StartError, create_private_dir, short_hash};
 use crate::status::Status;
+use crate::verify_report::VerifyReport;
 use parking_lot::Mutex;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
@@ -40,6 +43,8 @@ const LINE_TIMEOUT: Duration = Duration::from_secs(10);
 const DRAIN_INTERVAL: Duration = Duration::from_millis(50);
 /// The longest silence of a drain.
 const HEARTBEAT: Duration = Duration::from_secs(1);
+/// Between two words about a check of the cache.
+const VERIFY_INTERVAL: Duration = Duration::from_millis(200);
 /// Unmounting can wait for the disk.
 const STOP_TIMEOUT: Duration = Duration::from_secs(60);
 /// Between taking the lock and listening a process may need this long.
@@ -58,6 +63,9 @@ pub trait ControlHandler: Send + Sync + 'static {
     /// If the mount has gone already, only the process ends. An error is one sentence for the user, and then everything
     /// goes on as before.
     fn stop(&self, force: bool) -> Result<(), String>;
+    /// Reads everything in the cache and drops what is damaged; takes as long as reading the disk. `progress` is told how it
+    /// goes and answers whether to go on. An error is one sentence for the user.
+    fn verify_cache(&self, progress: &mut dyn FnMut(VerifyReport) -> bool) -> Result<VerifyReport, String>;
 }
 
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
@@ -72,6 +80,7 @@ enum Request {
         #[serde(default)]
         force: bool,
     },
+    VerifyCache,
 }
 
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
@@ -82,6 +91,8 @@ enum Reply {
     Drained(Box<Status>),
     TimedOut(Box<Status>),
     Stopping,
+    Verifying(VerifyReport),
+    Verified(VerifyReport),
     Error { message: String },
 }
 
@@ -358,6 +369,7 @@ async fn serve(stream: UnixStream, server: &Server) -> io::Result<()> {
                 let reply = stop(server.handler.clone(), force).await;
                 send(&mut stream, &reply).await?;
             }
+            Ok(Request::VerifyCache) => verify_cache(&mut stream, server.handler.clone()).await?,
             Err(error) => {
                 let message = format!("the request is malformed: {error}");
                 return send(&mut stream, &Reply::Error { message }).await;
@@ -396,6 +408,30 @@ async fn stop(handler: Arc<dyn ControlHandler>, force: bool) -> Reply {
         Ok(Ok(())) => Reply::Stopping,
         Ok(Err(message)) => Reply::Error { message },
         Err(error) => Reply::Error { message: format!("unmounting failed: {error}") },
+    }
+}
+
+/// Tells how it goes until it is done. If nobody listens any more, it ends early.
+async fn verify_cache(stream: &mut BufReader<UnixStream>, handler: Arc<dyn ControlHandler>) -> io::Result<()> {
+    let (tell, told) = tokio::sync::watch::channel(VerifyReport::default());
+    let mut work = tokio::task::spawn_blocking(move || {
+        handler.verify_cache(&mut |report| {
+            tell.send_replace(report);
+            !tell.is_closed()
+        })
+    });
+    loop {
+        let reply = match timeout(VERIFY_INTERVAL, &mut work).await {
+            Err(_) => {
+                let report = told.borrow().clone();
+                send(stream, &Reply::Verifying(report)).await?;
+                continue;
+            }
+            Ok(Ok(Ok(report))) => Reply::Verified(report),
+            Ok(Ok(Err(message))) => Reply::Error { message },
+            Ok(Err(error)) => Reply::Error { message: format!("the check of the cache failed: {error}") },
+        };
+        return send(stream, &reply).await;
     }
 }
 
@@ -508,6 +544,21 @@ impl ControlClient {
                 Some(Reply::Drained(status)) => return Ok(Drained::All(status)),
                 Some(Reply::TimedOut(status)) => return Ok(Drained::TimedOut(status)),
                 None => return Ok(Drained::Ended),
+                other => return Err(self.unexpected(other)),
+            }
+        }
+    }
+
+    /// Has it check its cache; `progress` is called with how it goes.
+    pub async fn verify_cache(
+        &mut self,
+        mut progress: impl FnMut(&VerifyReport),
+    ) -> Result<VerifyReport, ControlError> {
+        self.send(&Request::VerifyCache).await?;
+        loop {
+            match self.receive(LINE_TIMEOUT).await? {
+                Some(Reply::Verifying(report)) => progress(&report),
+                Some(Reply::Verified(report)) => return Ok(report),
                 other => return Err(self.unexpected(other)),
             }
         }
@@ -668,6 +719,20 @@ mod tests {
             self.stopped.store(true, Ordering::SeqCst);
             Ok(())
         }
+
+        /// Goes on until nobody listens, if the fake is busy.
+        fn verify_cache(&self, progress: &mut dyn FnMut(VerifyReport) -> bool) -> Result<VerifyReport, String> {
+            let mut report = VerifyReport { contents: 9, ..VerifyReport::default() };
+            while self.busy.load(Ordering::SeqCst) {
+                report.good += 1;
+                if !progress(report.clone()) {
+                    self.stopped.store(true, Ordering::SeqCst);
+                    return Err("nobody listens".into());
+                }
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            Ok(report)
+        }
     }
 
     const MOUNTPOINT: &str = "/home/u/Sync";
@@ -764,6 +829,31 @@ mod tests {
         drop(client);
         let begin = Instant::now();
         while world.fake.draining.load(Ordering::SeqCst) {
+            assert!(begin.elapsed() < Duration::from_secs(5));
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
+    #[tokio::test]
+    async fn a_check_of_the_cache_tells_how_it_goes_and_ends_with_its_client() {
+        let world = World::new();
+        let _server = world.serve();
+        world.fake.busy.store(true, Ordering::SeqCst);
+        let mut client = world.connect().await;
+        let mut seen = 0;
+        let fake = world.fake.clone();
+        let verified = client.verify_cache(|report| {
+            seen += u64::from(report.good > 0);
+            fake.busy.store(seen < 2, Ordering::SeqCst);
+        });
+        assert!(verified.await.unwrap().good > 1);
+        assert_eq!(seen, 2);
+
+        world.fake.busy.store(true, Ordering::SeqCst);
+        assert!(timeout(Duration::from_millis(300), client.verify_cache(|_| ())).await.is_err());
+        drop(client);
+        let begin = Instant::now();
+        while !world.fake.stopped.load(Ordering::SeqCst) {
             assert!(begin.elapsed() < Duration::from_secs(5));
             tokio::time::sleep(Duration::from_millis(10)).await;
         }

@@ -20,4 +20,5 @@ pub mod progress;
 pub mod remote;
 pub mod status;
 pub mod store;
+pub mod verify_report;
 pub mod vfs;

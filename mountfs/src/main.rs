@@ -6,7 +6,7 @@ use anyhow::Context;
 use clap::Parser;
 use std::process::ExitCode;
 use syncmount::background::{self, OnLive, Ready};
-use syncmount::cli::{Cli, Command, MountArgs};
+use syncmount::cli::{CacheCommand, Cli, Command, MountArgs};
 use syncmount::commands::{self, CommandError};
 use syncmount::config::{Dirs, Environment, MountConfig, StartError};
 use syncmount::login::{self, LoginError};
@@ -55,6 +55,7 @@ fn run_command(command: &Command) -> anyhow::Result<()> {
             Command::Status(args) => commands::status(args, &dirs).await?,
             Command::Umount(args) => commands::umount(args, &dirs).await?,
             Command::Wait(args) => commands::wait(args, &dirs).await?,
+            Command::Cache(CacheCommand::Verify(args)) => commands::verify_cache(args, &dirs).await?,
         }
         Ok(())
     })

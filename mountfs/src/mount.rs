@@ -9,6 +9,7 @@ use crate::mountpoint;
 use crate::ports::{Remote, RemoteError};
 use crate::remote::{HttpRemote, ServerUrl};
 use crate::status::{LastError, PROBLEMS_MAX, Phase, Problem, ProblemKind, Status};
+use crate::verify_report::VerifyReport;
 use crate::vfs::Vfs;
 use anyhow::Context;
 use parking_lot::Mutex;
@@ -283,6 +284,11 @@ impl ControlHandler for Running {
         if !self.unmounted.load(Ordering::Acquire) {
             *phase = Phase::Live;
         }
+    }
+
+    fn verify_cache(&self, progress: &mut dyn FnMut(VerifyReport) -> bool) -> Result<VerifyReport, String> {
+        let verified = self.client.verify_cache(&mut |verified| progress(verified.into()));
+        verified.map(|verified| (&verified).into()).map_err(|error| format!("the cache cannot be checked: {error}"))
     }
 
     /// The first call unmounts; a call after the unmount ends the sending of the rest too.

@@ -1,9 +1,11 @@
-//! What a person sees while everything pending is sent: a bar on a terminal, a line where there is none.
+//! What a person sees while everything pending is sent or the cache is read: a bar on a terminal, a line where there is none.
 
 use crate::status::Status;
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use crate::verify_report::VerifyReport;
+use indicatif::{HumanBytes, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::io::{self, IsTerminal};
 
+const VERIFY_TEMPLATE: &str = "Reading {wide_bar} {pos}/{len}, {msg}";
 const TEMPLATE: &str = "Sending {wide_bar} {bytes}/{total_bytes}, {msg}";
 
 /// Shows how a drain goes, on stderr.
@@ -60,6 +62,42 @@ impl DrainProgress {
 }
 
 impl Default for DrainProgress {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// Shows how a check of the cache goes, on stderr, if that is a terminal.
+#[derive(Debug)]
+pub struct VerifyProgress(Option<ProgressBar>);
+
+impl VerifyProgress {
+    /// A bar if stderr is a terminal.
+    pub fn new() -> Self {
+        Self(io::stderr().is_terminal().then(|| {
+            let style = ProgressStyle::with_template(VERIFY_TEMPLATE).unwrap_or_else(|_| ProgressStyle::default_bar());
+            ProgressBar::with_draw_target(Some(0), ProgressDrawTarget::stderr()).with_style(style)
+        }))
+    }
+
+    /// Shows how far it is.
+    pub fn update(&self, report: &VerifyReport) {
+        if let Some(bar) = &self.0 {
+            bar.set_length(report.contents);
+            bar.set_position(report.done());
+            bar.set_message(format!("{}, {} damaged", HumanBytes(report.bytes), report.damaged));
+        }
+    }
+
+    /// Takes the bar away.
+    pub fn finish(&self) {
+        if let Some(bar) = &self.0 {
+            bar.finish_and_clear();
+        }
+    }
+}
+
+impl Default for VerifyProgress {
     fn default() -> Self {
         Self::new()
     }

@@ -55,7 +55,7 @@ impl Manifests {
         Ok(Self { dir, recent: Mutex::new(LruCache::new(capacity)) })
     }
 
-    fn known(&self, hash: &ContentHash) -> Option<Arc<Manifest>> {
+    pub(super) fn known(&self, hash: &ContentHash) -> Option<Arc<Manifest>> {
         if let Some(manifest) = self.recent.lock().get(hash) {
             return Some(manifest.clone());
         }

@@ -12,12 +12,14 @@ mod recover;
 mod rows;
 mod session;
 mod settle;
+mod verify;
 mod write;
 
 pub use content::ReadError;
 pub use link::Link;
 pub use pump::Pump;
 pub use recover::OpenError;
+pub use verify::verify_closed;
 pub use write::WriteError;
 
 use crate::files::OpenFiles;

@@ -3,6 +3,7 @@
 //! The programs are those that `cargo build --workspace --bins` has made beside this test.
 
 mod cache;
+mod cache_verify;
 mod command_line;
 mod conflicts;
 mod crashes;
@@ -20,3 +21,4 @@ mod saves;
 mod syscalls;
 mod torture;
 mod two_devices;
+mod unclean_stops;

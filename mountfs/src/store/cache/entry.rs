@@ -452,6 +452,28 @@ impl Entry {
         Ok(())
     }
 
+    /// Whether the parts that are here have the bytes that their names say. `each` is told the length of every part that
+    /// was read; its error ends the reading.
+    pub(super) fn is_intact(&self, each: &mut dyn FnMut(u64) -> io::Result<()>) -> io::Result<bool> {
+        let Some(parts) = &self.parts else { return Ok(true) };
+        let mut raw = Vec::new();
+        for (index, extent) in parts.manifest.extents().iter().enumerate() {
+            let Extent::Chunk { hash, len } = extent else { continue };
+            let present = parts.present.read();
+            if !self.is_whole() && !present.has(index) {
+                continue;
+            }
+            raw.resize(*len as usize, 0);
+            disk::read_exact_at(&parts.file, &mut raw, parts.starts[index])?;
+            drop(present);
+            if !hash.matches(&raw) {
+                return Ok(false);
+            }
+            each(u64::from(*len))?;
+        }
+        Ok(true)
+    }
+
     /// Writes down which parts are here.
     pub(super) fn save(&self, core: &Core) -> io::Result<()> {
         match &self.parts {

@@ -171,6 +171,16 @@ impl Layout {
         Ok(kept)
     }
 
+    /// All partial contents.
+    pub(super) fn partials(&self) -> io::Result<Vec<ContentHash>> {
+        let mut found = Vec::new();
+        for entry in fs::read_dir(self.dir.join(PARTIAL))? {
+            found.extend(hash_of(&entry?.path()));
+        }
+        found.sort();
+        Ok(found)
+    }
+
     /// Calls `each` with every whole content until it says false.
     pub(super) fn scan(&self, mut each: impl FnMut(Found) -> bool) -> io::Result<()> {
         for part in [OBJECTS, UNVERIFIED] {

@@ -12,8 +12,10 @@
 mod entry;
 mod index;
 mod layout;
+mod verify;
 
 pub use entry::Entry;
+pub use verify::Verified;
 
 use crate::store::disk;
 use entry::{Squeezed, make_read_only};
@@ -34,17 +36,6 @@ const STRIPES: usize = 64;
 pub struct Cache {
     core: Arc<Core>,
     scan: Mutex<Option<JoinHandle<()>>>,
-}
-
-/// What [`Cache::verify_all`] found.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct Verified {
-    /// Contents whose bytes are what their names say.
-    pub good: u64,
-    /// Damaged ones. They were dropped and will be fetched again.
-    pub bad: u64,
-    /// Contents whose manifest the caller does not know.
-    pub unknown: u64,
 }
 
 struct Core {
@@ -112,27 +103,6 @@ impl Cache {
     /// Bytes that it may take.
     pub fn limit(&self) -> u64 {
         self.core.index.limit()
-    }
-
-    /// Reads every whole content and drops those that are damaged. Takes as long as reading the disk.
-    pub fn verify_all(
-        &self,
-        manifest_of: &mut dyn FnMut(&ContentHash) -> Option<Arc<Manifest>>,
-    ) -> io::Result<Verified> {
-        let mut all = Vec::new();
-        self.core.layout.scan(|found| {
-            all.push(found.hash);
-            true
-        })?;
-        let mut sum = Verified::default();
-        for hash in all {
-            match manifest_of(&hash) {
-                None => sum.unknown += 1,
-                Some(manifest) if self.core.verify(&hash, &manifest)? => sum.good += 1,
-                Some(_) => sum.bad += 1,
-            }
-        }
-        Ok(sum)
     }
 
     /// Waits until everything on the disk has been counted and the limit holds.
@@ -219,7 +189,7 @@ impl Core {
     fn accept_unverified(&self, hash: &ContentHash, manifest: &Manifest) -> io::Result<Option<File>> {
         let path = self.layout.unverified(hash);
         let Some(file) = disk::if_there(File::open(&path))? else { return Ok(None) };
-        if !is_intact(&file, manifest)? {
+        if !is_intact(&file, manifest, |_| Ok(()))? {
             tracing::warn!(%hash, "a cached content was damaged when the machine went down and is dropped");
             self.drop_files(hash)?;
             return Ok(None);
@@ -369,24 +339,11 @@ impl Core {
         }
         self.shrink()
     }
-
-    /// Whether a whole content has the bytes that its name says. It is dropped if not.
-    fn verify(&self, hash: &ContentHash, manifest: &Manifest) -> io::Result<bool> {
-        let _stripe = self.stripe(hash);
-        let Some(file) = disk::if_there(File::open(self.layout.object(hash)))? else {
-            return self.accept_unverified(hash, manifest).map(|file| file.is_some());
-        };
-        let intact = is_intact(&file, manifest)?;
-        if !intact {
-            tracing::warn!(%hash, "a cached content is damaged and is dropped");
-            self.drop_files(hash)?;
-        }
-        Ok(intact)
-    }
 }
 
-/// Whether a file has exactly the bytes that the manifest describes.
-fn is_intact(file: &File, manifest: &Manifest) -> io::Result<bool> {
+/// Whether a file has exactly the bytes that the manifest describes. `each` is told the length of every extent that was
+/// read; its error ends the reading.
+fn is_intact(file: &File, manifest: &Manifest, mut each: impl FnMut(u64) -> io::Result<()>) -> io::Result<bool> {
     if file.metadata()?.len() != manifest.size() {
         return Ok(false);
     }
@@ -400,6 +357,7 @@ fn is_intact(file: &File, manifest: &Manifest) -> io::Result<bool> {
                 hash.matches(&raw)
             }
         };
+        each(extent.len())?;
         if !intact {
             return Ok(false);
         }

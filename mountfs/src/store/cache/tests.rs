@@ -280,10 +280,42 @@ fn verifying_drops_what_is_damaged() {
     fs::remove_file(&object).unwrap();
     fs::write(&object, &good.bytes).unwrap();
     let manifests = HashMap::from([(good.hash, good.manifest.clone()), (bad.hash, bad.manifest.clone())]);
-    let found = cache.verify_all(&mut |hash| manifests.get(hash).cloned()).unwrap();
-    assert_eq!(found, Verified { good: 1, bad: 1, unknown: 1 });
-    assert!(cache.get(&bad.hash).is_none() && cache.get(&good.hash).is_some());
-    assert_eq!(blocks(&cache), 4);
+    let mut calls = 0;
+    let mut progress = |_: &Verified| {
+        calls += 1;
+        true
+    };
+    let found = cache.verify_all(&mut |hash| manifests.get(hash).cloned(), &mut progress).unwrap();
+    let bytes = 2 * good.bytes.len() as u64;
+    assert_eq!((found.total, found.good, found.unknown), (3, 1, 1));
+    assert_eq!(found.damaged, [bad.hash]);
+    assert!(found.bytes <= bytes && found.bytes > bytes / 2 && calls > 1, "{found:?}");
+    assert!(cache.get(&bad.hash).is_none() && cache.get(&unknown.hash).is_none() && cache.get(&good.hash).is_some());
+    assert_eq!(blocks(&cache), 2);
+    let stopped = cache.verify_all(&mut |hash| manifests.get(hash).cloned(), &mut |_| false);
+    assert_eq!(kind(stopped), io::ErrorKind::Interrupted);
+    assert!(cache.get(&good.hash).is_some());
+}
+
+#[test]
+fn verifying_reads_the_parts_that_are_here() {
+    let dir = tempfile::tempdir().unwrap();
+    let cache = cache(dir.path(), 100);
+    let (good, bad) = (content("abc"), content("def"));
+    for file in [&good, &bad] {
+        file.read(&file.begin(&cache), BLOCK..2 * BLOCK).unwrap();
+    }
+    let verify = || cache.verify_all(&mut |_| None, &mut |_| true).unwrap();
+    let found = verify();
+    assert_eq!((found.total, found.good, found.damaged.len()), (2, 2, 0));
+    let path = cache.core.layout.partial(&bad.hash);
+    let at = bad.manifest.with_offsets().nth(1).unwrap().0;
+    std::os::unix::fs::FileExt::write_at(&File::options().write(true).open(path).unwrap(), b"!", at).unwrap();
+    let found = verify();
+    assert_eq!((found.good, found.damaged.as_slice()), (1, &[bad.hash][..]));
+    assert!(cache.get(&bad.hash).is_none());
+    bad.fill(&cache);
+    assert!(bad.begin(&cache).is_whole());
 }
 
 #[test]
@@ -415,9 +447,9 @@ fn a_damaged_hole_is_noticed() {
     let path = dir.path().join("x");
     fs::write(&path, &file.bytes).unwrap();
     let open = File::options().read(true).write(true).open(&path).unwrap();
-    assert!(is_intact(&open, &file.manifest).unwrap());
+    assert!(is_intact(&open, &file.manifest, |_| Ok(())).unwrap());
     write_all_at(&open, &[1], BLOCK as u64 + 9).unwrap();
-    assert!(!is_intact(&open, &file.manifest).unwrap());
+    assert!(!is_intact(&open, &file.manifest, |_| Ok(())).unwrap());
 }
 
 #[derive(Clone, Debug)]
