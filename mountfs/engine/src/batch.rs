@@ -98,7 +98,7 @@ impl Engine {
         let mut batch =
             Batch { ops: Vec::new(), sent: Vec::new(), contents: Vec::new(), known: HashSet::new(), inline: 0 };
         let mut decided = HashMap::new();
-        for id in self.tree.dirty().take(LOOK_MAX) {
+        for id in self.tree.dirty().filter(|id| !self.is_held(*id)).take(LOOK_MAX) {
             if batch.ops.len() >= self.ops_max || batch.inline >= INLINE_PER_BATCH {
                 break;
             }

@@ -25,9 +25,7 @@ impl Held {
 impl Engine {
     /// How many removals the server holds back, and its own words about that.
     pub fn held(&self) -> Option<(u64, &str)> {
-        let held = self.held.as_ref()?;
-        let count = held.nodes.iter().filter(|id| self.is_plain_removal(**id)).count();
-        (count > 0).then_some((count as u64, held.reason.as_str()))
+        self.held.as_ref().map(|held| (held.nodes.len() as u64, held.reason.as_str()))
     }
 
     /// Whether the node's removal has to wait until somebody allows it.

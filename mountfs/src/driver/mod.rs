@@ -26,6 +26,7 @@ use crate::files::OpenFiles;
 use crate::ports::Remote;
 use crate::store::Cache;
 use crate::store::Lost;
+use crate::store::Record;
 use crate::store::StagingDir;
 use crate::store::State;
 use parking_lot::{Mutex, RwLock};
@@ -107,11 +108,19 @@ impl Client {
     }
 
     fn keep(&self, engine: &mut Engine) -> io::Result<()> {
+        self.keep_with(engine, Record::default())
+    }
+
+    /// The same with something of the driver's own in the same record.
+    fn keep_with(&self, engine: &mut Engine, own: Record) -> io::Result<()> {
         let record = engine.take_record();
-        if record.is_empty() {
+        if record.is_empty() && own == Record::default() {
             return Ok(());
         }
-        let kept = rows::encode(&record).and_then(|record| self.state.append(&record));
+        let kept = rows::encode(&record).and_then(|mut record| {
+            record.meta.extend(own.meta);
+            self.state.append(&record)
+        });
         if kept.is_err() {
             engine.keep_failed(record);
         }

@@ -104,15 +104,14 @@ impl Client {
     /// Keeps what the next start must know if the answer to this commit does not come: what it was about, and its name.
     pub(super) fn keep_unanswered(&self, request: &CommitRequest, speaker: Speaker) -> io::Result<()> {
         let mut engine = self.engine.write();
-        self.keep(&mut engine)?;
         let voice = *self.voice.lock();
         if voice.speaker != speaker {
-            // The server will refuse it, and the record would be that of a device that is over.
-            return Ok(());
+            // The server will refuse it, and the note would be that of a device that is over.
+            return self.keep(&mut engine);
         }
         let known = engine.cursor().map_or(0, |cursor| cursor.seq).max(voice.acknowledged);
         let session = Session { acknowledged: known, unanswered: Some(request.op_id), ..speaker.session };
-        self.state.append(&record(Speaker { session, ..speaker }))
+        self.keep_with(&mut engine, record(Speaker { session, ..speaker }))
     }
 
     /// The server has answered a commit that ends at `last`.
@@ -151,5 +150,51 @@ impl Client {
         self.note(SUPERSEDED.to_owned());
         // After an error the record is part of the next one.
         self.keep(&mut engine)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::path::Path;
+    use syncmount_common::{Epoch, OpId};
+
+    fn start(dir: &Path, seq: Seq, suspect: bool) -> (Speaker, Option<&'static str>) {
+        let (state, loaded) = State::open(dir).unwrap();
+        let cursor = Some(Cursor { epoch: Epoch::from_bytes([7; 16]), seq, tag: 0 });
+        let (voice, note) = Voice::begin(&state, &Loaded { suspect, ..loaded }, cursor).unwrap();
+        (voice.speaker, note)
+    }
+
+    #[test]
+    fn each_start_is_a_session_of_the_same_device() {
+        let dir = tempfile::tempdir().unwrap();
+        let (first, note) = start(dir.path(), 0, false);
+        assert_eq!((first.session.number, first.session.acknowledged, note), (1, 0, None));
+        let (second, note) = start(dir.path(), 5, false);
+        assert_eq!((second.device, second.session.number, note), (first.device, 2, None));
+        assert_ne!(second.session.nonce, first.session.nonce);
+        assert_eq!(second.session.acknowledged, 5, "what came with the feed is known");
+        // What was kept before a commit was sent is told until something newer is known.
+        let sent = Session { acknowledged: 9, unanswered: Some(OpId::from_bytes([3; 16])), ..second.session };
+        let (state, _) = State::open(dir.path()).unwrap();
+        state.append(&record(Speaker { session: sent, ..second })).unwrap();
+        drop(state);
+        for number in [3, 4] {
+            let (next, _) = start(dir.path(), 7, false);
+            assert_eq!(next.session, Session { number, nonce: next.session.nonce, ..sent });
+        }
+    }
+
+    #[test]
+    fn after_a_power_cut_it_is_another_device() {
+        let dir = tempfile::tempdir().unwrap();
+        let (first, note) = start(dir.path(), 0, true);
+        assert_eq!(note, None, "there was none before");
+        let (second, note) = start(dir.path(), 5, true);
+        assert!(note.is_some_and(|note| note.contains("new device")));
+        assert_ne!(second.device, first.device);
+        assert_eq!((second.session.number, second.session.unanswered), (1, None));
+        assert_eq!(start(dir.path(), 5, false).0.device, second.device, "it is kept");
     }
 }
