@@ -37,6 +37,12 @@ pub fn conflict_name(name: &Name, device: &str, at: Timestamp, taken: impl Fn(&N
         .unwrap_or_else(|| name.clone())
 }
 
+/// Whether a name has a conflict note.
+pub(crate) fn is_conflict_copy(name: &Name) -> bool {
+    let (stem, _) = split(name.as_bytes());
+    without_note(stem).len() < stem.len() || without_note(name.as_bytes()).len() < name.as_bytes().len()
+}
+
 fn time_text(at: Timestamp) -> String {
     let (seconds, _) = at.parts();
     jiff::Timestamp::from_second(seconds)

@@ -1,6 +1,7 @@
 //! The engine's state and the calls by which facts come in; dispatch, no policy.
 
 use crate::batch::InFlight;
+use crate::conflict::is_conflict_copy;
 use crate::feed::Feed;
 use crate::held::Held;
 use crate::output::{Effect, PrepareAnswer, Record};
@@ -74,8 +75,8 @@ pub struct Engine {
     /// Nodes of the commit in flight, and of commits that an earlier run sent and did not live to hear the answer of.
     pub(crate) unanswered: BTreeSet<NodeId>,
     pub(crate) unanswered_touched: bool,
-    /// Nodes that stepped aside for another version or another file of their name since the start.
-    pub(crate) conflicts: BTreeSet<NodeId>,
+    /// Nodes whose name has a conflict note.
+    conflicts: BTreeSet<NodeId>,
     touched: BTreeSet<NodeId>,
     cursor_touched: bool,
     retired: Vec<u64>,
@@ -145,6 +146,7 @@ impl Engine {
                 self.step_aside(id, Timestamp::default());
             }
             self.note_draft(id);
+            self.note_copy(id);
             if self.draft(id).is_some_and(|draft| draft.ready && draft.prepared.is_none()) {
                 self.to_prepare.push_back((id, false));
             }
@@ -333,9 +335,9 @@ impl Engine {
         self.failed.iter().map(|(id, (_, reason))| (*id, reason.as_str()))
     }
 
-    /// Conflict copies made since the start that are still there, under whatever name.
+    /// Conflict copies, made here or elsewhere, until somebody renames or removes them.
     pub fn conflicts(&self) -> impl Iterator<Item = NodeId> + '_ {
-        self.conflicts.iter().copied().filter(|id| self.tree.local(*id).is_some())
+        self.conflicts.iter().copied()
     }
 
     /// Staging files that nodes refer to.
@@ -383,6 +385,7 @@ impl Engine {
     pub(crate) fn touch(&mut self, id: NodeId) {
         self.touched.insert(id);
         self.note_draft(id);
+        self.note_copy(id);
     }
 
     pub(crate) fn touch_cursor(&mut self) {
@@ -436,6 +439,15 @@ impl Engine {
         z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
         z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
         z ^ (z >> 31)
+    }
+
+    fn note_copy(&mut self, id: NodeId) {
+        let is_copy = |state: &Arc<State>| state.names.iter().any(|place| is_conflict_copy(&place.name));
+        if self.tree.local(id).is_some_and(is_copy) {
+            self.conflicts.insert(id);
+        } else {
+            self.conflicts.remove(&id);
+        }
     }
 
     fn note_draft(&mut self, id: NodeId) {

@@ -505,7 +505,6 @@ impl Engine {
         let device = self.author_of(loser);
         self.tree.detach(loser);
         self.rename_aside(loser, &place, &device, now);
-        self.conflicts.insert(loser);
         Clash::Renamed(loser)
     }
 
@@ -563,7 +562,6 @@ impl Engine {
         let attrs = Attrs { mode: attrs.mode, mtime: attrs.mtime };
         let state = State { names: vec![Placement { parent: place.parent, name }], attrs, body };
         before.insert(to, None);
-        self.conflicts.insert(to);
         self.put(to, Some(Arc::new(state)), None, now);
         if moved {
             self.effects.push_back(Effect::DraftMoved { from: id, to });
@@ -728,5 +726,19 @@ mod tests {
         rig.page(vec![late], seq, false);
         rig.drive();
         assert!(rig.names(ROOT).is_empty());
+    }
+
+    #[test]
+    fn a_conflict_copy_is_listed_until_it_is_renamed_or_removed() {
+        let mut rig = Rig::new();
+        rig.file(ROOT, "a.txt", 1);
+        rig.news(vec![rig.theirs(id(9), ROOT, "a.txt", Some(2))]);
+        let listed: Vec<NodeId> = rig.engine.conflicts().collect();
+        assert_eq!(listed, [id(9)]);
+        rig.restart();
+        assert_eq!(rig.engine.conflicts().collect::<Vec<_>>(), listed, "also by the next start");
+        let copy = rig.engine.local(id(9)).unwrap().names[0].name.clone();
+        rig.engine.rename((ROOT, copy.as_bytes()), (ROOT, name("b.txt")), RenameMode::Replace, NOW).unwrap();
+        assert_eq!(rig.engine.conflicts().count(), 0);
     }
 }
