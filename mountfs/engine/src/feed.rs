@@ -520,7 +520,7 @@ impl Engine {
         self.set_place_detached(id, from, &Placement { parent: from.parent, name }, now);
     }
 
-    fn free_name(&self, parent: NodeId, name: &Name, device: &str, at: Timestamp) -> Name {
+    pub(crate) fn free_name(&self, parent: NodeId, name: &Name, device: &str, at: Timestamp) -> Name {
         conflict_name(name, device, at, |candidate| {
             let place = Placement { parent, name: candidate.clone() };
             self.tree.child(parent, candidate.as_bytes()).is_some() || self.tree.displaced_at(&place).is_some()

@@ -72,6 +72,19 @@ pub struct DraftUpdate {
     pub ready: bool,
 }
 
+fn draft_of(update: DraftUpdate, prepared: Option<Arc<Content>>) -> Body {
+    Body::File(FileBody::Draft(Box::new(Draft {
+        generation: update.generation,
+        size: update.size,
+        staging: update.staging,
+        present: update.present,
+        base: update.base,
+        base_len: update.base_len,
+        ready: update.ready,
+        prepared,
+    })))
+}
+
 impl Engine {
     /// Makes a node. A file begins as an empty draft that is not ready to be sent.
     pub fn create(
@@ -260,18 +273,8 @@ impl Engine {
         let old_staging = old.and_then(|draft| draft.staging).filter(|id| Some(*id) != update.staging);
         let unprepared = prepared.is_none();
         let ready = update.ready;
-        let draft = Draft {
-            generation: update.generation,
-            size: update.size,
-            staging: update.staging,
-            present: update.present,
-            base: update.base,
-            base_len: update.base_len,
-            ready,
-            prepared,
-        };
-        let body = Body::File(FileBody::Draft(Box::new(draft)));
         let attrs = Attrs { mtime: update.mtime, ..local.attrs };
+        let body = draft_of(update, prepared);
         self.put(id, Some(Arc::new(State { names: local.names.clone(), attrs, body })), synced, changed);
         if let Some(staging) = old_staging {
             self.retire(staging);
@@ -285,6 +288,23 @@ impl Engine {
             self.to_prepare.push_back((id, false));
         }
         Ok(())
+    }
+
+    /// Somebody goes on writing to a version of the file that another device's has replaced: it becomes a conflict copy
+    /// beside it. Returns the copy.
+    pub fn write_beside(&mut self, id: NodeId, update: DraftUpdate, now: Timestamp) -> Result<NodeId, Refusal> {
+        let local = self.tree.local(id).cloned().ok_or(Refusal::NotFound)?;
+        let place = local.names.first().ok_or(Refusal::NotFound)?;
+        let device = self.identity.device.name.clone();
+        let name = self.free_name(place.parent, &place.name, &device, update.mtime);
+        let names = vec![Placement { parent: place.parent, name }];
+        let attrs = Attrs { mtime: update.mtime, ..local.attrs };
+        let (copy, ready) = (self.new_id(now), update.ready);
+        self.put(copy, Some(Arc::new(State { names, attrs, body: draft_of(update, None) })), None, now);
+        if ready {
+            self.to_prepare.push_back((copy, false));
+        }
+        Ok(copy)
     }
 
     fn require_dir(&self, id: NodeId) -> Result<(), Refusal> {

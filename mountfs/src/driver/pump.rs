@@ -414,6 +414,12 @@ impl Client {
                 if let syncmount_engine::Body::File(syncmount_engine::FileBody::Clean(content)) = &state.body
                     && changed.content
                 {
+                    if file.has_writers() && inner.generation > 0 {
+                        // Its writer goes on with its own bytes, and others find the new ones.
+                        inner.apart = Some(state.attrs);
+                        drop(inner);
+                        return self.files.detach(changed.node, &file);
+                    }
                     inner.backing = crate::files::Backing::Clean(content.clone());
                     inner.told = inner.generation;
                     inner.told_ready = true;

@@ -68,11 +68,12 @@ impl Client {
             written: Instant::now(),
             unsent_since: None,
             orphan: None,
+            apart: None,
         })
     }
 
     /// Writes all of `data`, or returns an error.
-    pub fn write(&self, file: &OpenFile, offset: u64, data: &[u8]) -> Result<(), WriteError> {
+    pub fn write(&self, file: &Arc<OpenFile>, offset: u64, data: &[u8]) -> Result<(), WriteError> {
         self.require_room(data.len() as u64)?;
         self.edit(file, |inner| {
             let Backing::Draft(overlay) = &mut inner.backing else { return Ok(()) };
@@ -86,7 +87,7 @@ impl Client {
     }
 
     /// Cuts or extends.
-    pub fn set_size(&self, file: &OpenFile, size: u64) -> Result<(), WriteError> {
+    pub fn set_size(&self, file: &Arc<OpenFile>, size: u64) -> Result<(), WriteError> {
         if size > FILE_SIZE_MAX {
             return Err(WriteError::TooLarge);
         }
@@ -97,8 +98,15 @@ impl Client {
         })
     }
 
-    fn edit(&self, file: &OpenFile, edit: impl FnOnce(&mut Inner) -> Result<(), WriteError>) -> Result<(), WriteError> {
+    fn edit(
+        &self,
+        file: &Arc<OpenFile>,
+        edit: impl FnOnce(&mut Inner) -> Result<(), WriteError>,
+    ) -> Result<(), WriteError> {
         let mut inner = file.inner.write();
+        if inner.apart.is_some() {
+            self.begin_beside(file, &mut inner)?;
+        }
         if needs_begin(&inner) {
             inner = self.begin(file, inner)?;
         }
@@ -109,6 +117,36 @@ impl Client {
         inner.written = now;
         inner.unsent_since.get_or_insert(now);
         Ok(())
+    }
+
+    /// Makes a version that another device's has replaced a conflict copy that somebody is writing to.
+    fn begin_beside(&self, file: &Arc<OpenFile>, inner: &mut Inner) -> Result<(), WriteError> {
+        let (id, staging) = self.staging.create()?;
+        self.unsynced_names.store(true, Ordering::Release);
+        let mut overlay = match &inner.backing {
+            Backing::Clean(content) => Overlay::over(content.clone()),
+            Backing::Draft(overlay) => overlay.copied_to(&staging)?,
+        };
+        overlay.staging = Some(StagingFile { id, file: Arc::new(staging) });
+        let generation = self.next_generation();
+        let update = update_of(inner, &overlay, generation, false);
+        match self.change(|engine, now| engine.write_beside(inner.node, update, now))? {
+            Ok(copy) => {
+                inner.node = copy;
+                inner.apart = None;
+                inner.backing = Backing::Draft(overlay);
+                (inner.generation, inner.told, inner.told_ready) = (generation, generation, false);
+                self.files.attach(copy, file);
+                Ok(())
+            }
+            // Removed since: what is written ends with those who have it open.
+            Err(Refusal::NotFound) => {
+                self.staging.remove(id)?;
+                inner.orphan = inner.apart.take();
+                Ok(())
+            }
+            Err(refusal) => Err(refusal.into()),
+        }
     }
 
     /// Makes the file a draft that the tree knows somebody is writing to.
@@ -209,16 +247,7 @@ impl Client {
             Backing::Clean(content) => Expected::Clean(content.hash),
             Backing::Draft(known) => Expected::Draft(known.staging.as_ref().map(|staging| staging.id)),
         };
-        let update = DraftUpdate {
-            generation,
-            size: overlay.size,
-            staging: overlay.staging.as_ref().map(|staging| staging.id),
-            present: overlay.present_pairs(),
-            base: overlay.base.clone(),
-            base_len: overlay.base_len,
-            mtime: inner.mtime,
-            ready,
-        };
+        let update = update_of(inner, overlay, generation, ready);
         self.change(|engine, now| engine.write_draft(inner.node, expected, update, now))??;
         Ok(())
     }
@@ -301,6 +330,19 @@ impl Client {
         let inner = file.inner.read();
         let unsaid = inner.generation != inner.told || inner.orphan.is_some();
         unsaid.then(|| (inner.backing.size(), inner.mtime, inner.orphan))
+    }
+}
+
+fn update_of(inner: &Inner, overlay: &Overlay, generation: u64, ready: bool) -> DraftUpdate {
+    DraftUpdate {
+        generation,
+        size: overlay.size,
+        staging: overlay.staging.as_ref().map(|staging| staging.id),
+        present: overlay.present_pairs(),
+        base: overlay.base.clone(),
+        base_len: overlay.base_len,
+        mtime: inner.mtime,
+        ready,
     }
 }
 

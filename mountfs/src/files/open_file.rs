@@ -48,6 +48,9 @@ pub struct Inner {
     pub unsent_since: Option<Instant>,
     /// Set when the node was removed while it was open: its last attributes.
     pub orphan: Option<Attrs>,
+    /// Set when another device's version took the node while somebody was writing to this one: what the attributes were.
+    /// The next byte written makes this version a conflict copy.
+    pub apart: Option<Attrs>,
 }
 
 /// One file that is open.
@@ -131,6 +134,13 @@ impl OpenFiles {
         if by_node.get(&node).is_some_and(|known| Arc::ptr_eq(known, file)) {
             by_node.remove(&node);
         }
+    }
+
+    /// A file that was detached is that of `node` from now on.
+    pub fn attach(&self, node: NodeId, file: &Arc<OpenFile>) {
+        let mut by_node = self.by_node.lock();
+        *file.key.lock() = node;
+        by_node.insert(node, file.clone());
     }
 
     /// The bytes of `from` are those of `to` from now on.

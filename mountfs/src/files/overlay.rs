@@ -5,9 +5,13 @@ use crate::store::RangeSet;
 use std::fs::File;
 use std::io;
 use std::ops::Range;
+use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use syncmount_common::Content;
 use syncmount_engine::Draft;
+
+/// Bytes copied at a time.
+const COPY_LEN: usize = 1024 * 1024;
 
 /// The staging file of a draft.
 #[derive(Clone, Debug)]
@@ -120,6 +124,23 @@ impl Overlay {
         }
         self.size = size;
         Ok(())
+    }
+
+    /// The same with its own bytes in another staging file, which is empty. The overlay's may have lost its name.
+    pub fn copied_to(&self, to: &File) -> io::Result<Self> {
+        let mut buf = vec![0; COPY_LEN];
+        if let Some(from) = &self.staging {
+            for range in self.present.iter() {
+                let mut at = range.start;
+                while at < range.end {
+                    let part = &mut buf[..(range.end - at).min(COPY_LEN as u64) as usize];
+                    from.file.read_exact_at(part, at)?;
+                    to.write_all_at(part, at)?;
+                    at += part.len() as u64;
+                }
+            }
+        }
+        Ok(Self { staging: None, ..self.clone() })
     }
 
     /// Whether the staging file alone is the whole file.

@@ -60,6 +60,7 @@ pub fn mount(vfs: Arc<Vfs>, mountpoint: &Path, runtime: tokio::runtime::Handle, 
     let translator = Translator {
         vfs: vfs.clone(),
         runtime,
+        invalidations: invalidations.clone(),
         uid: rustix::process::geteuid().as_raw(),
         gid: rustix::process::getegid().as_raw(),
     };
@@ -91,6 +92,7 @@ impl Mount {
 struct Translator {
     vfs: Arc<Vfs>,
     runtime: tokio::runtime::Handle,
+    invalidations: notify::Shared,
     uid: u32,
     gid: u32,
 }
@@ -374,14 +376,18 @@ impl Filesystem for Translator {
         match self.vfs.read(fh.0, offset, size as usize) {
             Ok(Some(data)) => reply.data(&data),
             Ok(None) => {
-                let vfs = self.vfs.clone();
-                self.runtime.spawn_blocking(move || match vfs.read_wait(fh.0, offset, size as usize) {
-                    Ok(data) => reply.data(&data),
-                    Err(error) => reply.error(logged(&error)),
+                let (vfs, invalidations) = (self.vfs.clone(), self.invalidations.clone());
+                self.runtime.spawn_blocking(move || {
+                    match vfs.read_wait(fh.0, offset, size as usize) {
+                        Ok(data) => reply.data(&data),
+                        Err(error) => reply.error(logged(&error)),
+                    }
+                    invalidations.push_astray(&vfs, fh.0);
                 });
             }
             Err(error) => reply.error(logged(&error)),
         }
+        self.invalidations.push_astray(&self.vfs, fh.0);
     }
 
     fn write(
@@ -392,14 +398,16 @@ impl Filesystem for Translator {
         offset: u64,
         data: &[u8],
         _write_flags: WriteFlags,
-        _flags: OpenFlags,
+        flags: OpenFlags,
         _lock_owner: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
-        match self.vfs.write(fh.0, offset, data) {
+        let append = flags.0 & libc::O_APPEND != 0;
+        match self.vfs.write(fh.0, offset, data, append) {
             Ok(()) => reply.written(data.len() as u32),
             Err(error) => reply.error(logged(&error)),
         }
+        self.invalidations.push_astray(&self.vfs, fh.0);
     }
 
     fn flush(&self, _req: &Request, _ino: INodeNo, fh: FileHandle, _lock_owner: LockOwner, reply: ReplyEmpty) {

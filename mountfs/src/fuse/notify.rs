@@ -49,6 +49,14 @@ impl Invalidations {
         }
     }
 
+    /// Queues what the kernel has just cached for an inode although it came through a handle whose bytes are another
+    /// file's by now.
+    pub(super) fn push_astray(&self, vfs: &Vfs, fh: u64) {
+        if let Some(ino) = vfs.astray(fh) {
+            self.send(Stale::Data(ino));
+        }
+    }
+
     fn send(&self, stale: Stale) {
         if self.queue.send(stale).is_err() {
             tracing::debug!("a change after the end of the mount");

@@ -112,6 +112,8 @@ pub struct DirEntry {
 }
 
 struct Handle {
+    /// What was opened, and what the kernel takes the handle's bytes for.
+    node: NodeId,
     file: Arc<OpenFile>,
     writer: bool,
     /// Where the last read ended, and how far ahead the next may fetch.
@@ -337,7 +339,7 @@ impl Vfs {
         let body = Body::File(FileBody::Draft(Box::new(Draft::empty())));
         let node = self.make(parent, name, mode, body)?;
         let file = self.client.open(node, true)?;
-        let fh = self.give_handle(file, true);
+        let fh = self.give_handle(node, file, true);
         Ok((self.remembered(node)?, fh))
     }
 
@@ -400,8 +402,9 @@ impl Vfs {
         if writer || truncate {
             self.require_writable()?;
         }
+        let node = self.node(ino)?;
         // ESTALE makes the kernel look the name up anew: a file that was replaced elsewhere is never missing.
-        let file = self.client.open(self.node(ino)?, writer).map_err(|error| match error {
+        let file = self.client.open(node, writer).map_err(|error| match error {
             WriteError::Refused(Refusal::NotFound) => VfsError::Gone,
             error => error.into(),
         })?;
@@ -409,13 +412,19 @@ impl Vfs {
             self.client.files.close(&file, writer);
             return Err(error.into());
         }
-        Ok(self.give_handle(file, writer))
+        Ok(self.give_handle(node, file, writer))
     }
 
-    fn give_handle(&self, file: Arc<OpenFile>, writer: bool) -> u64 {
+    fn give_handle(&self, node: NodeId, file: Arc<OpenFile>, writer: bool) -> u64 {
         let fh = self.next_handle.fetch_add(1, Ordering::Relaxed);
-        let handle =
-            Handle { file, writer, read_end: AtomicU64::new(0), ahead: AtomicU64::new(0), gave_up: Mutex::new(None) };
+        let handle = Handle {
+            node,
+            file,
+            writer,
+            read_end: AtomicU64::new(0),
+            ahead: AtomicU64::new(0),
+            gave_up: Mutex::new(None),
+        };
         self.handles.lock().insert(fh, Arc::new(handle));
         fh
     }
@@ -478,14 +487,32 @@ impl Vfs {
         }
     }
 
-    /// Writes all of `data`.
-    pub fn write(&self, fh: u64, offset: u64, data: &[u8]) -> Result<()> {
+    /// Writes all of `data`; with `append` at the end of the file, of which the kernel may think as another one.
+    pub fn write(&self, fh: u64, offset: u64, data: &[u8], append: bool) -> Result<()> {
         let handle = self.handle(fh)?;
         if !handle.writer {
             return Err(VfsError::BadHandle);
         }
+        let own_end = || handle.file.inner.read().backing.size();
+        let offset = if append && self.is_astray(&handle) { own_end() } else { offset };
         self.client.write(&handle.file, offset, data)?;
         Ok(())
+    }
+
+    /// The inode that the kernel takes the handle's bytes for although they are those of another file by now. What it has
+    /// just cached of them must go: others who have that inode open would see it.
+    pub fn astray(&self, fh: u64) -> Option<u64> {
+        let handle = self.handle(fh).ok()?;
+        if self.is_astray(&handle) { self.inodes.known(handle.node) } else { None }
+    }
+
+    fn is_astray(&self, handle: &Handle) -> bool {
+        let (elsewhere, orphan) = {
+            let inner = handle.file.inner.read();
+            (inner.node != handle.node || inner.apart.is_some(), inner.orphan.is_some())
+        };
+        // One that was removed and brought back has become that of somebody else.
+        elsewhere || (orphan && self.client.look(|engine| engine.local(handle.node).is_some()))
     }
 
     /// close() of a descriptor: when this returns, what was written survives the end of this process.
