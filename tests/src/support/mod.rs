@@ -5,6 +5,7 @@
 
 mod device;
 mod dice;
+mod lossy_disk;
 mod place;
 mod program;
 mod server;
@@ -14,6 +15,7 @@ mod world;
 
 pub use device::Device;
 pub use dice::{Dice, Twin, bytes, make_file, random_edits, random_tree, set_mtime};
+pub use lossy_disk::{LossyDisk, Ordering};
 pub use program::{Said, run};
 pub use server::Server;
 pub use tree::{DirTimes, Kind, Tree, assert_become_equal, assert_equal, escaped, sha256};
