@@ -198,6 +198,8 @@ impl Engine {
         let agreed = synced.as_ref().and_then(|synced| synced.state.clone());
         let back = agreed.map(|agreed| Arc::new(State { names: local.names.clone(), ..State::clone(&agreed) }));
         self.put(node, back, synced, now);
+        // What is shown now is what both agreed on, not an answer to what was sent since.
+        self.unanswered_touched |= self.unanswered.remove(&node);
     }
 
     /// The answer to [`Effect::Prepare`].

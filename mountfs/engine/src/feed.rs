@@ -631,7 +631,7 @@ fn staging_of(state: Option<&State>) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use crate::RenameMode;
-    use crate::rig::{NOW, Rig, id, name};
+    use crate::rig::{NOW, Rig, content, id, name};
     use syncmount_common::{NodeId, NodeKind};
 
     const ROOT: NodeId = NodeId::ROOT;
@@ -740,5 +740,21 @@ mod tests {
         let copy = rig.engine.local(id(9)).unwrap().names[0].name.clone();
         rig.engine.rename((ROOT, copy.as_bytes()), (ROOT, name("b.txt")), RenameMode::Replace, NOW).unwrap();
         assert_eq!(rig.engine.conflicts().count(), 0);
+    }
+
+    #[test]
+    fn what_is_shown_instead_of_an_abandoned_draft_is_not_sent_over_a_later_version() {
+        let mut rig = Rig::new();
+        let file = rig.file(ROOT, "a.txt", 1);
+        rig.sync();
+        rig.edit(file, 2, NOW.0 + 2);
+        rig.send();
+        rig.drive();
+        rig.restart();
+        rig.engine.abandon_draft(file, NOW);
+        rig.news(vec![Rig::mine(rig.theirs(file, ROOT, "a.txt", Some(3)))]);
+        let shown = rig.engine.local(file).unwrap().body.content_hash();
+        assert_eq!(shown, Some(content(3).hash));
+        assert!(rig.sync().is_empty());
     }
 }
