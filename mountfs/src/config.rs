@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use syncmount_common::{FileHash, Name};
 
@@ -477,7 +477,7 @@ fn device_name(host: &str) -> String {
 
 /// Makes `dir` and what is missing above it, each with mode 0700.
 pub(crate) fn create_private_dir(dir: &Path) -> io::Result<()> {
-    fs::DirBuilder::new().recursive(true).mode(0o700).create(dir)
+    crate::store::create_dir_all(dir)
 }
 
 /// Replaces a small file of settings: after a crash it is the old one or the new one, never a part, and only its owner

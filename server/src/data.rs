@@ -134,11 +134,25 @@ fn lock(directory: &Path) -> Result<File, DataError> {
 }
 
 fn make_private(directory: &Path) -> Result<(), DataError> {
+    make_durably(directory).map_err(io_error(directory, "making it"))
+}
+
+/// Makes a directory and what is missing above it. All of it survives a power cut when this returns.
+fn make_durably(directory: &Path) -> io::Result<()> {
     let mut builder = DirBuilder::new();
-    builder.recursive(true);
     #[cfg(unix)]
     std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
-    builder.create(directory).map_err(io_error(directory, "making it"))
+    match builder.create(directory) {
+        Ok(()) => {}
+        Err(_) if directory.is_dir() => return Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            make_durably(directory.parent().ok_or(error)?)?;
+            builder.create(directory)?;
+        }
+        Err(error) => return Err(error),
+    }
+    let parent = directory.parent().filter(|parent| !parent.as_os_str().is_empty());
+    sync_directory(parent.unwrap_or(Path::new(".")))
 }
 
 fn private_file(path: &Path, truncate: bool) -> io::Result<File> {

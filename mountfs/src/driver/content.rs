@@ -59,9 +59,15 @@ impl Manifests {
         if let Some(manifest) = self.recent.lock().get(hash) {
             return Some(manifest.clone());
         }
-        let bytes = fs::read(self.dir.join(hash.to_string())).ok()?;
-        // A file that a power cut left half written does not match its name and is fetched again.
-        let manifest = hash.matches(&bytes).then(|| Manifest::decode(&bytes).ok())??;
+        let path = self.dir.join(hash.to_string());
+        let bytes = fs::read(&path).ok()?;
+        let Some(manifest) = hash.matches(&bytes).then(|| Manifest::decode(&bytes).ok()).flatten() else {
+            // A power cut left it half written. It must not be taken for the right one when that comes.
+            if let Err(error) = fs::remove_file(&path) {
+                tracing::warn!(%error, %hash, "a damaged manifest cannot be removed");
+            }
+            return None;
+        };
         let manifest = Arc::new(manifest);
         self.recent.lock().put(*hash, manifest.clone());
         Some(manifest)
@@ -209,6 +215,11 @@ impl Client {
         let manifest = Arc::new(self.until(deadline, || self.remote.manifest(&content.hash))?);
         self.manifests.remember(content.hash, manifest.clone())?;
         Ok(manifest)
+    }
+
+    /// The manifest of a content, if it is on this machine.
+    pub(super) fn manifest_here(&self, content: &Content) -> Option<Arc<Manifest>> {
+        content.manifest.clone().map(Arc::new).or_else(|| self.manifests.known(&content.hash))
     }
 
     /// Repeats a request until it is answered or the time is up.

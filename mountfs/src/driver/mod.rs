@@ -4,6 +4,7 @@
 //! taken in the order open files, one open file, engine, journal; none is held across the network.
 
 mod content;
+mod durable;
 mod link;
 mod outbox;
 mod prepare;
@@ -74,6 +75,9 @@ pub struct Client {
     generations: AtomicU64,
     /// Staging files were made whose names are not durable yet.
     unsynced_names: AtomicBool,
+    /// Held while names are synced: whoever finds nothing to do must not go on before it is done.
+    syncing_names: Mutex<()>,
+    marks: durable::Marks,
 }
 
 impl Client {

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use std::collections::HashSet;
 use std::io;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use syncmount_common::protocol::commit::CommitRequest;
 use syncmount_common::{ChunkHash, Content, Extent, Manifest};
 use syncmount_engine::backoff::Backoff;
@@ -23,6 +23,9 @@ const GATHER: Duration = Duration::from_millis(1);
 
 /// Drafts that are cut and hashed at the same time: two cores, and a third while one waits for a disk.
 const PREPARE_THREADS: usize = 3;
+
+/// What has waited to be sent for this long, or at most twice as long, is synced although nobody asked for it.
+const SYNC_WAITING_AFTER: Duration = Duration::from_secs(5);
 
 /// Drafts that become cached contents at the same time.
 const SETTLE_THREADS: usize = 2;
@@ -354,6 +357,8 @@ async fn feed(client: Arc<Client>) {
 }
 
 async fn clock(client: Arc<Client>) {
+    let mut synced = Instant::now();
+    let mut waiting = HashSet::new();
     for beat in 1_u64.. {
         tokio::time::sleep(Duration::from_millis(500)).await;
         let worker = client.clone();
@@ -367,6 +372,17 @@ async fn clock(client: Arc<Client>) {
         if let Ok(result) = told.await {
             report(&client, result);
         }
+        if synced.elapsed() < SYNC_WAITING_AFTER {
+            continue;
+        }
+        let worker = client.clone();
+        let pass = tokio::task::spawn_blocking(move || {
+            let result = worker.sync_waiting(&mut waiting);
+            (result, waiting)
+        });
+        let (result, seen) = pass.await.unwrap_or_else(|error| (Err(io::Error::other(error)), HashSet::new()));
+        report(&client, result);
+        (waiting, synced) = (seen, Instant::now());
     }
 }
 
@@ -432,7 +448,7 @@ impl Client {
 
     /// Uploads what the server lacks of a content that is in the cache here.
     fn supply(self: &Arc<Self>, content: &Content) -> Result<Arc<Content>, String> {
-        let deadline = std::time::Instant::now() + Duration::from_secs(30);
+        let deadline = Instant::now() + Duration::from_secs(30);
         let manifest = self.manifest(content, deadline).map_err(|error| error.to_string())?;
         for (offset, extent) in manifest.with_offsets() {
             let Extent::Chunk { hash, len } = extent else { continue };

@@ -1,5 +1,6 @@
 //! Opening the store: what was kept is checked against what is on the disk before anything is shown or sent.
 
+use super::durable::Marks;
 use super::{Client, Room, content, link::Link, outbox::Outbox, rows, session::Voice};
 use crate::files::OpenFiles;
 use crate::ports::Remote;
@@ -62,11 +63,13 @@ impl Client {
             state.append(&crate::store::Record { rows: Vec::new(), meta })?;
         }
         let (voice, note) = Voice::begin(&state, &loaded, rows::cursor(&loaded)?)?;
+        let marks = Marks::load(&loaded);
         let (restored, retired) = rows::decode(loaded)?;
         let staging = StagingDir::open(dir)?;
         for id in retired {
             staging.remove(id)?;
             state.append(&rows::removed(id))?;
+            marks.forget(id);
         }
         let device = Device { id: voice.speaker.device, name: device_name.chars().take(64).collect() };
         let mut engine = Engine::new(Identity { device, seed: random_u64()? }, restored);
@@ -99,6 +102,8 @@ impl Client {
             room: Room::default(),
             generations: AtomicU64::new(0),
             unsynced_names: AtomicBool::new(false),
+            syncing_names: Mutex::default(),
+            marks,
         };
         let last = client.look(|engine| engine.stagings().map(|(_, draft)| draft.generation).max());
         client.generations.store(last.map_or(1, |last| last + 1), Ordering::Relaxed);
@@ -118,14 +123,25 @@ impl Client {
         let mut known = HashSet::new();
         for (node, draft, mtime) in drafts {
             let Some(id) = draft.staging else {
-                self.resume(node, draft.clone(), mtime)?;
+                if suspect && !draft.ready {
+                    // Somebody had made it and had not closed it: what was written then is not here.
+                    self.give_up(node)?;
+                } else {
+                    self.resume(node, draft.clone(), mtime)?;
+                }
                 continue;
             };
             known.insert(id);
             match self.staging.file(id).and_then(|file| file.metadata()).map(|data| data.len()) {
                 Ok(len) => self.check_draft(node, draft, len, mtime, suspect)?,
+                Err(error) if error.kind() == io::ErrorKind::NotFound && self.is_in_cache(&draft)? => {
+                    // It was settled, and the record of that did not survive.
+                    let base = draft.prepared.clone();
+                    let settled = Draft { staging: None, present: Vec::new(), base_len: draft.size, base, ..draft };
+                    self.resume_as(node, Some(id), settled, mtime)?;
+                }
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                    self.set_aside(node, id, "its bytes are missing from the staging folder")?;
+                    self.give_up(node)?;
                 }
                 Err(error) => return Err(error),
             }
@@ -144,40 +160,37 @@ impl Client {
         Ok(())
     }
 
+    fn is_in_cache(&self, draft: &Draft) -> io::Result<bool> {
+        let Some(content) = &draft.prepared else { return Ok(false) };
+        let Some(manifest) = self.manifest_here(content) else { return Ok(false) };
+        Ok(self.cache.entry(&content.hash, &manifest)?.is_whole())
+    }
+
     fn check_draft(&self, node: NodeId, mut draft: Draft, len: u64, mtime: Timestamp, suspect: bool) -> io::Result<()> {
         let reaches = draft.present.last().map_or(0, |(_, end)| *end);
         if len < reaches {
             let id = draft.staging.unwrap_or_default();
             return self.set_aside(node, id, "its bytes did not reach the disk before the machine stopped");
         }
-        if draft.base.is_none() && len > draft.size && !draft.ready {
-            // The process ended while the file was being written: what the writer had handed over counts.
-            draft.size = len;
-            draft.present = vec![(0, len)];
+        if suspect && !self.is_proven(&draft)? {
+            let id = draft.staging.unwrap_or_default();
+            return self.set_aside(
+                node,
+                id,
+                "nothing proves that its bytes reached the disk before the machine stopped",
+            );
+        }
+        if !draft.ready {
+            // The process ended while somebody wrote: nothing that was known of the bytes is sure any more.
             draft.generation = self.next_generation();
             draft.prepared = None;
-        }
-        if suspect && self.has_lost_blocks(&draft)? {
-            let id = draft.staging.unwrap_or_default();
-            return self.set_aside(node, id, "a part of its bytes did not reach the disk before the machine stopped");
-        }
-        self.resume(node, draft, mtime)
-    }
-
-    /// After a power cut a file can have its length and yet lack blocks in between: what was written reads as a hole.
-    fn has_lost_blocks(&self, draft: &Draft) -> io::Result<bool> {
-        let Some(id) = draft.staging else { return Ok(false) };
-        let file = self.staging.file(id)?;
-        for (start, end) in &draft.present {
-            match rustix::fs::seek(&file, rustix::fs::SeekFrom::Hole(*start)) {
-                Ok(hole) if hole < *end => return Ok(true),
-                Ok(_) => {}
-                // The filesystem cannot tell.
-                Err(rustix::io::Errno::INVAL | rustix::io::Errno::OPNOTSUPP) => return Ok(false),
-                Err(error) => return Err(error.into()),
+            if draft.base.is_none() && len > draft.size {
+                // What the writer had handed over counts.
+                draft.size = len;
+                draft.present = vec![(0, len)];
             }
         }
-        Ok(false)
+        self.resume(node, draft, mtime)
     }
 
     /// Nobody has the file open any more: it may be sent.
@@ -185,7 +198,11 @@ impl Client {
         if draft.ready && draft.prepared.is_some() {
             return Ok(());
         }
-        let expected = Expected::Draft(draft.staging);
+        self.resume_as(node, draft.staging, draft, mtime)
+    }
+
+    fn resume_as(&self, node: NodeId, known: Option<u64>, draft: Draft, mtime: Timestamp) -> io::Result<()> {
+        let expected = Expected::Draft(known);
         let update = DraftUpdate {
             generation: draft.generation,
             size: draft.size,
@@ -197,6 +214,13 @@ impl Client {
             ready: true,
         };
         self.change(|engine, now| engine.write_draft(node, expected, update, now))?.map_err(io::Error::other)
+    }
+
+    fn give_up(&self, node: NodeId) -> io::Result<()> {
+        let path = self.look(|engine| engine.path(node)).unwrap_or_else(|| "(removed)".into());
+        self.change(|engine, now| engine.abandon_draft(node, now))?;
+        self.note(format!("{path}: its last bytes did not survive; what the server has of it is shown"));
+        Ok(())
     }
 
     fn set_aside(&self, node: NodeId, staging: u64, why: &str) -> io::Result<()> {

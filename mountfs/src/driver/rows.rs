@@ -10,6 +10,7 @@ use syncmount_engine::{Record, Restored, Row};
 const CURSOR: &str = "cursor";
 const UNANSWERED: &str = "unanswered";
 const RETIRED: &str = "retired/";
+const DURABLE: &str = "durable/";
 
 fn other(error: impl std::error::Error + Send + Sync + 'static) -> io::Error {
     io::Error::other(error)
@@ -35,7 +36,29 @@ pub(super) fn encode(record: &Record) -> io::Result<Kept> {
 
 /// The record that a retired staging file has been removed.
 pub(super) fn removed(staging: u64) -> Kept {
-    Kept { rows: Vec::new(), meta: vec![(retired_key(staging), None)] }
+    Kept { rows: Vec::new(), meta: vec![(retired_key(staging), None), (durable_key(staging), None)] }
+}
+
+/// The record that the bytes of a staging file are synced as they were in this generation.
+pub(super) fn marked_durable(staging: u64, generation: u64) -> Kept {
+    Kept { rows: Vec::new(), meta: vec![(durable_key(staging), Some(generation.to_le_bytes().to_vec()))] }
+}
+
+/// The record that they are not any more.
+pub(super) fn not_durable(staging: u64) -> Kept {
+    Kept { rows: Vec::new(), meta: vec![(durable_key(staging), None)] }
+}
+
+fn durable_key(staging: u64) -> String {
+    format!("{DURABLE}{staging}")
+}
+
+/// The staging files whose bytes are synced, and of which generation.
+pub(super) fn durable(loaded: &Loaded) -> impl Iterator<Item = (u64, u64)> {
+    loaded.meta.iter().filter_map(|(key, value)| {
+        let generation = u64::from_le_bytes(value.as_slice().try_into().ok()?);
+        Some((key.strip_prefix(DURABLE)?.parse().ok()?, generation))
+    })
 }
 
 fn retired_key(staging: u64) -> String {

@@ -31,6 +31,9 @@ impl Client {
         if !whole {
             self.copy_to_cache(&overlay, content)?;
         }
+        if let Some(staging) = &overlay.staging {
+            self.keep_before_dropping(staging.id)?;
+        }
         let mut inner = file.inner.write();
         if inner.generation != generation || inner.told != generation || inner.node != node {
             return Ok(());
@@ -57,6 +60,7 @@ impl Client {
                 self.staging.remove(id)?;
             }
             self.state.append(&rows::removed(id))?;
+            self.marks.forget(id);
         }
         Ok(())
     }
@@ -84,7 +88,10 @@ impl Client {
 
     /// Removes a staging file that no row refers to any more.
     pub(super) fn drop_staging(&self, id: u64) -> io::Result<()> {
+        self.keep_before_dropping(id)?;
         self.staging.remove(id)?;
-        self.state.append(&rows::removed(id))
+        self.state.append(&rows::removed(id))?;
+        self.marks.forget(id);
+        Ok(())
     }
 }

@@ -174,6 +174,9 @@ impl Client {
                 Backing::Clean(_) => self.next_generation(),
                 Backing::Draft(_) => inner.generation,
             };
+            if let Some(staging) = &overlay.staging {
+                self.unmark(staging.id)?;
+            }
             match self.tell_as(&inner, &overlay, generation, false) {
                 Err(WriteError::Refused(Refusal::Stale)) if Instant::now() < deadline => {
                     drop(inner);
@@ -257,7 +260,8 @@ impl Client {
         file.inner.write().mtime = mtime;
     }
 
-    fn sync_names(&self) -> io::Result<()> {
+    pub(super) fn sync_names(&self) -> io::Result<()> {
+        let _syncing = self.syncing_names.lock();
         if !self.unsynced_names.swap(false, Ordering::AcqRel) {
             return Ok(());
         }
@@ -270,16 +274,9 @@ impl Client {
 
     /// Makes the bytes and the news of them survive a power cut.
     pub fn sync_file(&self, file: &OpenFile) -> Result<(), WriteError> {
-        let staging = match &file.inner.read().backing {
-            Backing::Draft(overlay) => overlay.staging.clone(),
-            Backing::Clean(_) => None,
-        };
-        if let Some(staging) = staging {
-            staging.file.sync_data()?;
-            self.sync_names()?;
-        }
         // Whoever asks for durability has finished a step: other devices may see it.
         self.tell(file, true)?;
+        self.sync_bytes(file)?;
         self.sync_journal()?;
         Ok(())
     }

@@ -131,9 +131,30 @@ pub(super) fn sync_file_system(_: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Makes `dir` and its parents where they are missing, and `dir` itself for its owner only.
+/// Makes `dir` and its parents where they are missing, durably, and what it makes for its owner only.
+pub(crate) fn create_dir_all(dir: &Path) -> io::Result<()> {
+    let mut builder = fs::DirBuilder::new();
+    #[cfg(unix)]
+    std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
+    match builder.create(dir) {
+        Ok(()) => {}
+        Err(_) if dir.is_dir() => return Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            create_dir_all(dir.parent().ok_or(error)?)?;
+            builder.create(dir)?;
+        }
+        Err(error) => return Err(error),
+    }
+    match dir.parent() {
+        Some(parent) if parent.as_os_str().is_empty() => sync_dir(Path::new(".")),
+        Some(parent) => sync_dir(parent),
+        None => Ok(()),
+    }
+}
+
+/// The same, and `dir` for its owner only although it was there.
 pub(super) fn create_private_dir(dir: &Path) -> io::Result<()> {
-    fs::create_dir_all(dir)?;
+    create_dir_all(dir)?;
     #[cfg(unix)]
     {
         use std::os::unix::fs::PermissionsExt as _;

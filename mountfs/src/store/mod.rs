@@ -15,6 +15,8 @@ mod session;
 mod staging;
 mod state;
 
+pub(crate) use disk::create_dir_all;
+
 pub use cache::{Cache, Entry, Verified};
 pub use ranges::RangeSet;
 pub use staging::{Lost, Staged, StagingDir};

@@ -385,6 +385,13 @@ impl Vfs {
         self.require_writable()?;
         let (from_dir, to_dir) = (self.node(from.0)?, self.node(to.0)?);
         let name = Name::new(to.1)?;
+        let pair = self.client.look(|engine| engine.child(from_dir, from.1).zip(engine.child(to_dir, to.1)));
+        if let Some((mover, other)) = pair.filter(|_| mode != RenameMode::NoReplace) {
+            self.client.sync_replacement(mover)?;
+            if mode == RenameMode::Exchange {
+                self.client.sync_replacement(other)?;
+            }
+        }
         let (replaced, attrs) = self.client.change(|engine, now| {
             let attrs = attrs_of(engine, engine.child(to_dir, to.1));
             engine.rename((from_dir, from.1), (to_dir, name), mode, now).map(|replaced| (replaced, attrs))
