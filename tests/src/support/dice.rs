@@ -27,6 +27,11 @@ impl Dice {
         Self(StdRng::seed_from_u64(seed))
     }
 
+    /// A fixed one, for runs that are the same each time.
+    pub fn fixed(seed: u64) -> Self {
+        Self(StdRng::seed_from_u64(seed))
+    }
+
     /// Another generator for another thread, determined by this one.
     pub fn fork(&mut self) -> Self {
         Self(StdRng::seed_from_u64(self.0.random()))

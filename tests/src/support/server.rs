@@ -19,10 +19,10 @@ pub struct Server {
 }
 
 impl Server {
-    /// Starts a server below `root` on a free port.
-    pub(super) fn start_in(root: &Path) -> Self {
+    /// Starts a server with this data directory, on a free port; its log lies in `root`.
+    pub(super) fn start_in(root: &Path, data: PathBuf) -> Self {
         let mut server = Self {
-            data: root.join("server"),
+            data,
             log: root.join("server.log"),
             address: "127.0.0.1:0".into(),
             options: Vec::new(),
@@ -35,6 +35,11 @@ impl Server {
     /// `http://127.0.0.1:PORT`.
     pub fn url(&self) -> String {
         format!("http://{}", self.address)
+    }
+
+    /// `127.0.0.1:PORT`.
+    pub(super) fn address(&self) -> &str {
+        &self.address
     }
 
     /// The file with the first token.
@@ -111,6 +116,14 @@ impl Server {
             other => Err(format!("{other:?}")),
         });
         assert!(status.success(), "the server ended with {status}: {}", tail(&self.log));
+    }
+
+    /// `syncmount-server check` finds nothing wrong. The server must not run.
+    #[track_caller]
+    pub fn assert_sound(&self) {
+        assert!(self.child.is_none(), "the server runs");
+        let said = super::run(Command::new(program("syncmount-server")).arg("check").arg("--data").arg(&self.data));
+        assert_eq!(said.code, Some(0), "{said:?}");
     }
 
     /// Runs one of the server's commands, like `folder add photos`, and gives what it printed.

@@ -1,7 +1,9 @@
 //! A server and the devices around it, in one temporary directory.
 
 use super::device::{Device, processes_at};
+use super::lossy_disk::{LossyDisk, Ordering};
 use super::place::Place;
+use super::proxy::Proxy;
 use super::server::{Server, tail};
 use parking_lot::{Mutex, MutexGuard};
 use rustix::process::{Signal, kill_process};
@@ -35,9 +37,18 @@ impl World {
     /// The same for a test that may take longer than others.
     pub fn lasting(limit: Duration) -> Self {
         let place = Place::take();
-        let root = tempfile::Builder::new().prefix("syncmount-").tempdir().expect("there is a temporary directory");
-        let server = Mutex::new(Server::start_in(root.path()));
+        let root = temporary_dir();
+        let server = Mutex::new(Server::start_in(root.path(), root.path().join("server")));
         Self { _ended: watch(root.path().into(), limit), server, root, _place: place }
+    }
+
+    /// A world whose server has its data on a disk that forgets.
+    pub fn on_lossy_disk(ordering: Ordering) -> (Self, LossyDisk) {
+        let place = Place::take();
+        let root = temporary_dir();
+        let disk = LossyDisk::new(root.path().join("server-disk"), ordering);
+        let server = Mutex::new(Server::start_in(root.path(), disk.path().join("server")));
+        (Self { _ended: watch(root.path().into(), TEST_MAX), server, root, _place: place }, disk)
     }
 
     /// The server, to stop and start.
@@ -54,6 +65,14 @@ impl World {
     pub fn device(&self, name: &str) -> Device {
         let server = self.server.lock();
         Device::new(self.root.path(), name, server.url(), server.token_file())
+    }
+
+    /// A device that is not mounted and reaches the server over a line of its own.
+    pub fn device_behind_proxy(&self, name: &str) -> (Proxy, Device) {
+        let server = self.server.lock();
+        let proxy = Proxy::new(server.address());
+        let device = Device::new(self.root.path(), name, proxy.url(), server.token_file());
+        (proxy, device)
     }
 
     /// A device with a live mount.
@@ -78,6 +97,10 @@ impl World {
         self.server().start();
         done
     }
+}
+
+fn temporary_dir() -> TempDir {
+    tempfile::Builder::new().prefix("syncmount-").tempdir().expect("there is a temporary directory")
 }
 
 impl Drop for World {

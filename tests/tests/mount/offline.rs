@@ -1,7 +1,7 @@
 //! Without a server the folder stays usable, and it comes up again without one.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 use syncmount_tests::support::*;
@@ -122,4 +122,63 @@ fn what_is_pending_at_fusermount_is_still_sent_while_the_server_answers() {
             other => Err(format!("{number}: {:?}", other.map(|found| found.len()))),
         });
     }
+}
+
+fn git(device: &Device, dir: &Path, words: &[&str]) -> Said {
+    let mut command = Command::new("git");
+    device.environment(&mut command);
+    for (variable, value) in [
+        ("GIT_AUTHOR_NAME", "Somebody"),
+        ("GIT_AUTHOR_EMAIL", "somebody@example.org"),
+        ("GIT_COMMITTER_NAME", "Somebody"),
+        ("GIT_COMMITTER_EMAIL", "somebody@example.org"),
+        ("GIT_CONFIG_NOSYSTEM", "1"),
+    ] {
+        command.env(variable, value);
+    }
+    run(command.current_dir(dir).args(words))
+}
+
+/// A repository with a few hundred files and some history, outside of the mounts.
+fn repository(world: &World, device: &Device, dice: &mut Dice) -> PathBuf {
+    let repository = world.path("repository");
+    fs::create_dir(&repository).unwrap();
+    git(device, &repository, &["init", "--quiet", "--initial-branch=main"]).good();
+    random_tree(dice, &repository, 250).unwrap();
+    for number in 0..5 {
+        fs::write(repository.join("counted"), format!("{number}\n")).unwrap();
+        fs::write(repository.join(format!("added {number}")), bytes(dice, 20_000)).unwrap();
+        git(device, &repository, &["add", "--all"]).good();
+        git(device, &repository, &["commit", "--quiet", "--message", &format!("Number {number}")]).good();
+    }
+    repository
+}
+
+fn assert_is_sound_clone(device: &Device, what: &str) {
+    let clone = device.path("clone");
+    let said = git(device, &clone, &["fsck", "--full", "--strict"]);
+    assert_eq!(said.code, Some(0), "{what}: {said:?}");
+    let said = git(device, &clone, &["status", "--porcelain"]);
+    assert_eq!(said.good(), "", "{what}: the tree is as it was committed");
+    assert_eq!(git(device, &clone, &["rev-list", "--count", "HEAD"]).good().trim(), "5", "{what}");
+}
+
+#[test]
+fn a_git_clone_works_without_a_server_and_arrives_whole_later() {
+    let mut dice = Dice::new("a_git_clone_works_without_a_server");
+    let world = World::new();
+    let (a, b) = (world.mount("A"), world.mount("B"));
+    let repository = repository(&world, &a, &mut dice);
+    world.while_offline(|| {
+        // From a path git would make hard links, which are refused here: it must go on by copying.
+        let said = git(&a, &a.folder, &["clone", "--quiet", repository.to_str().unwrap(), "clone"]);
+        assert_eq!(said.code, Some(0), "{said:?}");
+        assert_is_sound_clone(&a, "at A, offline");
+        assert!(!a.status().connected && a.status().pending_files > 250, "{:?}", a.status());
+    });
+    a.wait_synced();
+    assert_become_equal(&a.folder, &b.folder, DirTimes::Ignored);
+    assert_is_sound_clone(&b, "at B");
+    assert_is_sound_clone(&a, "at A");
+    assert_eq!(a.status().problems, []);
 }

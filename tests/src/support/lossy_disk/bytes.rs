@@ -54,12 +54,11 @@ impl Image {
 
     fn punch(&mut self, range: &Range<u64>) {
         let whole = range.start.div_ceil(BLOCK_LEN)..range.end / BLOCK_LEN;
-        let mut edges = vec![range.start..range.end.min(whole.start * BLOCK_LEN)];
-        if whole.start <= whole.end {
-            self.blocks.retain(|number, _| !whole.contains(number));
-            edges.push(range.start.max(whole.end * BLOCK_LEN)..range.end);
-        }
-        for edge in edges.into_iter().filter(|edge| edge.start < edge.end) {
+        self.blocks.retain(|number, _| !whole.contains(number));
+        let head = range.start..range.end.min(whole.start * BLOCK_LEN);
+        // A range within one block has no tail.
+        let tail = head.end.max(whole.end * BLOCK_LEN)..range.end;
+        for edge in [head, tail].into_iter().filter(|edge| edge.start < edge.end) {
             let number = edge.start / BLOCK_LEN;
             if self.blocks.contains_key(&number) {
                 let base = number * BLOCK_LEN;
