@@ -482,3 +482,26 @@ fn what_the_server_has_acknowledged_survives() {
 fn both_lose_power_at_once() {
     seeds("both_lose_power_at_once", 0..2).into_iter().for_each(|seed| server_loses_power(seed, true));
 }
+
+#[test]
+fn what_waits_for_a_server_is_synced_without_being_asked() {
+    let mut dice = Dice::new("what_waits_for_a_server");
+    let world = World::new();
+    let (mut disk, a, cache) = on_disk(&world, "A", ordering(&mut dice));
+    let mirror = world.path("mirror");
+    fs::create_dir(&mirror).unwrap();
+    random_tree(&mut dice, &mirror, 60).unwrap();
+    world.while_offline(|| {
+        run(std::process::Command::new("cp").arg("-a").arg(mirror.join(".")).arg(&a.folder)).good();
+        // Twice the time after which what waits is synced, and some for a loaded machine.
+        std::thread::sleep(Duration::from_secs(14));
+        a.kill();
+        disk.power_cut(dice.random());
+        another_boot(&cache);
+        a.mount();
+        assert_equal(&mirror, &a.folder, DirTimes::Ignored);
+    });
+    let b = world.mount("B");
+    a.wait_synced();
+    assert_become_equal(&mirror, &b.folder, DirTimes::Ignored);
+}
