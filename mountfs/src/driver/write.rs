@@ -187,7 +187,11 @@ impl Client {
                     }
                 }
                 told => {
-                    // What was removed while it is open goes on for those who have it open, and ends with them.
+                    // What was removed while it is open goes on for those who have it open, and ends with them: its new
+                    // staging file needs no name.
+                    if let (Err(WriteError::Refused(Refusal::NotFound)), Some(nameless)) = (&told, &fresh) {
+                        self.staging.remove(nameless.id)?;
+                    }
                     if let Err(error) = told
                         && !matches!(error, WriteError::Refused(Refusal::NotFound))
                     {

@@ -516,3 +516,24 @@ fn a_reader_of_a_file_that_is_cut_shorter_sees_less_and_no_error() {
         });
     });
 }
+
+#[test]
+fn what_is_written_to_a_removed_file_ends_with_the_last_one_who_has_it_open() {
+    let world = World::new();
+    let cache = world.path("cache of A");
+    let a = world.mount_with("A", &["--cache-dir".as_ref(), cache.as_os_str()]);
+    fs::write(a.path("file"), "as it was").unwrap();
+    a.wait_synced();
+    let staged = || fs::read_dir(cache.join("staging")).unwrap().count();
+    until("the file's bytes in the cache", || if staged() == 0 { Ok(()) } else { Err("still staged".into()) });
+    let file = OpenOptions::new().read(true).write(true).open(a.path("file")).unwrap();
+    fs::remove_file(a.path("file")).unwrap();
+    file.write_all_at(b"AS", 0).unwrap();
+    let mut text = [0; 9];
+    file.read_exact_at(&mut text, 0).unwrap();
+    assert_eq!(&text, b"AS it was");
+    assert_eq!(staged(), 0, "no name that the next start would find without a file");
+    drop(file);
+    a.wait_synced();
+    assert!(fs::metadata(a.path("file")).is_err());
+}
