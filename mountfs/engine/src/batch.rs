@@ -269,6 +269,8 @@ impl Engine {
         self.ops_max = (self.ops_max * 2).min(OPS_PER_BATCH);
         if self.feed.advance_own(done) {
             self.touch_cursor();
+        } else {
+            batch.sent.iter().zip(done.first_seq..).for_each(|(sent, rev)| self.feed.note_unread(sent.node, rev));
         }
     }
 

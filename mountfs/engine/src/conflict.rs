@@ -20,7 +20,8 @@ pub(crate) fn keeps_name(a: &State, b: &State, a_at_server: bool) -> bool {
 /// parentheses until `taken` says no. A copy of a copy keeps one note only. The extension stays, so that the file opens
 /// in its program; what is too long is cut at a character's boundary.
 pub fn conflict_name(name: &Name, device: &str, at: Timestamp, taken: impl Fn(&Name) -> bool) -> Name {
-    let (stem, extension) = split(name.as_bytes());
+    // A note without an extension behind it has dots of its own.
+    let (stem, extension) = split(without_note(name.as_bytes()));
     let stem = without_note(stem);
     let device: String = device.chars().map(|c| if "/\\:*?\"<>|\0()".contains(c) { '-' } else { c }).take(40).collect();
     let time = time_text(at);
@@ -94,6 +95,10 @@ mod tests {
         assert_eq!(named(first, &[]), first);
         assert_eq!(named("report.txt", &[first]), "report (conflict, anna's laptop, 2026-11-22 10.15.30 2).txt");
         assert_eq!(named(".bashrc", &[]), ".bashrc (conflict, anna's laptop, 2026-11-22 10.15.30)");
+        let plain = "Makefile (conflict, anna's laptop, 2026-11-22 10.15.30)";
+        assert_eq!(named("Makefile", &[]), plain);
+        assert_eq!(named(plain, &[]), plain);
+        assert_eq!(named(plain, &[plain]), "Makefile (conflict, anna's laptop, 2026-11-22 10.15.30 2)");
     }
 
     proptest! {

@@ -135,6 +135,11 @@ impl Engine {
             if local.is_some() && synced.as_ref().is_none_or(|synced| synced.state.is_none()) {
                 self.sent_before.insert(id);
             }
+            if let (Some(synced), Some(cursor)) = (&synced, self.feed.cursor())
+                && synced.rev > cursor.seq
+            {
+                self.feed.note_unread(id, synced.rev);
+            }
             self.tree.set_detached(id, local, synced, row.changed);
             if self.tree.get(id).is_some_and(Entry::is_dirty) {
                 self.unanswered.insert(id);

@@ -7,13 +7,13 @@ use crate::conflict::{conflict_name, keeps_name};
 use crate::engine::{Engine, is_dir};
 use crate::output::{Changed, Effect};
 use crate::reconcile::{Copy, Facts, merge};
-use crate::state::{Body, FileBody, State};
+use crate::state::{Body, Draft, FileBody, State};
 use crate::tree::{Entry, Synced};
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 use syncmount_common::protocol::changes::{ChangesPage, Cursor};
 use syncmount_common::protocol::commit::Committed;
-use syncmount_common::{Attrs, DeviceId, Name, Node, NodeId, Placement, Rev, Timestamp};
+use syncmount_common::{Attrs, DeviceId, Name, Node, NodeId, NodeKind, Placement, Rev, Timestamp};
 
 /// How often a page is held back for hashes before drafts that keep changing count as different.
 const HELD_MAX: u32 = 3;
@@ -41,7 +41,15 @@ pub(crate) struct Feed {
     /// What this device has removed at the server and the tree has forgotten: a page that was on its way meanwhile may
     /// still tell of it.
     removed: BTreeMap<NodeId, Rev>,
+    /// What the server has taken from here and the cursor has not passed: the feed must tell of it, or the server was set
+    /// back to a time before.
+    unread: BTreeMap<NodeId, Rev>,
+    /// Complete states in a row that ended before all of `unread`.
+    short: u32,
 }
+
+/// A page may have been asked for before the commit that it does not tell of; the next one was asked for after it.
+const SHORT_MAX: u32 = 2;
 
 impl Feed {
     pub(crate) fn new(cursor: Option<Cursor>) -> Self {
@@ -57,6 +65,8 @@ impl Feed {
             held: 0,
             whole: cursor.is_none(),
             removed: BTreeMap::new(),
+            unread: BTreeMap::new(),
+            short: 0,
         }
     }
 
@@ -80,6 +90,25 @@ impl Feed {
     /// The server has taken a removal made here.
     pub(crate) fn note_removed(&mut self, id: NodeId, rev: Rev) {
         self.removed.insert(id, rev);
+    }
+
+    /// The server has `id` at `rev`, which this device knows from its own commit and has not read.
+    pub(crate) fn note_unread(&mut self, id: NodeId, rev: Rev) {
+        self.unread.insert(id, rev);
+        self.short = 0;
+    }
+
+    /// Whether a complete state up to `cursor` lacks what the server has said that it took.
+    fn lacks_own(&mut self, news: &[Node], cursor: Cursor) -> bool {
+        if self.unread.is_empty() {
+            return false;
+        }
+        let told: HashMap<NodeId, Rev> = news.iter().map(|node| (node.id, node.rev)).collect();
+        let is_told = |id: &NodeId, rev: Rev| told.get(id).is_some_and(|told| *told >= rev);
+        let lacks = self.unread.iter().any(|(id, rev)| *rev <= cursor.seq && !is_told(id, *rev));
+        self.unread.retain(|_, rev| *rev > cursor.seq);
+        self.short = if self.unread.is_empty() { 0 } else { self.short + 1 };
+        lacks || self.short >= SHORT_MAX
     }
 
     fn is_outlived(&self, node: &Node) -> bool {
@@ -129,7 +158,7 @@ impl Engine {
 
     /// Whether the next page should be asked for without holding it: something waits for it.
     pub fn wants_page_now(&self) -> bool {
-        self.feed.awaits_page || self.feed.partial.is_some() || self.feed.whole
+        self.feed.awaits_page || self.feed.partial.is_some() || self.feed.whole || !self.feed.unread.is_empty()
     }
 
     /// Whether a complete state waits to be merged; no further page should be asked for until then.
@@ -160,6 +189,8 @@ impl Engine {
         self.feed.partial = None;
         self.feed.whole = true;
         self.feed.awaits_page = true;
+        self.feed.unread.clear();
+        self.feed.short = 0;
     }
 
     /// Nothing is sent before the next complete state from the server.
@@ -181,6 +212,10 @@ impl Engine {
         }
         let Some(cursor) = self.feed.complete.take() else { return };
         let news = latest(std::mem::take(&mut self.feed.news));
+        if !self.feed.whole && self.feed.lacks_own(&news, cursor) {
+            self.begin_resync();
+            return;
+        }
         let other_life = self.feed.whole && self.feed.cursor.is_some();
         if news.is_empty() && self.feed.awaits_page && self.feed.fruitless >= FRUITLESS_MAX {
             self.feed.fruitless = 0;
@@ -191,11 +226,13 @@ impl Engine {
             self.forget_agreements(&news);
         }
         self.feed.held = 0;
-        self.feed.whole = false;
+        let was_whole = std::mem::take(&mut self.feed.whole);
         self.feed.awaits_page = false;
         self.apply(news, now);
         self.feed.removed.retain(|_, rev| *rev > cursor.seq);
-        if self.feed.cursor != Some(cursor) {
+        // Own commits may have moved the cursor past a page that was asked for before them.
+        let is_behind = self.feed.cursor.is_some_and(|known| known.epoch == cursor.epoch && known.seq > cursor.seq);
+        if self.feed.cursor != Some(cursor) && (was_whole || !is_behind) {
             self.feed.cursor = Some(cursor);
             self.touch_cursor();
         }
@@ -206,19 +243,7 @@ impl Engine {
         if self.feed.held >= HELD_MAX {
             return false;
         }
-        let mut wanted = Vec::new();
-        for node in &self.feed.news {
-            let Some(content) = &node.content else { continue };
-            let rivals = node.names.iter().filter_map(|place| self.tree.child(place.parent, place.name.as_bytes()));
-            for id in rivals.chain([node.id]) {
-                let unknown = self
-                    .draft(id)
-                    .is_some_and(|draft| draft.ready && draft.prepared.is_none() && draft.size == content.size);
-                if unknown && !self.failed.contains_key(&id) {
-                    wanted.push(id);
-                }
-            }
-        }
+        let wanted = self.unhashed_rivals();
         if wanted.is_empty() {
             return false;
         }
@@ -230,10 +255,54 @@ impl Engine {
         true
     }
 
+    /// Drafts that the news let meet a file of the same size under the same name: at its place, or in a directory that goes
+    /// up in another one.
+    fn unhashed_rivals(&self) -> Vec<NodeId> {
+        let news = self.feed.news.iter().filter(|node| !node.deleted);
+        let told: HashMap<(NodeId, &Name), &Node> = news
+            .clone()
+            .flat_map(|node| node.names.iter().map(move |place| ((place.parent, &place.name), node)))
+            .collect();
+        let (mut wanted, mut merging, mut seen) = (Vec::new(), Vec::new(), BTreeSet::new());
+        for node in news {
+            let size = node.content.as_ref().map(|content| content.size);
+            wanted.extend(Some(node.id).filter(|id| self.is_unhashed(*id, size)));
+            for place in &node.names {
+                let Some(here) = self.tree.child(place.parent, place.name.as_bytes()) else { continue };
+                wanted.extend(Some(here).filter(|id| *id != node.id && self.is_unhashed(*id, size)));
+                merging.extend(Some((node.id, here)).filter(|_| node.kind == NodeKind::Dir));
+            }
+        }
+        while let Some((coming, here)) = merging.pop() {
+            if coming == here || !self.tree.is_dir(here) || !seen.insert((coming, here)) {
+                continue;
+            }
+            for (name, child) in self.tree.children(here) {
+                let known = || {
+                    let id = self.tree.child(coming, name.as_bytes())?;
+                    let state = self.tree.local(id)?;
+                    Some((id, state.kind(), state.body.content().map(|content| content.size)))
+                };
+                let telling = |node: &&Node| (node.id, node.kind, node.content.as_ref().map(|content| content.size));
+                let Some((id, kind, size)) = told.get(&(coming, name)).map(telling).or_else(known) else { continue };
+                wanted.extend(Some(child).filter(|child| *child != id && self.is_unhashed(*child, size)));
+                merging.extend(Some((id, child)).filter(|_| kind == NodeKind::Dir));
+            }
+        }
+        wanted
+    }
+
+    /// Whether the node is a draft of this size that is not being written to, and of which it is not known what it is.
+    fn is_unhashed(&self, id: NodeId, size: Option<u64>) -> bool {
+        let unknown = |draft: &Draft| draft.ready && draft.prepared.is_none() && Some(draft.size) == size;
+        self.draft(id).is_some_and(unknown) && !self.failed.contains_key(&id)
+    }
+
     /// In another life of the history no earlier agreement counts, and nothing that is absent was removed.
     fn forget_agreements(&mut self, news: &[Node]) {
         let known: BTreeMap<NodeId, bool> = news.iter().map(|node| (node.id, node.deleted)).collect();
-        let ids: Vec<NodeId> = self.tree.ids().filter(|id| *id != NodeId::ROOT).collect();
+        // In order, so that the order of work does not depend on that of a hash table.
+        let ids: BTreeSet<NodeId> = self.tree.ids().filter(|id| *id != NodeId::ROOT).collect();
         for id in ids {
             let Some(entry) = self.tree.get(id) else { continue };
             let (local, changed) = (entry.local.clone(), entry.changed);
@@ -523,7 +592,10 @@ impl Engine {
     pub(crate) fn free_name(&self, parent: NodeId, name: &Name, device: &str, at: Timestamp) -> Name {
         conflict_name(name, device, at, |candidate| {
             let place = Placement { parent, name: candidate.clone() };
-            self.tree.child(parent, candidate.as_bytes()).is_some() || self.tree.displaced_at(&place).is_some()
+            // A copy may be in the way of another one: its own name is not free, whoever holds it at this moment.
+            candidate == name
+                || self.tree.child(parent, candidate.as_bytes()).is_some()
+                || self.tree.displaced_at(&place).is_some()
         })
     }
 
@@ -630,9 +702,11 @@ fn staging_of(state: Option<&State>) -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
-    use crate::RenameMode;
     use crate::rig::{NOW, Rig, content, id, name};
-    use syncmount_common::{NodeId, NodeKind};
+    use crate::{Body, CommitAnswer, Draft, FileBody, PrepareAnswer, RenameMode, conflict_name};
+    use std::sync::Arc;
+    use syncmount_common::protocol::commit::Committed;
+    use syncmount_common::{Attrs, NodeId, NodeKind};
 
     const ROOT: NodeId = NodeId::ROOT;
 
@@ -646,6 +720,17 @@ mod tests {
     }
 
     #[test]
+    fn a_conflict_copy_whose_name_is_taken_gets_another() {
+        let mut rig = Rig::new();
+        let theirs = rig.theirs(id(9), ROOT, "x", Some(2));
+        let taken = conflict_name(&name("a.txt"), "there", theirs.attrs.mtime, |_| false).to_string();
+        let mine = rig.file(ROOT, &taken, 1);
+        rig.news(vec![rig.theirs(id(9), ROOT, &taken, Some(2))]);
+        assert_eq!(rig.engine.child(ROOT, taken.as_bytes()), Some(mine));
+        assert_eq!(rig.names(ROOT).len(), 2);
+    }
+
+    #[test]
     fn equal_files_with_one_name_are_one() {
         let mut rig = Rig::new();
         rig.file(ROOT, "a.txt", 1);
@@ -653,6 +738,21 @@ mod tests {
         assert_eq!(rig.names(ROOT), ["a.txt"]);
         assert_eq!(rig.engine.child(ROOT, b"a.txt"), Some(id(9)), "the one that others see already");
         assert!(rig.sync().is_empty());
+    }
+
+    #[test]
+    fn equal_files_in_directories_that_merge_are_one_even_if_that_is_not_known_yet() {
+        let mut rig = Rig::new();
+        let mine = rig.mkdir(ROOT, "dir");
+        let body = Body::File(FileBody::Draft(Box::new(Draft { ready: true, size: 1, ..Draft::empty() })));
+        let attrs = Attrs { mode: 0o644, mtime: NOW };
+        let draft = rig.engine.create(mine, name("f"), attrs, body, NOW).unwrap();
+        let (dir, theirs) = (rig.theirs(id(8), ROOT, "dir", None), rig.theirs(id(9), id(8), "f", Some(1)));
+        rig.news(vec![dir, theirs]);
+        rig.engine.prepared(draft, 0, PrepareAnswer::Ready(Arc::new(content(1))), NOW);
+        rig.drive();
+        assert_eq!(rig.names(id(8)), ["f"]);
+        assert_eq!(rig.engine.child(id(8), b"f"), Some(id(9)));
     }
 
     #[test]
@@ -709,6 +809,65 @@ mod tests {
         gone.rev = 2;
         rig.news(vec![gone]);
         assert!(rig.names(ROOT).is_empty(), "the tombstone is the later one");
+    }
+
+    /// A file that the server has taken as number 5 of its history, of which 1 to 4 are not known here.
+    fn taken_far_ahead(rig: &mut Rig) -> NodeId {
+        let file = rig.file(ROOT, "a", 1);
+        rig.drive();
+        let request = rig.send().expect("a commit");
+        let done = Committed { first_seq: 5, last_seq: 5, tag: 0 };
+        rig.engine.committed(request.op_id, CommitAnswer::Committed(done), NOW);
+        rig.drive();
+        file
+    }
+
+    fn reads_anew(rig: &Rig) -> bool {
+        rig.engine.cursor().is_some() && rig.engine.next_page_from().is_none()
+    }
+
+    #[test]
+    fn a_history_without_what_the_server_took_from_here_is_another_one() {
+        let mut rig = Rig::new();
+        taken_far_ahead(&mut rig);
+        rig.page(vec![rig.theirs(id(9), ROOT, "b", Some(2))], 7, false);
+        rig.drive();
+        assert!(reads_anew(&rig), "number 5 is behind, and it was not the file");
+        let mut rig = Rig::new();
+        taken_far_ahead(&mut rig);
+        rig.restart();
+        for anew in [false, true] {
+            assert!(rig.engine.wants_page_now());
+            rig.page(Vec::new(), 4, false);
+            rig.drive();
+            assert_eq!(reads_anew(&rig), anew, "a page may have been asked for before, a second one not");
+        }
+    }
+
+    #[test]
+    fn what_the_server_took_from_here_may_be_told_later() {
+        let mut rig = Rig::new();
+        let file = taken_far_ahead(&mut rig);
+        rig.page(vec![rig.theirs(id(9), ROOT, "b", Some(2))], 4, false);
+        rig.drive();
+        let own = syncmount_common::Node { rev: 5, ..Rig::mine(rig.theirs(file, ROOT, "a", Some(1))) };
+        rig.page(vec![own], 5, false);
+        rig.drive();
+        assert!(!reads_anew(&rig) && !rig.engine.wants_page_now());
+        assert_eq!(rig.names(ROOT), ["a", "b"]);
+    }
+
+    #[test]
+    fn a_late_page_does_not_move_the_cursor_back() {
+        let mut rig = Rig::new();
+        let before = rig.engine.cursor();
+        rig.file(ROOT, "a", 1);
+        rig.sync();
+        let after = rig.engine.cursor();
+        assert_ne!(before, after);
+        rig.page(Vec::new(), before.map_or(0, |cursor| cursor.seq), false);
+        rig.drive();
+        assert_eq!(rig.engine.cursor(), after);
     }
 
     #[test]
