@@ -168,7 +168,10 @@ impl Client {
 
     fn check_draft(&self, node: NodeId, mut draft: Draft, len: u64, mtime: Timestamp, suspect: bool) -> io::Result<()> {
         let reaches = draft.present.last().map_or(0, |(_, end)| *end);
-        if len < reaches {
+        if len < reaches && !draft.ready && !suspect {
+            // The process ended after the writer had cut the file.
+            draft = self.cut_off(draft, len);
+        } else if len < reaches {
             let id = draft.staging.unwrap_or_default();
             return self.set_aside(node, id, "its bytes did not reach the disk before the machine stopped");
         }
@@ -191,6 +194,14 @@ impl Client {
             }
         }
         self.resume(node, draft, mtime)
+    }
+
+    /// The draft as it is if only `len` bytes are left of it.
+    fn cut_off(&self, draft: Draft, len: u64) -> Draft {
+        let present =
+            draft.present.iter().filter(|(start, _)| *start < len).map(|(start, end)| (*start, len.min(*end)));
+        let (present, base_len) = (present.collect(), draft.base_len.min(len));
+        Draft { size: len, present, base_len, generation: self.next_generation(), prepared: None, ..draft }
     }
 
     /// Nobody has the file open any more: it may be sent.

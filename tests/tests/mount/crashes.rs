@@ -99,3 +99,22 @@ fn a_writer_sees_no_error_while_the_server_is_killed_again_and_again() {
         assert_eq!(device.status().problems, []);
     }
 }
+
+#[test]
+fn a_file_that_was_being_cut_when_the_client_was_killed_is_still_there() {
+    let world = World::new();
+    let a = world.mount("A");
+    world.while_offline(|| {
+        fs::write(a.path("file"), "closed and not sent yet").unwrap();
+        let mut file = fs::OpenOptions::new().write(true).truncate(true).open(a.path("file")).unwrap();
+        std::io::Write::write_all(&mut file, b"short").unwrap();
+        a.kill();
+        drop(file);
+        a.mount();
+        assert_eq!(fs::read(a.path("file")).unwrap(), b"short");
+        assert_eq!(a.status().problems, []);
+        a.kill();
+    });
+    a.mount();
+    a.wait_synced();
+}
