@@ -460,8 +460,8 @@ impl Engine {
 
     /// Moves here and moves there may have put directories into each other: the moves made here are undone.
     fn break_cycles(&mut self, queue: &mut VecDeque<NodeId>, before: &mut Before, now: Timestamp) {
-        let dirs: Vec<NodeId> = queue.iter().copied().filter(|id| self.tree.is_dir(*id)).collect();
-        for id in dirs {
+        let mut dirs: VecDeque<NodeId> = queue.iter().copied().filter(|id| self.tree.is_dir(*id)).collect();
+        while let Some(id) = dirs.pop_front() {
             while let Some(culprit) = self.moved_here_in_cycle(id) {
                 let Some(entry) = self.tree.get(culprit) else { break };
                 let (Some(local), Some(synced)) = (entry.local.clone(), entry.synced.clone()) else { break };
@@ -473,8 +473,28 @@ impl Engine {
                 if !queue.contains(&culprit) {
                     queue.push_back(culprit);
                 }
+                for parent in self.bring_back_parents(culprit, before, now) {
+                    queue.push_back(parent);
+                    dirs.push_back(parent);
+                }
             }
         }
+    }
+
+    /// Directories above that were removed here come back, because something goes back to them. Returns them; they have no
+    /// places yet.
+    fn bring_back_parents(&mut self, id: NodeId, before: &mut Before, now: Timestamp) -> Vec<NodeId> {
+        let (mut back, mut at) = (Vec::new(), id);
+        while let Some(parent) = self.tree.local(at).and_then(|state| state.names.first()).map(|place| place.parent) {
+            let removed = self.tree.get(parent).filter(|entry| entry.local.is_none());
+            let Some(synced) = removed.and_then(|entry| entry.synced.clone()) else { break };
+            let Some(state) = synced.state.clone() else { break };
+            before.entry(parent).or_insert(None);
+            self.put_detached(parent, Some(state), Some(synced), now);
+            back.push(parent);
+            at = parent;
+        }
+        back
     }
 
     fn moved_here_in_cycle(&self, id: NodeId) -> Option<NodeId> {
@@ -776,6 +796,20 @@ mod tests {
         rig.news(vec![rig.theirs(b, a, "b", None)]);
         assert_eq!(rig.names(ROOT), ["a"]);
         assert_eq!(rig.names(a), ["b"]);
+    }
+
+    #[test]
+    fn a_move_out_of_a_removed_directory_that_is_undone_brings_it_back() {
+        let mut rig = Rig::new();
+        let (a, dir) = (rig.mkdir(ROOT, "a"), rig.mkdir(ROOT, "dir"));
+        let inner = rig.mkdir(dir, "inner");
+        rig.sync();
+        rig.engine.rename((dir, b"inner"), (a, name("inner")), RenameMode::Replace, NOW).unwrap();
+        rig.engine.remove(ROOT, b"dir", true, NOW).unwrap();
+        rig.news(vec![rig.theirs(a, inner, "a", None)]);
+        assert_eq!(rig.names(ROOT), ["dir"]);
+        assert_eq!(rig.engine.child(dir, b"inner"), Some(inner));
+        assert_eq!(rig.engine.child(inner, b"a"), Some(a));
     }
 
     #[test]
