@@ -267,11 +267,14 @@ impl Engine {
             self.settle_if_acknowledged(sent.node);
         }
         self.ops_max = (self.ops_max * 2).min(OPS_PER_BATCH);
+        if self.feed.is_repeated(done) {
+            self.begin_resync();
+            return;
+        }
         if self.feed.advance_own(done) {
             self.touch_cursor();
-        } else {
-            batch.sent.iter().zip(done.first_seq..).for_each(|(sent, rev)| self.feed.note_unread(sent.node, rev));
         }
+        batch.sent.iter().zip(done.first_seq..).for_each(|(sent, rev)| self.feed.note_unread(sent.node, rev));
     }
 
     pub(crate) fn forget_offers(&mut self, batch: &InFlight) {

@@ -41,11 +41,15 @@ pub(crate) struct Feed {
     /// What this device has removed at the server and the tree has forgotten: a page that was on its way meanwhile may
     /// still tell of it.
     removed: BTreeMap<NodeId, Rev>,
-    /// What the server has taken from here and the cursor has not passed: the feed must tell of it, or the server was set
-    /// back to a time before.
+    /// What the server has taken from here since the last page was asked for: the feed must tell of it, or the server was
+    /// set back to a time before.
     unread: BTreeMap<NodeId, Rev>,
+    /// The end of the newest own commit that the cursor could not follow.
+    ahead: Rev,
     /// Complete states in a row that ended before all of `unread`.
     short: u32,
+    /// Where the pages of `news` begin.
+    start: Option<Cursor>,
 }
 
 /// A page may have been asked for before the commit that it does not tell of; the next one was asked for after it.
@@ -66,7 +70,9 @@ impl Feed {
             whole: cursor.is_none(),
             removed: BTreeMap::new(),
             unread: BTreeMap::new(),
+            ahead: 0,
             short: 0,
+            start: None,
         }
     }
 
@@ -96,10 +102,16 @@ impl Feed {
     pub(crate) fn note_unread(&mut self, id: NodeId, rev: Rev) {
         self.unread.insert(id, rev);
         self.short = 0;
+        if self.cursor.is_some_and(|cursor| cursor.seq < rev) {
+            self.ahead = self.ahead.max(rev);
+        }
     }
 
     /// Whether a complete state up to `cursor` lacks what the server has said that it took.
     fn lacks_own(&mut self, news: &[Node], cursor: Cursor) -> bool {
+        // The server knew the position that the state begins at, and so all before it.
+        let start = self.start.map_or(0, |start| start.seq);
+        self.unread.retain(|_, rev| *rev > start);
         if self.unread.is_empty() {
             return false;
         }
@@ -109,6 +121,15 @@ impl Feed {
         self.unread.retain(|_, rev| *rev > cursor.seq);
         self.short = if self.unread.is_empty() { 0 } else { self.short + 1 };
         lacks || self.short >= SHORT_MAX
+    }
+
+    fn is_ahead(&self) -> bool {
+        self.cursor.is_some_and(|cursor| cursor.seq < self.ahead)
+    }
+
+    /// Whether the server gives out numbers again that were given out before.
+    pub(crate) fn is_repeated(&self, done: Committed) -> bool {
+        done.first_seq <= done.last_seq && self.cursor.is_some_and(|cursor| done.first_seq <= cursor.seq)
     }
 
     fn is_outlived(&self, node: &Node) -> bool {
@@ -158,7 +179,7 @@ impl Engine {
 
     /// Whether the next page should be asked for without holding it: something waits for it.
     pub fn wants_page_now(&self) -> bool {
-        self.feed.awaits_page || self.feed.partial.is_some() || self.feed.whole || !self.feed.unread.is_empty()
+        self.feed.awaits_page || self.feed.partial.is_some() || self.feed.whole || self.feed.is_ahead()
     }
 
     /// Whether a complete state waits to be merged; no further page should be asked for until then.
@@ -171,6 +192,9 @@ impl Engine {
     pub fn page(&mut self, from: Option<Cursor>, page: ChangesPage) {
         if !self.feed.fits(from) {
             return;
+        }
+        if self.feed.partial.is_none() {
+            self.feed.start = from;
         }
         self.feed.devices.extend(page.devices.into_iter().map(|device| (device.id, device.name)));
         self.feed.news.extend(page.nodes);
@@ -190,7 +214,7 @@ impl Engine {
         self.feed.whole = true;
         self.feed.awaits_page = true;
         self.feed.unread.clear();
-        self.feed.short = 0;
+        (self.feed.ahead, self.feed.short) = (0, 0);
     }
 
     /// Nothing is sent before the next complete state from the server.
@@ -876,6 +900,30 @@ mod tests {
             rig.drive();
             assert_eq!(reads_anew(&rig), anew, "a page may have been asked for before, a second one not");
         }
+    }
+
+    #[test]
+    fn numbers_that_are_given_out_again_are_those_of_another_history() {
+        let mut rig = Rig::new();
+        let before = rig.engine.next_page_from();
+        rig.file(ROOT, "a", 1);
+        rig.sync();
+        assert!(!reads_anew(&rig));
+        // Asked for before the commit, answered after the server was set back to before it and has gone on.
+        let other = syncmount_common::Node { rev: 1, ..rig.theirs(id(9), ROOT, "b", Some(2)) };
+        rig.page_from(before, vec![other], 1, false);
+        rig.drive();
+        assert!(reads_anew(&rig));
+        let mut rig = Rig::new();
+        rig.file(ROOT, "a", 1);
+        rig.sync();
+        rig.file(ROOT, "b", 2);
+        rig.drive();
+        let request = rig.send().expect("a commit");
+        let again = Committed { first_seq: 1, last_seq: 1, tag: 0 };
+        rig.engine.committed(request.op_id, CommitAnswer::Committed(again), NOW);
+        rig.drive();
+        assert!(reads_anew(&rig));
     }
 
     #[test]

@@ -185,9 +185,13 @@ impl Rig {
     }
 
     pub(crate) fn page(&mut self, nodes: Vec<Node>, to: u64, more: bool) {
+        self.page_from(self.engine.next_page_from(), nodes, to, more);
+    }
+
+    /// A page that was asked for from `from`.
+    pub(crate) fn page_from(&mut self, from: Option<Cursor>, nodes: Vec<Node>, to: u64, more: bool) {
         let folder = FolderId::from_bytes([9; 16]);
         let devices = vec![Device { id: OTHER, name: "there".to_owned() }];
-        let from = self.engine.next_page_from();
         self.engine.page(from, ChangesPage { folder, cursor: cursor(to), more, nodes, devices });
     }
 
