@@ -139,6 +139,8 @@ impl Client {
 
     /// Makes all changes so far survive a power cut.
     pub fn sync_journal(&self) -> io::Result<()> {
+        // What could not be kept when it was done is no less a change.
+        self.keep(&mut self.engine.write())?;
         self.state.sync()
     }
 

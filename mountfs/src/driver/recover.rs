@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use syncmount_common::protocol::changes::Device;
 use syncmount_common::{NodeId, Timestamp};
-use syncmount_engine::{Draft, DraftUpdate, Engine, Expected, Identity};
+use syncmount_engine::{Draft, DraftUpdate, Engine, Entry, Expected, Identity};
 
 /// Why the store cannot be opened.
 #[derive(Debug, thiserror::Error)]
@@ -236,7 +236,12 @@ impl Client {
 
     fn set_aside(&self, node: NodeId, staging: u64, why: &str) -> io::Result<()> {
         let path = self.look(|engine| engine.path(node)).unwrap_or_else(|| "(removed)".into());
+        let is_sent = self.look(|engine| engine.entry(node).is_some_and(is_sent));
         self.change(|engine, now| engine.abandon_draft(node, now))?;
+        if is_sent {
+            // The server has the bytes, and the file is what it is there.
+            return self.staging.remove(staging);
+        }
         match self.staging.set_aside(staging, &path, why) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 self.note(format!("{path}: {why}; it was not sent"));
@@ -250,8 +255,106 @@ impl Client {
     }
 }
 
+/// Whether the server has taken the draft's bytes.
+fn is_sent(entry: &Entry) -> bool {
+    let bodies = entry.local.as_ref().zip(entry.synced_state());
+    bodies.is_some_and(|(local, synced)| local.body.same_as(&synced.body))
+}
+
 pub(super) fn random_u64() -> io::Result<u64> {
     let mut bytes = [0; 8];
     getrandom::fill(&mut bytes).map_err(io::Error::other)?;
     Ok(u64::from_le_bytes(bytes))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ports::{Changes, ChunkSink, RemoteError, Reply, Speaker};
+    use bytes::Bytes;
+    use std::fs;
+    use std::time::Duration;
+    use syncmount_common::protocol::changes::Cursor;
+    use syncmount_common::protocol::chunks::PutReply;
+    use syncmount_common::protocol::commit::{CommitRequest, Committed};
+    use syncmount_common::protocol::folders::FolderInfo;
+    use syncmount_common::{Attrs, ChunkHash, ContentHash, Manifest, Name};
+    use syncmount_engine::{Body, FileBody};
+
+    /// A server that cannot be reached.
+    struct Nowhere;
+
+    fn unreachable<'a, T: 'a>() -> Reply<'a, T> {
+        Box::pin(async { Err(RemoteError::Unreachable(String::new())) })
+    }
+
+    impl Remote for Nowhere {
+        fn folder(&self) -> Reply<'_, FolderInfo> {
+            unreachable()
+        }
+        fn changes(&self, _: Option<Cursor>, _: Duration, _: u64, _: Option<Speaker>) -> Reply<'_, Changes> {
+            unreachable()
+        }
+        fn commit<'a>(&'a self, _: &'a CommitRequest, _: &'a [(ChunkHash, Bytes)]) -> Reply<'a, Committed> {
+            unreachable()
+        }
+        fn missing<'a>(&'a self, _: &'a [ChunkHash]) -> Reply<'a, Vec<ChunkHash>> {
+            unreachable()
+        }
+        fn put<'a>(&'a self, _: &'a [(ChunkHash, Bytes)]) -> Reply<'a, PutReply> {
+            unreachable()
+        }
+        fn fetch<'a>(&'a self, _: &'a [ChunkHash], _: &'a mut ChunkSink<'_>) -> Reply<'a, ()> {
+            unreachable()
+        }
+        fn manifest<'a>(&'a self, _: &'a ContentHash) -> Reply<'a, Manifest> {
+            unreachable()
+        }
+    }
+
+    fn open(dir: &Path, runtime: &tokio::runtime::Runtime) -> Arc<Client> {
+        Client::open_store(dir, 1 << 20, "here", "me", Arc::new(Nowhere), runtime.handle().clone()).unwrap()
+    }
+
+    /// A file that was closed and hashed, and then the power was cut.
+    fn cut_after_hashing(dir: &Path, runtime: &tokio::runtime::Runtime) -> NodeId {
+        let client = open(dir, runtime);
+        let name = Name::try_from("file").unwrap();
+        let body = Body::File(FileBody::Draft(Box::new(Draft::empty())));
+        let attrs = Attrs { mode: 0o644, mtime: Timestamp(0) };
+        let node = client.change(|engine, now| engine.create(NodeId::ROOT, name, attrs, body, now)).unwrap().unwrap();
+        let file = client.open(node, true).unwrap();
+        client.write(&file, 0, b"the last").unwrap();
+        client.tell(&file, true).unwrap();
+        client.files.close(&file, true);
+        let generation = client.look(|engine| engine.local(node).unwrap().body.draft().unwrap().generation);
+        let answer = client.prepare(node, generation, false);
+        client.change(|engine, now| engine.prepared(node, generation, answer, now)).unwrap();
+        drop((file, client));
+        let marker = dir.join("session");
+        let text = fs::read_to_string(&marker).unwrap();
+        fs::write(&marker, format!("another boot{}", &text[text.find('\n').unwrap()..])).unwrap();
+        node
+    }
+
+    fn only_file(dir: &Path) -> std::path::PathBuf {
+        fs::read_dir(dir).unwrap().next().unwrap().unwrap().path()
+    }
+
+    #[test]
+    fn after_a_power_cut_only_the_bytes_that_were_hashed_are_sent() {
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        for is_older in [false, true] {
+            let dir = tempfile::tempdir().unwrap();
+            let node = cut_after_hashing(dir.path(), &runtime);
+            if is_older {
+                fs::write(only_file(&dir.path().join("staging")), "the past").unwrap();
+            }
+            let client = open(dir.path(), &runtime);
+            assert_eq!(client.look(|engine| engine.local(node).is_none()), is_older);
+            let lost = fs::read_dir(dir.path().join("lost+found")).unwrap();
+            let lost: Vec<_> = lost.map(|entry| fs::read_to_string(entry.unwrap().path()).unwrap()).collect();
+            assert_eq!(lost.iter().any(|text| text == "the past"), is_older, "{lost:?}");
+        }
+    }
 }

@@ -40,9 +40,9 @@ impl Client {
         }
         let adopt = |staging: &Option<Option<u64>>| {
             if let (true, Some(Some(id))) = (whole, staging) {
-                // A sparse file may be shorter than its size says.
+                // A sparse file may be shorter than its size says; one that a dead process was writing to may be longer.
                 if let Some(staging) = &overlay.staging
-                    && staging.file.metadata()?.len() < content.size
+                    && staging.file.metadata()?.len() != content.size
                 {
                     staging.file.set_len(content.size)?;
                 }
