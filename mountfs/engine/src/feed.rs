@@ -231,7 +231,7 @@ impl Engine {
     }
 
     pub(crate) fn apply_feed(&mut self, now: Timestamp) {
-        if self.feed.complete.is_none() || self.in_flight.is_some() || self.hold_for_hashes() {
+        if self.feed.complete.is_none() || self.in_flight.is_some() || self.reads_on() || self.hold_for_hashes() {
             return;
         }
         let Some(cursor) = self.feed.complete.take() else { return };
@@ -260,6 +260,21 @@ impl Engine {
             self.feed.cursor = Some(cursor);
             self.touch_cursor();
         }
+    }
+
+    /// A state from before a commit that the server has taken from here does not fit what this device knows since: the
+    /// server took the commit upon changes that are not told yet. It is read on to the commit.
+    fn reads_on(&mut self) -> bool {
+        let Some(end) = self.feed.complete.filter(|end| !self.feed.whole && end.seq < self.feed.ahead) else {
+            return false;
+        };
+        let news = std::mem::take(&mut self.feed.news);
+        if self.feed.lacks_own(&news, end) {
+            self.begin_resync();
+        } else {
+            (self.feed.news, self.feed.complete, self.feed.partial) = (news, None, Some(end));
+        }
+        true
     }
 
     /// Drafts that might be the very bytes that arrived are hashed before anything is called a conflict.
@@ -900,6 +915,28 @@ mod tests {
             rig.drive();
             assert_eq!(reads_anew(&rig), anew, "a page may have been asked for before, a second one not");
         }
+    }
+
+    #[test]
+    fn a_state_from_before_an_own_commit_is_read_on() {
+        let mut rig = Rig::new();
+        let (a, b) = (rig.mkdir(ROOT, "a"), rig.mkdir(ROOT, "b"));
+        rig.sync();
+        rig.engine.rename((ROOT, b"a"), (b, name("a")), RenameMode::Replace, NOW).unwrap();
+        rig.drive();
+        let request = rig.send().expect("a commit");
+        let done = Committed { first_seq: 8, last_seq: 8, tag: 0 };
+        rig.engine.committed(request.op_id, CommitAnswer::Committed(done), NOW);
+        // Each was in the other then, had it not been for what follows.
+        let was = syncmount_common::Node { rev: 5, ..rig.theirs(b, a, "b", None) };
+        rig.page(vec![was], 5, false);
+        rig.drive();
+        assert_eq!(rig.names(ROOT), ["b"]);
+        let is = syncmount_common::Node { rev: 6, ..rig.theirs(b, ROOT, "c", None) };
+        let own = syncmount_common::Node { rev: 8, ..Rig::mine(rig.theirs(a, b, "a", None)) };
+        rig.page(vec![is, own], 8, false);
+        rig.drive();
+        assert_eq!((rig.names(ROOT), rig.names(b)), (vec!["c".to_owned()], vec!["a".to_owned()]));
     }
 
     #[test]
