@@ -251,12 +251,14 @@ impl Engine {
     }
 
     fn acknowledge(&mut self, batch: &InFlight, done: Committed, now: Timestamp) {
+        let is_far = self.feed.cursor().is_some_and(|cursor| cursor.seq + 1 != done.first_seq);
         for (sent, rev) in batch.sent.iter().zip(done.first_seq..) {
             let entry = self.tree.get(sent.node);
             let local = entry.and_then(|entry| entry.local.clone());
             let changed = entry.map_or(now, |entry| entry.changed);
             let content_rev = if sent.content { rev } else { entry.map_or(0, Entry::content_rev) };
-            self.tree.set_offered(sent.node, false);
+            // A removal is known until the feed has told of it, by the next start too.
+            self.tree.set_offered(sent.node, is_far && sent.after.is_none());
             self.sent_before.remove(&sent.node);
             self.release(sent.node);
             self.unanswered_touched |= self.unanswered.remove(&sent.node);

@@ -44,6 +44,8 @@ pub(crate) struct Feed {
     /// What the server has taken from here since the last page was asked for: the feed must tell of it, or the server was
     /// set back to a time before.
     unread: BTreeMap<NodeId, Rev>,
+    /// Nodes that were in `unread` and that the pages so far tell of.
+    read: Vec<NodeId>,
     /// The end of the newest own commit that the cursor could not follow.
     ahead: Rev,
     /// Complete states in a row that ended before all of `unread`.
@@ -70,6 +72,7 @@ impl Feed {
             whole: cursor.is_none(),
             removed: BTreeMap::new(),
             unread: BTreeMap::new(),
+            read: Vec::new(),
             ahead: 0,
             short: 0,
             start: None,
@@ -111,20 +114,25 @@ impl Feed {
     fn lacks_own(&mut self, news: &[Node], cursor: Cursor) -> bool {
         // The server knew the position that the state begins at, and so all before it.
         let start = self.start.map_or(0, |start| start.seq);
-        self.unread.retain(|_, rev| *rev > start);
+        self.pass(start);
         if self.unread.is_empty() {
             return false;
         }
         let told: HashMap<NodeId, Rev> = news.iter().map(|node| (node.id, node.rev)).collect();
         let is_told = |id: &NodeId, rev: Rev| told.get(id).is_some_and(|told| *told >= rev);
         let lacks = self.unread.iter().any(|(id, rev)| *rev <= cursor.seq && !is_told(id, *rev));
-        self.unread.retain(|_, rev| *rev > cursor.seq);
+        self.pass(cursor.seq);
         self.short = if self.unread.is_empty() { 0 } else { self.short + 1 };
         lacks || self.short >= SHORT_MAX
     }
 
     fn is_ahead(&self) -> bool {
         self.cursor.is_some_and(|cursor| cursor.seq < self.ahead)
+    }
+
+    fn pass(&mut self, seq: Rev) {
+        let read = self.unread.extract_if(.., |_, rev| *rev <= seq);
+        self.read.extend(read.map(|(id, _)| id));
     }
 
     /// Whether the server gives out numbers again that were given out before.
@@ -214,6 +222,7 @@ impl Engine {
         self.feed.whole = true;
         self.feed.awaits_page = true;
         self.feed.unread.clear();
+        self.feed.read.clear();
         (self.feed.ahead, self.feed.short) = (0, 0);
     }
 
@@ -254,6 +263,9 @@ impl Engine {
         self.feed.awaits_page = false;
         self.apply(news, now);
         self.feed.removed.retain(|_, rev| *rev > cursor.seq);
+        for id in std::mem::take(&mut self.feed.read) {
+            self.forget_removed(id);
+        }
         // Own commits may have moved the cursor past a page that was asked for before them.
         let is_behind = self.feed.cursor.is_some_and(|known| known.epoch == cursor.epoch && known.seq > cursor.seq);
         if self.feed.cursor != Some(cursor) && (was_whole || !is_behind) {
@@ -275,6 +287,14 @@ impl Engine {
             (self.feed.news, self.feed.complete, self.feed.partial) = (news, None, Some(end));
         }
         true
+    }
+
+    /// The feed tells of the removal: the next start need not know of it any more.
+    fn forget_removed(&mut self, id: NodeId) {
+        if self.tree.get(id).is_some_and(|entry| entry.offered && entry.base_rev() > 0) {
+            self.tree.set_offered(id, false);
+            self.touch(id);
+        }
     }
 
     /// Drafts that might be the very bytes that arrived are hashed before anything is called a conflict.
@@ -961,6 +981,27 @@ mod tests {
         rig.engine.committed(request.op_id, CommitAnswer::Committed(again), NOW);
         rig.drive();
         assert!(reads_anew(&rig));
+    }
+
+    #[test]
+    fn a_removal_that_the_server_has_forgotten_is_noticed_after_a_restart_too() {
+        for is_told in [false, true] {
+            let mut rig = Rig::new();
+            let file = rig.file(ROOT, "a", 1);
+            rig.sync();
+            rig.engine.remove(ROOT, b"a", false, NOW).unwrap();
+            rig.drive();
+            let request = rig.send().expect("a commit");
+            let done = Committed { first_seq: 5, last_seq: 5, tag: 0 };
+            rig.engine.committed(request.op_id, CommitAnswer::Committed(done), NOW);
+            rig.drive();
+            rig.restart();
+            let gone = syncmount_common::Node { rev: 5, ..Rig::mine(rig.gone(file, NodeKind::File)) };
+            rig.page(if is_told { vec![gone] } else { vec![] }, 6, false);
+            rig.drive();
+            assert_eq!(reads_anew(&rig), !is_told);
+            assert_eq!(rig.engine.len(), 1 + usize::from(!is_told));
+        }
     }
 
     #[test]

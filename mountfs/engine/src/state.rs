@@ -162,7 +162,8 @@ pub struct Row {
     pub synced: RowSynced,
     /// When it last changed here.
     pub changed: Timestamp,
-    /// Whether a commit with this node's creation may have reached the server without an answer.
+    /// Whether the node is to be known although it is not there: a commit with its creation may have reached the server
+    /// without an answer, or the feed has not told yet of its removal.
     pub offered: bool,
 }
 

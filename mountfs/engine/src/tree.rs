@@ -28,7 +28,8 @@ pub struct Entry {
     pub synced: Option<Synced>,
     /// When it last changed here.
     pub changed: Timestamp,
-    /// Whether its creation may have reached the server without an answer.
+    /// Whether it is to be known although it is not there: its creation may have reached the server without an answer, or
+    /// the feed has not told yet of its removal.
     pub offered: bool,
     /// Place in the order of work, 0 if there is none.
     order: u64,
