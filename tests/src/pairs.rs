@@ -209,7 +209,7 @@ impl Side {
     fn is_at_rest(&self, server: &Server) -> bool {
         !self.engine.has_work()
             && !self.engine.wants_page_now()
-            && self.engine.cursor().is_some_and(|cursor| cursor.seq == server.end)
+            && self.engine.cursor().is_some_and(|cursor| cursor.seq == server.end())
             && self.staging.is_empty()
     }
 

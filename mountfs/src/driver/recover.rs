@@ -108,6 +108,9 @@ impl Client {
         let last = client.look(|engine| engine.stagings().map(|(_, draft)| draft.generation).max());
         client.generations.store(last.map_or(1, |last| last + 1), Ordering::Relaxed);
         client.check_staging(suspect)?;
+        if suspect {
+            client.state.end_suspicion()?;
+        }
         client.look_for_lost();
         if let Some(note) = note {
             client.note(note.to_owned());
@@ -316,25 +319,47 @@ mod tests {
         Client::open_store(dir, 1 << 20, "here", "me", Arc::new(Nowhere), runtime.handle().clone()).unwrap()
     }
 
-    /// A file that was closed and hashed, and then the power was cut.
-    fn cut_after_hashing(dir: &Path, runtime: &tokio::runtime::Runtime) -> NodeId {
-        let client = open(dir, runtime);
-        let name = Name::try_from("file").unwrap();
+    /// A file that was closed.
+    fn written(client: &Arc<Client>, name: &str, bytes: &[u8]) -> NodeId {
+        let name = Name::try_from(name).unwrap();
         let body = Body::File(FileBody::Draft(Box::new(Draft::empty())));
         let attrs = Attrs { mode: 0o644, mtime: Timestamp(0) };
         let node = client.change(|engine, now| engine.create(NodeId::ROOT, name, attrs, body, now)).unwrap().unwrap();
         let file = client.open(node, true).unwrap();
-        client.write(&file, 0, b"the last").unwrap();
+        client.write(&file, 0, bytes).unwrap();
         client.tell(&file, true).unwrap();
         client.files.close(&file, true);
-        let generation = client.look(|engine| engine.local(node).unwrap().body.draft().unwrap().generation);
-        let answer = client.prepare(node, generation, false);
-        client.change(|engine, now| engine.prepared(node, generation, answer, now)).unwrap();
-        drop((file, client));
+        node
+    }
+
+    fn cut_power(dir: &Path) {
         let marker = dir.join("session");
         let text = fs::read_to_string(&marker).unwrap();
         fs::write(&marker, format!("another boot{}", &text[text.find('\n').unwrap()..])).unwrap();
+    }
+
+    /// A file that was closed and hashed, and then the power was cut.
+    fn cut_after_hashing(dir: &Path, runtime: &tokio::runtime::Runtime) -> NodeId {
+        let client = open(dir, runtime);
+        let node = written(&client, "file", b"the last");
+        let generation = client.look(|engine| engine.local(node).unwrap().body.draft().unwrap().generation);
+        let answer = client.prepare(node, generation, false);
+        client.change(|engine, now| engine.prepared(node, generation, answer, now)).unwrap();
+        drop(client);
+        cut_power(dir);
         node
+    }
+
+    #[test]
+    fn what_is_closed_after_a_power_cut_survives_the_process_as_ever() {
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        drop(open(dir.path(), &runtime));
+        cut_power(dir.path());
+        let client = open(dir.path(), &runtime);
+        let node = written(&client, "file", b"nothing proves this");
+        drop(client);
+        assert!(open(dir.path(), &runtime).look(|engine| engine.local(node).is_some()));
     }
 
     fn only_file(dir: &Path) -> std::path::PathBuf {

@@ -29,9 +29,14 @@ impl Session {
         let boot = disk::boot_id();
         let suspect = was_cut(dir, boot.as_deref()).map_err(|error| StateError::io(dir, error))?;
         let verdict = if suspect { SUSPECT } else { "" };
-        let marker = format!("{}\n{verdict}\n", boot.unwrap_or_default());
-        disk::replace(&dir.join(MARKER), marker.as_bytes(), true).map_err(|error| StateError::io(dir, error))?;
+        write_marker(dir, boot, verdict).map_err(|error| StateError::io(dir, error))?;
         Ok(Self { dir: dir.to_owned(), _lock: lock, suspect })
+    }
+
+    /// All that could have suffered has been looked at and judged, and the judgement is durable: if this process dies, what
+    /// it has written since is there.
+    pub(super) fn end_suspicion(&self) -> io::Result<()> {
+        write_marker(&self.dir, disk::boot_id(), "")
     }
 
     /// Everything on the file system is made durable, and the session counts as ended cleanly.
@@ -42,8 +47,13 @@ impl Session {
     }
 }
 
-/// Whether the last session neither ended cleanly nor in this run of the machine. The suspicion stays until a session ends
-/// cleanly: one that died while it was looking for damage has not found all of it.
+fn write_marker(dir: &Path, boot: Option<String>, verdict: &str) -> io::Result<()> {
+    let marker = format!("{}\n{verdict}\n", boot.unwrap_or_default());
+    disk::replace(&dir.join(MARKER), marker.as_bytes(), true)
+}
+
+/// Whether the last session neither ended cleanly nor in this run of the machine. The suspicion stays until a session has
+/// looked at everything: one that died while it was looking for damage has not found all of it.
 fn was_cut(dir: &Path, boot: Option<&str>) -> io::Result<bool> {
     let Some(marker) = disk::if_there(std::fs::read_to_string(dir.join(MARKER)))? else { return Ok(false) };
     let mut lines = marker.lines();
@@ -98,7 +108,7 @@ mod tests {
     }
 
     #[test]
-    fn only_a_cut_of_power_makes_suspicious_and_only_a_clean_end_clears_it() {
+    fn only_a_cut_of_power_makes_suspicious_until_everything_has_been_looked_at() {
         let dir = tempfile::tempdir().unwrap();
         assert!(!Session::begin(dir.path()).unwrap().suspect);
         assert!(!Session::begin(dir.path()).unwrap().suspect, "a dead process is no reason");
@@ -107,8 +117,12 @@ mod tests {
         assert!(Session::begin(dir.path()).unwrap().suspect);
         let again = Session::begin(dir.path()).unwrap();
         assert!(again.suspect, "it was not ended cleanly");
-        again.end().unwrap();
+        again.end_suspicion().unwrap();
         drop(again);
+        assert!(!Session::begin(dir.path()).unwrap().suspect, "everything had been looked at");
+        let ended = Session::begin(dir.path()).unwrap();
+        ended.end().unwrap();
+        drop(ended);
         assert!(!Session::begin(dir.path()).unwrap().suspect);
     }
 }

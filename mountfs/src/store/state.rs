@@ -231,6 +231,12 @@ impl State {
         self.shared.sync()
     }
 
+    /// After a power cut: whatever lies beside the state has been looked at. Until then every start is told that it is suspect.
+    pub fn end_suspicion(&self) -> io::Result<()> {
+        self.sync()?;
+        self.shared.session.end_suspicion()
+    }
+
     /// Folds everything appended before into SQLite, durably.
     pub fn checkpoint(&self) -> Result<(), StateError> {
         self.shared.fold_all()?;

@@ -1,4 +1,4 @@
-//! Every byte string of a world: what it is called, and who made it.
+//! Every byte string of a world: what it is called, how it is cut, and who made it.
 
 use super::Rng;
 use bytes::Bytes;
@@ -6,29 +6,19 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use syncmount_common::{ChunkHash, Content, ContentHash, Extent, Manifest, envelope};
 
+/// Longer byte strings are cut into chunks of this length.
+pub const PIECE: usize = 128;
+
 /// Byte strings that several users may write independently of each other.
-const COMMON: [&[u8]; 4] = [b"", b"a", b"the same everywhere", b"b"];
+const COMMON: [&[u8]; 5] = [b"", b"a", b"the same everywhere", b"b", &[b'c'; 2 * PIECE + 7]];
 
 /// The bytes by the name of their content.
 #[derive(Default)]
 pub struct Library {
     bytes: BTreeMap<ContentHash, Arc<[u8]>>,
-    tags: u64,
 }
 
 impl Library {
-    /// A byte string for a user to write: now and then a common one, else one that nobody has written before. One of
-    /// two lengths, so that different bytes often have one size.
-    pub fn invent(&mut self, rng: &mut Rng, common_per_mille: u64) -> Arc<[u8]> {
-        if rng.chance(common_per_mille) {
-            return COMMON[rng.index(COMMON.len())].into();
-        }
-        self.tags += 1;
-        let text = format!("unique {:06}", self.tags);
-        let text = if rng.chance(500) { text + &"x".repeat(200) } else { text };
-        text.into_bytes().into()
-    }
-
     /// The content that these bytes are, remembered.
     pub fn enter(&mut self, bytes: &Arc<[u8]>) -> Content {
         let content = content_of(bytes);
@@ -36,25 +26,41 @@ impl Library {
         content
     }
 
-    /// The bytes of a content.
+    /// The bytes of a content that somebody has made.
     pub fn get(&self, hash: ContentHash) -> Option<&Arc<[u8]>> {
         self.bytes.get(&hash)
     }
 }
 
+/// A byte string that others write too.
+pub fn common(rng: &mut Rng) -> Arc<[u8]> {
+    COMMON[rng.index(COMMON.len())].into()
+}
+
+/// A byte string that nobody else writes: of one, two or three pieces, so that different bytes often have one size.
+pub fn unique(rng: &mut Rng, tag: (usize, usize)) -> Arc<[u8]> {
+    let (text, fill) = (mark(tag), [0, 0, PIECE, 2 * PIECE][rng.index(4)]);
+    (text + &"x".repeat(fill)).into_bytes().into()
+}
+
+/// Some bytes that make whatever they are written over one of a kind.
+pub fn mark((deed, count): (usize, usize)) -> String {
+    format!("unique {deed:04}.{count}")
+}
+
 /// Whether only one user can have written these bytes.
 pub fn is_unique(bytes: &[u8]) -> bool {
-    bytes.starts_with(b"unique ")
+    bytes.windows(7).any(|window| window == b"unique ")
 }
 
-/// One chunk, or nothing for no bytes.
+/// One chunk for each piece.
 pub fn content_of(bytes: &[u8]) -> Content {
-    let hash = ChunkHash::of(bytes);
-    let extents = if bytes.is_empty() { Vec::new() } else { vec![Extent::Chunk { hash, len: bytes.len() as u32 }] };
-    Content::of(Manifest::new(extents).unwrap_or_default(), None)
+    let extents =
+        bytes.chunks(PIECE).map(|piece| Extent::Chunk { hash: ChunkHash::of(piece), len: piece.len() as u32 });
+    Content::of(Manifest::new(extents.collect()).unwrap_or_default(), None)
 }
 
-/// The chunk that the bytes are, as it travels.
-pub fn sealed(bytes: &[u8]) -> Option<(ChunkHash, Bytes)> {
-    (!bytes.is_empty()).then(|| (ChunkHash::of(bytes), Bytes::from(envelope::seal(bytes))))
+/// The chunks that the bytes are, as they travel.
+pub fn sealed(bytes: &[u8]) -> Vec<(ChunkHash, Bytes)> {
+    bytes.chunks(PIECE).map(|piece| (ChunkHash::of(piece), Bytes::from(envelope::seal(piece)))).collect()
 }

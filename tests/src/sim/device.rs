@@ -1,23 +1,32 @@
 //! One device: engine, disk, open files, and what it waits for. Does what the client's driver does, one step at a time.
 
+use super::bytes::{Library, content_of};
 use super::disk::Disk;
 use super::view::{self, View};
+use super::{Planted, Rng};
 use bytes::Bytes;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::rc::Rc;
 use std::sync::Arc;
 use syncmount_common::protocol::changes::{Cursor, Device as Named};
 use syncmount_common::protocol::commit::CommitRequest;
-use syncmount_common::{ChunkHash, Content, ContentHash, NodeId, Timestamp};
-use syncmount_engine::{Body, DraftUpdate, Effect, Engine, Expected, FileBody, Identity, Refusal};
+use syncmount_common::{ChunkHash, Content, ContentHash, DeviceId, NodeId, Timestamp};
+use syncmount_engine::{Body, Draft, DraftUpdate, Effect, Engine, Expected, FileBody, Identity, Refusal};
+
+/// Where an open file's bytes come from.
+#[derive(Clone, Debug)]
+pub enum Backing {
+    /// A content that the server has.
+    Clean(Arc<Content>),
+    /// Bytes written here: as a draft has them.
+    Draft(Box<Draft>),
+}
 
 /// A file that a user's process has open for writing. The rules are those of the client's open files.
 #[derive(Clone, Debug)]
 pub struct OpenFile {
-    /// The staging file, if there is one.
-    pub staging: Option<u64>,
-    /// What it was opened over, while nothing has been written.
-    pub clean: Option<Arc<Content>>,
+    /// What it has.
+    pub backing: Backing,
     /// Counts writes.
     pub generation: u64,
     /// The generation that the tree knows.
@@ -31,16 +40,35 @@ pub struct OpenFile {
 }
 
 impl OpenFile {
+    /// The staging file, if there is one.
+    pub fn staging(&self) -> Option<u64> {
+        match &self.backing {
+            Backing::Clean(_) => None,
+            Backing::Draft(draft) => draft.staging,
+        }
+    }
+
     /// Whether the tree must be told before the next byte is written.
     pub fn needs_begin(&self) -> bool {
-        self.clean.is_some() || self.staging.is_none() || (self.told_ready && !self.orphan)
+        self.staging().is_none() || (self.told_ready && !self.orphan)
     }
 
     /// What the tree is believed to know.
     pub fn expected(&self) -> Expected {
-        match &self.clean {
-            Some(content) => Expected::Clean(content.hash),
-            None => Expected::Draft(self.staging),
+        match &self.backing {
+            Backing::Clean(content) => Expected::Clean(content.hash),
+            Backing::Draft(draft) => Expected::Draft(draft.staging),
+        }
+    }
+
+    /// The draft that it is or is about to become, with all of the old content beneath.
+    pub fn draft(&self) -> Draft {
+        match &self.backing {
+            Backing::Clean(content) => {
+                let (size, base) = (content.size, Some(content.clone()));
+                Draft { size, base, base_len: size, ..Draft::empty() }
+            }
+            Backing::Draft(draft) => Draft::clone(draft),
         }
     }
 }
@@ -61,6 +89,8 @@ pub enum Wait {
     Prepare(Preparing),
     /// Its chunks are being uploaded.
     Upload(Preparing),
+    /// The server could not be reached or had no room: the draft waits to be prepared again.
+    Again(Preparing),
     /// Chunks of a content that the server lacks are being uploaded.
     Supply(NodeId, Arc<Content>),
     /// A draft is becoming a cached content.
@@ -70,6 +100,8 @@ pub enum Wait {
         /// Which state of its bytes.
         generation: u64,
     },
+    /// The bytes of a content that somebody wants to read.
+    Fetch(ContentHash),
 }
 
 /// A draft on its way to becoming a content.
@@ -79,8 +111,10 @@ pub struct Preparing {
     pub node: NodeId,
     /// Which state of its bytes.
     pub generation: u64,
-    /// The bytes; `None` if it was outdated when the work began.
-    pub bytes: Option<Arc<[u8]>>,
+    /// The draft then; `None` if it was outdated when the work began.
+    pub draft: Option<Box<Draft>>,
+    /// What it turned out to be.
+    pub bytes: Arc<[u8]>,
     /// Whether chunks must be uploaded.
     pub upload: bool,
 }
@@ -108,6 +142,8 @@ pub struct Device {
     pub skew: i64,
     /// Whether the server can be reached.
     pub online: bool,
+    /// Nothing more can be written to its disk by users.
+    pub full: bool,
     /// Open files by node.
     pub files: BTreeMap<NodeId, OpenFile>,
     /// Small chunks that wait for their commit.
@@ -118,42 +154,62 @@ pub struct Device {
     pub waits: BTreeMap<u64, Wait>,
     /// Whether the next look for a commit is in the queue of events.
     pub commit_due: bool,
+    /// Whether the next folding of the journal is.
+    pub fold_due: bool,
     /// The last plan to ask for a page; others are off.
     pub poll_plan: u64,
     /// Effects whose record could not be kept yet.
     pub unkept: VecDeque<Effect>,
-    /// The bytes that each staging file was last declared ready with.
-    pub ready: BTreeMap<u64, ContentHash>,
-    /// What the user would see after a crash now.
-    pub kept: View,
+    /// Bytes that must survive a power cut, by the node that has them.
+    pub fsynced: BTreeMap<NodeId, ContentHash>,
+    /// What the user would see after a crash now; `None` after a power cut or when the disk was set back.
+    pub kept: Option<View>,
     /// What the user of the only active device must see at any time.
     pub expected: Option<View>,
+    /// A copy of its disk.
+    pub backup: Option<Box<Disk>>,
+    /// It has lost a part of its memory, or shares it: the next start is that of another device.
+    pub is_other: bool,
+    /// It has been told that there is nothing new, and would hear of it if there was.
+    pub listens: bool,
+    /// The feed position at the last look.
+    pub cursor: Option<Cursor>,
+    /// How often it has become another device.
+    pub lives: u64,
 }
 
 impl Device {
     /// A device that has never run.
-    pub fn new(named: Named) -> Self {
+    pub fn new(index: usize) -> Self {
+        let named = Named { id: id_of(index, 0), name: format!("device {}", (b'A' + index as u8) as char) };
         Self {
             named,
             engine: None,
             disk: Disk::default(),
             skew: 0,
             online: true,
+            full: false,
             files: BTreeMap::new(),
             outbox: BTreeMap::new(),
             sending: None,
             waits: BTreeMap::new(),
             commit_due: false,
+            fold_due: false,
             poll_plan: 0,
             unkept: VecDeque::new(),
-            ready: BTreeMap::new(),
-            kept: View::new(),
+            fsynced: BTreeMap::new(),
+            kept: Some(View::new()),
             expected: None,
+            backup: None,
+            is_other: false,
+            listens: false,
+            cursor: None,
+            lives: 0,
         }
     }
 
     /// The process ends without warning.
-    pub fn crash(&mut self) {
+    pub fn crash(&mut self, library: &Library) {
         self.engine = None;
         self.files.clear();
         self.outbox.clear();
@@ -161,77 +217,110 @@ impl Device {
         self.waits.clear();
         self.commit_due = false;
         self.unkept.clear();
-        self.expected = self.expected.is_some().then(|| self.resolved(&self.kept));
+        if let (Some(_), Some(kept)) = (&self.expected, &self.kept) {
+            self.expected = Some(view::resolved(kept, &self.disk, library));
+        }
     }
 
-    fn resolved(&self, kept: &View) -> View {
-        let mut view = kept.clone();
-        for seen in view.values_mut() {
-            if let view::Inside::Staged(id) = &seen.inside {
-                let bytes = id.and_then(|id| self.disk.read(id)).unwrap_or_default();
-                seen.inside = view::Inside::Bytes(super::bytes::content_of(&bytes).hash);
-            }
-        }
-        view
+    /// What is known to be on the disk is not what it was: neither what was kept nor what the user saw counts any more.
+    pub fn forget_memory(&mut self) {
+        (self.kept, self.expected, self.cursor) = (None, None, None);
+        self.is_other = true;
     }
 
     /// The process starts. `Err` if what it finds is not what was kept.
-    pub fn boot(&mut self, seed: u64, now: Timestamp) -> Result<(), String> {
+    pub fn boot(&mut self, index: usize, seed: u64, now: Timestamp, planted: Option<Planted>) -> Result<(), String> {
+        if (self.is_other || self.disk.suspect) && planted != Some(Planted::IdentityKept) {
+            self.lives += 1;
+            self.named.id = id_of(index, self.lives);
+        }
+        self.is_other = false;
         let restored = self.disk.restore();
-        let engine = Engine::new(Identity { device: self.named.clone(), seed }, restored);
+        let in_doubt = !restored.unanswered.is_empty();
+        let mut engine = Engine::new(Identity { device: self.named.clone(), seed }, restored);
+        if in_doubt {
+            engine.look_first();
+        }
         engine.check();
-        if let Some(difference) = view::difference(&self.kept, &view::of_engine(&engine, None)) {
+        if let Some(kept) = &self.kept
+            && let Some(difference) = view::difference(kept, &view::of_engine(&engine, None))
+        {
             return Err(format!("kept and restored differ at {difference}"));
         }
         self.engine = Some(engine);
-        self.resume(now)
+        self.recover(now, planted)
     }
 
-    /// Drafts of files that were open go on as if they had been closed; staging files of nobody go.
-    fn resume(&mut self, now: Timestamp) -> Result<(), String> {
-        let Some(engine) = self.engine.as_mut() else { return Ok(()) };
-        let drafts: BTreeMap<NodeId, _> = engine.stagings().map(|(id, draft)| (id, draft.clone())).collect();
-        let mut unknown = self.disk.stagings();
+    /// Staging files are compared with the drafts they belong to. Drafts of files that were open go on as if they had been
+    /// closed; staging files of nobody are set aside.
+    fn recover(&mut self, now: Timestamp, planted: Option<Planted>) -> Result<(), String> {
+        let Some(engine) = &self.engine else { return Ok(()) };
+        let drafts: BTreeMap<NodeId, Draft> = engine.stagings().map(|(id, draft)| (id, draft.clone())).collect();
+        let known: BTreeSet<u64> = drafts.values().filter_map(|draft| draft.staging).collect();
         for (node, draft) in drafts {
-            let bytes = match draft.staging {
-                Some(id) => self.disk.read(id).ok_or(format!("the staging file {id} of {node:?} is gone"))?,
-                None => Arc::default(),
-            };
-            draft.staging.map(|id| unknown.remove(&id));
-            if draft.ready {
+            let Some(usable) = self.usable(&draft, planted) else {
+                self.abandon(node, draft.staging, now)?;
                 continue;
-            }
-            let size = bytes.len() as u64;
-            let update = DraftUpdate {
-                generation: draft.generation + u64::from(size != draft.size),
-                size,
-                staging: draft.staging,
-                present: vec![(0, size)],
-                base: None,
-                base_len: 0,
-                mtime: engine.local(node).map_or(now, |state| state.attrs.mtime),
-                ready: true,
             };
-            engine.write_draft(node, Expected::Draft(draft.staging), update, now).map_err(|error| error.to_string())?;
+            if !usable.ready || usable.prepared.is_none() {
+                let generation = if usable == draft { draft.generation } else { self.disk.next_generation() };
+                self.resume(node, &usable, generation, now)?;
+            }
         }
-        for id in unknown {
-            self.disk.unstage(id);
+        for id in self.disk.stagings().into_iter().filter(|id| !known.contains(id)).collect::<Vec<_>>() {
+            self.disk.set_aside(id);
         }
         Ok(())
     }
 
-    /// The bytes to prepare, as the driver finds them.
-    pub fn snapshot(&self, node: NodeId, generation: u64) -> Option<Arc<[u8]>> {
-        let staging = match self.files.get(&node) {
-            Some(file) if file.clean.is_none() && file.generation == generation => file.staging,
-            Some(_) => return None,
+    /// A draft as its staging file is, if the bytes that it needs are on the disk, as far as can be told.
+    fn usable(&self, draft: &Draft, planted: Option<Planted>) -> Option<Draft> {
+        let Some(id) = draft.staging else { return Some(draft.clone()) };
+        let len = self.disk.staged_len(id)?;
+        let is_short = len < draft.present.last().map_or(0, |(_, end)| *end);
+        if is_short && (draft.ready || self.disk.suspect) {
+            return None;
+        }
+        let draft = left_behind(draft, &self.disk);
+        let checks = self.disk.suspect && planted != Some(Planted::SuspectUnchecked);
+        let is_whole = !checks || !self.disk.has_holes(id, &draft.present) && self.is_as_prepared(&draft);
+        is_whole.then_some(draft)
+    }
+
+    /// Whether the bytes are those that they turned out to be before the machine went down, if that is known.
+    fn is_as_prepared(&self, draft: &Draft) -> bool {
+        let Some(content) = &draft.prepared else { return true };
+        let base = draft.base.as_ref().and_then(|base| self.disk.cached(base.hash));
+        // What lies beneath and is not here is read from the server, and cannot be what is wrong.
+        self.disk.draft_bytes(draft, base).is_none_or(|bytes| content_of(&bytes).hash == content.hash)
+    }
+
+    fn abandon(&mut self, node: NodeId, staging: Option<u64>, now: Timestamp) -> Result<(), String> {
+        let engine = self.engine.as_mut().ok_or("the process is down")?;
+        engine.abandon_draft(node, now);
+        self.disk.keep(engine.take_record());
+        self.kept = self.kept.is_some().then(|| view::of_engine(engine, None));
+        staging.iter().for_each(|id| self.disk.set_aside(*id));
+        if self.disk.suspect { Ok(()) } else { Err(format!("the bytes of {node:?} are gone")) }
+    }
+
+    fn resume(&mut self, node: NodeId, draft: &Draft, generation: u64, now: Timestamp) -> Result<(), String> {
+        let engine = self.engine.as_mut().ok_or("the process is down")?;
+        let mtime = engine.local(node).map_or(now, |state| state.attrs.mtime);
+        let update = update(draft, generation, mtime, true);
+        engine.write_draft(node, Expected::Draft(draft.staging), update, now).map_err(|error| error.to_string())
+    }
+
+    /// The draft to prepare, as the driver finds it.
+    pub fn snapshot(&self, node: NodeId, generation: u64) -> Option<Box<Draft>> {
+        match self.files.get(&node).map(|file| (&file.backing, file.generation)) {
+            Some((Backing::Draft(draft), current)) if current == generation => Some(draft.clone()),
+            Some(_) => None,
             None => {
                 let state = self.engine.as_ref()?.local(node)?;
-                let draft = state.body.draft().filter(|draft| draft.generation == generation)?;
-                draft.staging
+                state.body.draft().filter(|draft| draft.generation == generation).map(|draft| Box::new(draft.clone()))
             }
-        };
-        Some(staging.and_then(|id| self.disk.read(id)).unwrap_or_default())
+        }
     }
 
     /// Whether a file was written after the work on `generation` began.
@@ -245,27 +334,32 @@ impl Device {
             return Ok(file.clone());
         }
         let state = self.engine.as_ref().and_then(|engine| engine.local(node)).ok_or(Refusal::NotFound)?;
-        let (clean, staging, generation, told_ready) = match &state.body {
-            Body::File(FileBody::Clean(content)) => (Some(content.clone()), None, 0, true),
-            Body::File(FileBody::Draft(draft)) => (None, draft.staging, draft.generation, draft.ready),
+        let (backing, generation, told_ready) = match &state.body {
+            Body::File(FileBody::Clean(content)) => (Backing::Clean(content.clone()), 0, true),
+            Body::File(FileBody::Draft(draft)) => (Backing::Draft(draft.clone()), draft.generation, draft.ready),
             Body::Dir => return Err(Refusal::IsDir),
             Body::Symlink(_) => return Err(Refusal::NotFound),
         };
         let mtime = state.attrs.mtime;
-        Ok(OpenFile { staging, clean, generation, told: generation, told_ready, mtime, orphan: false })
+        Ok(OpenFile { backing, generation, told: generation, told_ready, mtime, orphan: false })
     }
 
     /// Open files follow their nodes after a change from the feed.
     pub fn refresh_open(&mut self, changed: &syncmount_engine::Changed) {
+        if changed.content || changed.removed {
+            self.fsynced.remove(&changed.node);
+        }
         let Some(file) = self.files.get_mut(&changed.node) else { return };
         let Some(engine) = &self.engine else { return };
         match engine.local(changed.node) {
             None => file.orphan = true,
+            // Removed here and brought back by an edit elsewhere: those who had it open go on with what they have.
+            Some(_) if file.orphan => {
+                self.files.remove(&changed.node);
+            }
             Some(state) => {
-                file.orphan = false;
                 if let (Body::File(FileBody::Clean(content)), true) = (&state.body, changed.content) {
-                    file.clean = Some(content.clone());
-                    file.staging = None;
+                    file.backing = Backing::Clean(content.clone());
                     file.told = file.generation;
                     file.told_ready = true;
                     file.mtime = state.attrs.mtime;
@@ -274,12 +368,95 @@ impl Device {
         }
     }
 
-    /// The name of the bytes that the user sees in a node, if it is known that they are worth keeping.
-    pub fn bytes_of(&self, node: NodeId) -> Option<ContentHash> {
-        match &self.engine.as_ref()?.local(node)?.body {
+    /// The names of the bytes that a user sees in a node: those that the tree knows, and those that were written since.
+    pub fn bytes_of(&self, node: NodeId, library: &Library) -> Vec<ContentHash> {
+        let hash = |draft: &Draft| {
+            let base = draft.base.as_ref().and_then(|base| library.get(base.hash));
+            self.disk.draft_bytes(draft, base.map(|bytes| &**bytes)).map(|bytes| content_of(&bytes).hash)
+        };
+        let known = self.engine.as_ref().and_then(|engine| engine.local(node)).and_then(|state| match &state.body {
             Body::File(FileBody::Clean(content)) => Some(content.hash),
-            Body::File(FileBody::Draft(draft)) => self.ready.get(&draft.staging?).copied(),
+            Body::File(FileBody::Draft(draft)) => hash(draft),
+            Body::Dir | Body::Symlink(_) => None,
+        });
+        let open = self.files.get(&node).and_then(|file| match &file.backing {
+            Backing::Clean(_) => None,
+            Backing::Draft(draft) => hash(draft),
+        });
+        known.into_iter().chain(open).collect()
+    }
+
+    /// The contents that this device could give back to a server that has lost them: bytes on its disk that a node of its
+    /// tree has.
+    pub fn holds(&self, server: &BTreeSet<ContentHash>, library: &Library) -> BTreeSet<ContentHash> {
+        let bodies: Vec<Body> = match &self.engine {
+            Some(engine) => engine.ids().filter_map(|id| Some(engine.local(id)?.body.clone())).collect(),
+            None => self.disk.rows().filter_map(|row| Some(row.local.as_ref()?.body.clone())).collect(),
+        };
+        bodies.iter().filter_map(|body| self.held(body, server, library)).collect()
+    }
+
+    fn held(&self, body: &Body, server: &BTreeSet<ContentHash>, library: &Library) -> Option<ContentHash> {
+        match body {
+            Body::File(FileBody::Clean(content)) => self.disk.cached(content.hash).map(|_| content.hash),
+            Body::File(FileBody::Draft(draft)) => {
+                let mut draft = Draft::clone(draft);
+                if self.engine.is_none() {
+                    // As the next start will find it.
+                    draft.prepared = draft.prepared.filter(|_| draft.ready);
+                    draft = self.usable(&draft, None)?;
+                }
+                let base = draft.base.as_ref().and_then(|base| {
+                    let from_server = || library.get(base.hash).filter(|_| server.contains(&base.hash));
+                    self.disk.cached(base.hash).or_else(|| from_server().map(|bytes| &**bytes))
+                });
+                self.disk.draft_bytes(&draft, base).map(|bytes| content_of(&bytes).hash)
+            }
             Body::Dir | Body::Symlink(_) => None,
         }
     }
+}
+
+/// A draft that was being written when the process ended, whose staging file is longer than it was told: what the writer
+/// had handed over counts.
+fn grown(draft: &Draft, len: u64) -> Draft {
+    Draft { size: len, present: vec![(0, len)], prepared: None, ..draft.clone() }
+}
+
+/// The same with a staging file that the writer had cut.
+fn cut_off(draft: &Draft, len: u64) -> Draft {
+    let present = draft.present.iter().filter(|(start, _)| *start < len).map(|(start, end)| (*start, len.min(*end)));
+    let (present, base_len) = (present.collect(), draft.base_len.min(len));
+    Draft { size: len, present, base_len, prepared: None, ..draft.clone() }
+}
+
+/// A draft that nobody writes to any more, because the process has ended.
+pub fn left_behind(draft: &Draft, disk: &Disk) -> Draft {
+    let reaches = draft.present.last().map_or(0, |(_, end)| *end);
+    match draft.staging.and_then(|id| disk.staged_len(id)) {
+        Some(len) if !draft.ready && len < reaches => cut_off(draft, len),
+        Some(len) if !draft.ready && draft.base.is_none() && len > draft.size => grown(draft, len),
+        _ => draft.clone(),
+    }
+}
+
+/// A draft as the tree is told of it.
+pub fn update(draft: &Draft, generation: u64, mtime: Timestamp, ready: bool) -> DraftUpdate {
+    DraftUpdate {
+        generation,
+        size: draft.size,
+        staging: draft.staging,
+        present: draft.present.clone(),
+        base: draft.base.clone(),
+        base_len: draft.base_len,
+        mtime,
+        ready,
+    }
+}
+
+/// The id that a device has in one of its lives.
+fn id_of(index: usize, life: u64) -> DeviceId {
+    let mut random = [index as u8; 10];
+    random[..8].copy_from_slice(&Rng::of(&[index as u64, life]).number().to_le_bytes());
+    DeviceId::new_v7(1_000 + index as u64, &random)
 }

@@ -1,115 +1,79 @@
 //! Deterministic simulation: several engines and the real service in one process, one seed for one world.
 //!
-//! Time, network, disks and users are values in here; the engine and the server's rules are the shipped code. A world is
-//! lived through (users act, messages get lost, doubled and late, processes end at any point, clocks are wrong), then
-//! healed, driven to rest, and judged. Equal seeds give equal worlds, step by step.
+//! Time, network, disks and users are values in here; the engine and the server's rules are the shipped code, the driver's
+//! part of a client is retold step by step. A world is lived through (users act, messages get lost, doubled and late,
+//! processes end at any point, power is cut, disks are set back to backups, clocks are wrong), then healed, driven to rest,
+//! and judged. Equal seeds give equal worlds, step by step.
+//!
+//! What users and misfortune do is a list that is made beforehand ([`plan`]); leaving out some of it leaves the chance of
+//! the rest as it is, so that a world that fails can be shrunk ([`shrink`]). That the judge would notice is proved with
+//! faults that are planted where the model wires engine, disk, network and server together ([`planted`]): the shipped code
+//! has no switch for them.
 
 pub mod bytes;
 pub mod device;
 pub mod disk;
+mod driver;
+mod fate;
 pub mod oracle;
+pub mod plan;
+pub mod planted;
+mod rival;
 mod rng;
 pub mod server;
+pub mod shrink;
 mod user;
 pub mod view;
 pub mod world;
 
+pub use plan::{Faults, Scenario};
+pub use planted::Planted;
 pub use rng::Rng;
 
 use sha2::{Digest, Sha256};
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-/// How often things go wrong, in cases of 1000 where nothing else is said.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Faults {
-    /// A message does not arrive.
-    pub lost: u64,
-    /// A commit arrives twice.
-    pub doubled: u64,
-    /// The longest way of a message, in milliseconds.
-    pub delay_ms: u64,
-    /// A device crashes at one of its crash points, in cases of 100,000; after an action, in cases of 1000.
-    pub crash: u64,
-    /// A record cannot be kept.
-    pub keep_failed: u64,
-    /// A draft cannot be prepared.
-    pub prepare_failed: u64,
-    /// Something in between refuses a commit that the server did not do.
-    pub rejected: u64,
-    /// A device loses the network for a while after an action.
-    pub offline: u64,
-    /// A device's clock is set after an action.
-    pub clock_set: u64,
-    /// The server is restarted after an action.
-    pub server_restart: u64,
+/// Everything that decides what happens in a world.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Setup {
+    /// All chance.
+    pub seed: u64,
+    /// What kind of world it is.
+    pub scenario: Scenario,
+    /// The entries of the plan that happen; `None`: all.
+    pub keep: Option<BTreeSet<usize>>,
+    /// Faults that are switched off, by name.
+    pub calm: BTreeSet<&'static str>,
+    /// A bug for the judge to find.
+    pub planted: Option<Planted>,
+    /// Whether the trace is wanted as text.
+    pub verbose: bool,
 }
 
-impl Faults {
-    /// Nothing goes wrong.
-    pub const NONE: Self = Self {
-        lost: 0,
-        doubled: 0,
-        delay_ms: 20,
-        crash: 0,
-        keep_failed: 0,
-        prepare_failed: 0,
-        rejected: 0,
-        offline: 0,
-        clock_set: 0,
-        server_restart: 0,
-    };
-
-    /// Much goes wrong.
-    pub const MANY: Self = Self {
-        lost: 100,
-        doubled: 100,
-        delay_ms: 30_000,
-        crash: 300,
-        keep_failed: 5,
-        prepare_failed: 30,
-        rejected: 50,
-        offline: 60,
-        clock_set: 20,
-        server_restart: 20,
-    };
-
-    /// Whether a device may forget that it has sent a commit.
-    pub const fn forgets(&self) -> bool {
-        self.crash > 0 || self.doubled > 0 || self.rejected > 0
-    }
-}
-
-/// What kind of world it is.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Scenario {
-    /// How many devices there are.
-    pub devices: usize,
-    /// How many of them have users that do something; with 1, no conflict may come of it.
-    pub active: usize,
-    /// How many actions all users do.
-    pub actions: u32,
-    /// What goes wrong.
-    pub faults: Faults,
-    /// How often a byte string is one that others write too, in cases of 1000.
-    pub common: u64,
-    /// All users make the same tree: no conflict may come of it.
-    pub alike: bool,
-}
-
-impl Scenario {
-    /// The kind of world that a seed stands for: two to five devices, one or all of them active, few faults or many.
+impl Setup {
+    /// The world of a seed.
     pub fn of(seed: u64) -> Self {
-        let mut rng = Rng::new(seed ^ 0x5ce9_a710);
-        let devices = [2, 2, 2, 3, 3, 5][rng.index(6)];
-        let active = if rng.chance(250) { 1 } else { devices };
-        let faults = match rng.below(4) {
-            0 => Faults::NONE,
-            1 => Faults { crash: 0, keep_failed: 0, clock_set: 0, rejected: 0, ..Faults::MANY },
-            _ => Faults::MANY,
-        };
-        let actions = 10 + rng.below(110) as u32;
-        Self { devices, active, actions, faults, common: [0, 100, 400][rng.index(3)], alike: false }
+        let scenario = Scenario::of(seed);
+        Self { seed, scenario, keep: None, calm: BTreeSet::new(), planted: None, verbose: false }
+    }
+
+    /// The same with a bug in it.
+    pub fn with(self, planted: Planted) -> Self {
+        Self { planted: Some(planted), ..self }
+    }
+
+    /// The command that repeats this world.
+    pub fn reproduction(&self) -> String {
+        let mut line = format!("SYNCMOUNT_SIM_SEED={}", self.seed);
+        let mut add = |name: &str, value: String| line += &format!(" SYNCMOUNT_SIM_{name}={value}");
+        self.keep.iter().for_each(|keep| add("KEEP", shrink::ranges(keep)));
+        if !self.calm.is_empty() {
+            add("CALM", self.calm.iter().copied().collect::<Vec<_>>().join(","));
+        }
+        self.planted.iter().for_each(|planted| add("PLANTED", planted.name().to_owned()));
+        line + " cargo test -p syncmount-tests --test sim one_seed -- --nocapture"
     }
 }
 
@@ -140,8 +104,6 @@ impl Trace {
 /// What became of a world.
 #[derive(Clone, Debug)]
 pub struct Report {
-    /// What kind of world it was.
-    pub scenario: Scenario,
     /// Of everything that happened and of the tree at the end.
     pub digest: String,
     /// How many lines the trace has.
@@ -154,11 +116,11 @@ pub struct Report {
     pub failure: Option<String>,
 }
 
-/// Lives through the world of a seed and judges it.
-pub fn run(seed: u64, scenario: Scenario, verbose: bool) -> Report {
+/// Lives through a world and judges it.
+pub fn run(setup: &Setup) -> Report {
     let mut world = None;
     let outcome = catch_unwind(AssertUnwindSafe(|| {
-        let world = world.insert(world::World::new(seed, scenario, verbose));
+        let world = world.insert(world::World::new(setup));
         world.live();
         if world.violation.is_none() {
             world.heal();
@@ -169,10 +131,9 @@ pub fn run(seed: u64, scenario: Scenario, verbose: bool) -> Report {
         }
     }));
     let outcome = outcome.unwrap_or_else(|panic| Err(format!("panic: {}", panic_text(&*panic))));
-    let mut trace = world.map_or_else(|| Trace::new(verbose), |world| world.trace);
+    let mut trace = world.map_or_else(|| Trace::new(setup.verbose), |world| world.trace);
     trace.line(|| format!("{outcome:?}"));
     Report {
-        scenario,
         digest: trace.digest.finalize().iter().fold(String::new(), |text, byte| text + &format!("{byte:02x}")),
         lines: trace.lines,
         nodes: outcome.as_ref().map_or(0, view::View::len),
@@ -184,9 +145,4 @@ pub fn run(seed: u64, scenario: Scenario, verbose: bool) -> Report {
 fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
     let text = panic.downcast_ref::<String>().cloned();
     text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned())).unwrap_or_default()
-}
-
-/// The command that repeats the world of a seed.
-pub fn reproduction(seed: u64) -> String {
-    format!("SYNCMOUNT_SIM_SEED={seed} cargo test -p syncmount-tests --test sim one_seed -- --nocapture")
 }

@@ -1,4 +1,7 @@
 //! The one source of chance in a world. Equal seeds give equal sequences on every machine.
+//!
+//! Every event draws from a sequence of its own, named by the world's seed, the moment and whom it happens to: what is left
+//! out of a world does not change the chance of the rest.
 
 /// SplitMix64.
 #[derive(Clone, Debug)]
@@ -8,6 +11,13 @@ impl Rng {
     /// A generator that begins at `seed`.
     pub const fn new(seed: u64) -> Self {
         Self(seed)
+    }
+
+    /// The generator that these numbers name.
+    pub fn of(name: &[u64]) -> Self {
+        let mix =
+            |rng: Self, part: &u64| Self(Self(rng.0 ^ part).number().rotate_left(17) ^ part.wrapping_mul(0x9FB2_1C65));
+        Self(name.iter().fold(Self(0x5EED), mix).number())
     }
 
     /// Uniform over all of `u64`.

@@ -1,23 +1,38 @@
 //! What users do: few names, shallow trees, on all devices at once, so that they get into each other's way.
 
-use super::device::OpenFile;
+use super::bytes::{self, PIECE};
+use super::device::{Backing, OpenFile, update};
 use super::view;
-use super::world::World;
+use super::world::{Event, World};
 use std::sync::Arc;
-use syncmount_common::{Attrs, Content, Name, NodeId, NodeKind, SymlinkTarget, Timestamp};
-use syncmount_engine::{Body, Draft, DraftUpdate, Engine, FileBody, Refusal, RenameMode};
+use syncmount_common::{Attrs, Name, NodeId, NodeKind, SymlinkTarget, Timestamp};
+use syncmount_engine::{Body, Draft, Engine, FileBody, Refusal, RenameMode};
 
 const NAMES: [&str; 5] = ["a", "b", "c.txt", "d", "e"];
 const DEPTH_MAX: usize = 4;
 
 /// A node as a user finds it.
 #[derive(Clone, Debug)]
-struct Found {
-    id: NodeId,
-    parent: NodeId,
-    name: Name,
-    kind: NodeKind,
-    depth: usize,
+pub struct Found {
+    /// The node.
+    pub id: NodeId,
+    /// Where it is.
+    pub parent: NodeId,
+    /// What it is called there.
+    pub name: Name,
+    /// What it is.
+    pub kind: NodeKind,
+    /// How deep.
+    pub depth: usize,
+}
+
+/// What is written.
+#[derive(Clone, Debug)]
+pub enum Write {
+    /// All of it, anew.
+    Whole(Arc<[u8]>),
+    /// Some bytes in the middle; the rest stays.
+    Part,
 }
 
 /// Everything below the root, in the order of paths.
@@ -36,23 +51,43 @@ fn walk(engine: &Engine) -> Vec<Found> {
     found
 }
 
+/// One of the names that everybody uses.
+pub(super) fn name(text: &str) -> Name {
+    Name::new(text.as_bytes()).expect("a valid name")
+}
+
 impl World {
     /// One action of the user of a device.
     pub fn act(&mut self, index: usize) {
+        let twins = self.scenario.devices..self.devices.len();
+        let index =
+            if !twins.is_empty() && self.rng.chance(300) { twins.start + self.rng.index(twins.len()) } else { index };
+        if self.devices[index].engine.is_none() {
+            return;
+        }
+        if self.scenario.alike {
+            return self.make_alike(index);
+        }
         match self.rng.below(100) {
-            0..22 => self.create_file(index),
-            22..32 => self.make_directory(index),
-            32..36 => self.link(index),
-            36..56 => self.write_existing(index),
-            56..76 => self.rename(index),
-            76..86 => self.remove(index),
-            86..89 => self.remove_tree(index),
-            89..94 => self.set_attrs(index),
+            0..18 => self.create_file(index),
+            18..28 => self.make_directory(index),
+            28..31 => self.link(index),
+            31..49 => self.write_existing(index),
+            49..65 => self.rename(index),
+            65..69 => self.replace_by_rename(index),
+            69..77 => self.remove(index),
+            77..80 => self.remove_tree(index),
+            80..83 => self.change_type(index),
+            83..87 => self.set_attrs(index),
+            87..91 => self.sync_one(index),
+            91..95 => self.read_one(index),
             _ => self.close_one(index),
         }
+        self.changed(index);
     }
 
-    fn found(&self, index: usize) -> Vec<Found> {
+    /// Everything that is there for the user of a device.
+    pub fn found(&self, index: usize) -> Vec<Found> {
         self.devices[index].engine.as_ref().map(walk).unwrap_or_default()
     }
 
@@ -69,8 +104,16 @@ impl World {
             .map(|found| found.id)
             .collect();
         let parent = if self.rng.chance(350) { None } else { self.rng.pick(&dirs).copied() };
-        let name = NAMES[self.rng.index(NAMES.len())];
-        (parent.unwrap_or(NodeId::ROOT), Name::new(name.as_bytes()).expect("a valid name"))
+        (parent.unwrap_or(NodeId::ROOT), name(NAMES[self.rng.index(NAMES.len())]))
+    }
+
+    /// A byte string for a user to write: now and then a common one, else one that nobody has written before.
+    pub fn invent(&mut self) -> Arc<[u8]> {
+        if self.rng.chance(self.scenario.common) {
+            return bytes::common(&mut self.rng);
+        }
+        self.tag.1 += 1;
+        bytes::unique(&mut self.rng, self.tag)
     }
 
     fn attrs(&mut self, index: usize) -> Attrs {
@@ -105,88 +148,173 @@ impl World {
     fn expect(&mut self, index: usize) {
         let device = &mut self.devices[index];
         if let (Some(_), Some(engine)) = (&device.expected, &device.engine) {
-            device.expected = Some(view::of_engine(engine, Some(&device.disk)));
+            device.expected = Some(view::of_engine(engine, Some((&device.disk, &self.library))));
         }
+    }
+
+    /// Makes a node.
+    pub fn make(&mut self, index: usize, parent: NodeId, name: Name, body: Body) -> Option<NodeId> {
+        let attrs = self.attrs(index);
+        let (shown, kind) = (name.clone(), body.kind());
+        let what = || format!("makes a {kind:?} {parent:?}/{shown}");
+        self.call(index, what, |engine, now| engine.create(parent, name, attrs, body, now))
+    }
+
+    /// Makes a file with these bytes, and closes it mostly.
+    pub fn make_file(&mut self, index: usize, (parent, name): (NodeId, Name), bytes: Arc<[u8]>) -> Option<NodeId> {
+        if self.devices[index].full {
+            return None;
+        }
+        let body = Body::File(FileBody::Draft(Box::new(Draft::empty())));
+        let id = self.make(index, parent, name, body)?;
+        if !self.rng.chance(30) {
+            self.write(index, id, &Write::Whole(bytes));
+        }
+        Some(id)
     }
 
     fn create_file(&mut self, index: usize) {
-        let ((parent, name), attrs) = (self.place(index), self.attrs(index));
-        let body = Body::File(FileBody::Draft(Box::new(Draft::empty())));
-        let shown = name.clone();
-        let what = || format!("create {parent:?}/{shown}");
-        let made = self.call(index, what, |engine, now| engine.create(parent, name, attrs, body, now));
-        if let Some(id) = made
-            && !self.rng.chance(30)
-        {
-            self.write(index, id);
-        }
-        self.changed(index);
+        let (place, bytes) = (self.place(index), self.invent());
+        self.make_file(index, place, bytes);
     }
 
     fn make_directory(&mut self, index: usize) {
-        let ((parent, name), attrs) = (self.place(index), self.attrs(index));
-        let shown = name.clone();
-        let what = || format!("mkdir {parent:?}/{shown}");
-        self.call(index, what, |engine, now| engine.create(parent, name, attrs, Body::Dir, now));
-        self.changed(index);
+        let (parent, name) = self.place(index);
+        self.make(index, parent, name, Body::Dir);
+    }
+
+    fn target(&mut self) -> Body {
+        let target = NAMES[self.rng.index(NAMES.len())].as_bytes();
+        Body::Symlink(SymlinkTarget::new(target).expect("a valid target"))
     }
 
     fn link(&mut self, index: usize) {
-        let ((parent, name), attrs) = (self.place(index), self.attrs(index));
-        let target = NAMES[self.rng.index(NAMES.len())].as_bytes();
-        let body = Body::Symlink(SymlinkTarget::new(target).expect("a valid target"));
-        let what = || format!("symlink {parent:?}");
-        self.call(index, what, |engine, now| engine.create(parent, name, attrs, body, now));
+        let ((parent, name), body) = (self.place(index), self.target());
+        self.make(index, parent, name, body);
+    }
+
+    /// What is at a path is the same whoever makes it.
+    fn make_alike(&mut self, index: usize) {
+        let (parent, name) = self.place(index);
+        let Some(engine) = &self.devices[index].engine else { return };
+        let path = format!("{}/{name}", engine.path(parent).unwrap_or_default());
+        let sum: usize = path.bytes().map(usize::from).sum();
+        match sum % 5 {
+            0 | 1 => drop(self.make(index, parent, name, Body::Dir)),
+            2 => {
+                let target = SymlinkTarget::new(path.as_bytes()).expect("a valid target");
+                self.make(index, parent, name, Body::Symlink(target));
+            }
+            _ => {
+                let bytes: Arc<[u8]> = path.repeat(1 + sum % 60).into_bytes().into();
+                let body = Body::File(FileBody::Draft(Box::new(Draft::empty())));
+                if let Some(id) = self.make(index, parent, name, body) {
+                    self.write_and(index, id, &Write::Whole(bytes), After::Close);
+                }
+            }
+        }
         self.changed(index);
     }
 
     fn write_existing(&mut self, index: usize) {
-        if let Some(found) = self.pick(index, |found| found.kind == NodeKind::File) {
-            self.write(index, found.id);
-            self.changed(index);
-        }
+        let Some(found) = self.pick(index, |found| found.kind == NodeKind::File) else { return };
+        let what = if self.rng.chance(300) { Write::Part } else { Write::Whole(self.invent()) };
+        self.write(index, found.id, &what);
     }
 
-    /// Opens a file (unless it is open), replaces its bytes, and closes it, or does so later.
-    fn write(&mut self, index: usize, node: NodeId) {
+    /// Opens a file (unless it is open), writes, and closes it, or does so later.
+    pub fn write(&mut self, index: usize, node: NodeId, what: &Write) {
+        let after = match self.rng.below(100) {
+            0..65 => After::Close,
+            65..75 => After::Tell(false),
+            75..78 => After::Tell(true),
+            78..90 => After::Sync,
+            _ => After::Nothing,
+        };
+        self.write_and(index, node, what, after);
+    }
+
+    fn write_and(&mut self, index: usize, node: NodeId, what: &Write, after: After) {
+        let full = self.devices[index].full;
         let Ok(mut file) = self.devices[index].open(node) else { return };
+        // What is written to a removed file ends with those who have it open.
+        if file.orphan || full && self.rng.chance(700) {
+            return;
+        }
+        if let (Write::Part, Backing::Clean(content)) = (what, &file.backing)
+            && self.devices[index].disk.cached(content.hash).is_none()
+            && content.size > 0
+        {
+            return self.fetch(index, content.hash);
+        }
         if file.needs_begin() && !self.begin_draft(index, node, &mut file) {
             return;
         }
-        let Some(staging) = file.staging else { return };
-        let bytes = self.library.invent(&mut self.rng, self.scenario.common);
+        if !full && self.put_bytes(index, node, &mut file, what) {
+            match after {
+                After::Close => self.close(index, node),
+                After::Tell(ready) => drop(self.tell(index, node, ready)),
+                After::Sync => self.sync(index, node),
+                After::Nothing => {}
+            }
+        } else {
+            self.devices[index].files.insert(node, file);
+            self.close(index, node);
+        }
+    }
+
+    /// Writes into the staging file. `false` if the bytes beneath are nowhere.
+    fn put_bytes(&mut self, index: usize, node: NodeId, file: &mut OpenFile, what: &Write) -> bool {
+        let Backing::Draft(draft) = &mut file.backing else { return false };
+        let Some(staging) = draft.staging else { return false };
+        let base = draft.base.as_ref().and_then(|base| self.library.get(base.hash)).cloned();
+        let disk = &mut self.devices[index].disk;
+        // Whoever else has written the same loses it here, by the hand of a user who sees it.
+        let old = disk.draft_bytes(draft, base.as_deref());
+        self.ledger.destroyed.extend(old.map(|old| bytes::content_of(&old).hash));
+        match what {
+            Write::Whole(bytes) => {
+                disk.truncate(staging, 0);
+                disk.write(staging, 0, bytes);
+                let size = bytes.len() as u64;
+                let present = if bytes.is_empty() { Vec::new() } else { vec![(0, size)] };
+                **draft = Draft { size, present, base: None, base_len: 0, staging: Some(staging), ..Draft::empty() };
+            }
+            Write::Part => {
+                self.tag.1 += 1;
+                let mark = bytes::mark(self.tag);
+                let at = (self.rng.index(3) * PIECE) as u64;
+                let at = if at < draft.size { at } else { 0 };
+                disk.write(staging, at as usize, mark.as_bytes());
+                let end = at + mark.len() as u64;
+                draft.size = draft.size.max(end);
+                draft.present = merged(&draft.present, (at, end));
+            }
+        }
+        let Some(bytes) = disk.draft_bytes(draft, base.as_deref()) else { return false };
         self.library.enter(&bytes);
         self.trace.line(|| format!("    user {index}: writes {:?} to {node:?}", String::from_utf8_lossy(&bytes)));
         file.generation = self.devices[index].disk.next_generation();
         file.mtime = self.mtime(index);
-        self.devices[index].disk.write(staging, bytes);
-        self.devices[index].files.insert(node, file);
+        self.devices[index].files.insert(node, file.clone());
+        self.devices[index].fsynced.remove(&node);
         self.expect(index);
-        match self.rng.below(100) {
-            0..70 => self.close(index, node),
-            70..80 => self.tell(index, node, false),
-            80..85 => self.tell(index, node, true),
-            _ => {}
-        }
+        true
     }
 
     /// Makes the file a draft that the tree knows somebody is writing to.
     fn begin_draft(&mut self, index: usize, node: NodeId, file: &mut OpenFile) -> bool {
-        self.ledger.destroyed.extend(self.devices[index].bytes_of(node));
-        let expected = file.expected();
-        let was_clean = file.clean.take();
-        let base = was_clean.as_ref().and_then(|content| self.library.get(content.hash)).cloned().unwrap_or_default();
+        self.ledger.destroyed.extend(self.devices[index].bytes_of(node, &self.library));
+        let (expected, mut draft) = (file.expected(), file.draft());
         let device = &mut self.devices[index];
-        let fresh = file.staging.is_none();
-        let staging = match file.staging {
-            Some(id) => id,
-            None => device.disk.stage(base),
-        };
-        let generation = if was_clean.is_some() { device.disk.next_generation() } else { file.generation };
-        let size = device.disk.read(staging).map_or(0, |bytes| bytes.len() as u64);
-        file.staging = Some(staging);
+        let fresh = draft.staging.is_none();
+        let staging = draft.staging.unwrap_or_else(|| device.disk.stage());
+        draft.staging = Some(staging);
+        let was_clean = matches!(file.backing, Backing::Clean(_));
+        let generation = if was_clean { device.disk.next_generation() } else { file.generation };
+        let update = update(&draft, generation, file.mtime, false);
+        file.backing = Backing::Draft(Box::new(draft));
         (file.generation, file.told, file.told_ready) = (generation, generation, false);
-        let update = update(file, size, was_clean, false);
         let what = || format!("begins to write {node:?}");
         let begun = self.call(index, what, |engine, now| engine.write_draft(node, expected, update, now)).is_some();
         let device = &mut self.devices[index];
@@ -197,31 +325,36 @@ impl World {
         begun
     }
 
-    fn tell(&mut self, index: usize, node: NodeId, ready: bool) {
+    /// Tells the tree how far a file has been written; `true` if it knows.
+    fn tell(&mut self, index: usize, node: NodeId, ready: bool) -> bool {
         let device = &mut self.devices[index];
-        let Some(mut file) = device.files.get(&node).cloned() else { return };
-        let news = file.generation != file.told || (ready && !file.told_ready);
-        if !news || file.orphan || file.clean.is_some() {
-            return;
+        let Some(mut file) = device.files.get(&node).cloned() else { return false };
+        let Backing::Draft(draft) = &file.backing else { return true };
+        if file.orphan {
+            return false;
         }
-        let bytes = file.staging.and_then(|id| device.disk.read(id)).unwrap_or_default();
+        if file.generation == file.told && (!ready || file.told_ready) {
+            return true;
+        }
+        let base = draft.base.as_ref().and_then(|base| self.library.get(base.hash));
+        let bytes = device.disk.draft_bytes(draft, base.map(|bytes| &**bytes));
+        let update = update(draft, file.generation, file.mtime, ready);
         (file.told, file.told_ready) = (file.generation, ready);
-        let update = update(&file, bytes.len() as u64, None, ready);
         let what = || format!("tells of {node:?}, ready {ready}");
         let expected = file.expected();
-        let told = self.call(index, what, |engine, now| engine.write_draft(node, expected, update, now));
-        if told.is_some() {
+        let told = self.call(index, what, |engine, now| engine.write_draft(node, expected, update, now)).is_some();
+        if told {
             self.devices[index].files.insert(node, file.clone());
-            if ready && let Some(staging) = file.staging {
-                self.declare(index, staging, &bytes);
+            if let (true, Some(bytes)) = (ready, bytes) {
+                self.declare(&bytes);
             }
         }
+        told
     }
 
     /// The user has been told that these bytes are safe.
-    fn declare(&mut self, index: usize, staging: u64, bytes: &Arc<[u8]>) {
+    fn declare(&mut self, bytes: &Arc<[u8]>) {
         let content = self.library.enter(bytes);
-        self.devices[index].ready.insert(staging, content.hash);
         self.ledger.declare(content.hash, bytes);
     }
 
@@ -229,11 +362,13 @@ impl World {
     pub fn declare_all(&mut self, index: usize) {
         let device = &self.devices[index];
         let Some(engine) = &device.engine else { return };
-        let stagings: std::collections::BTreeSet<u64> =
-            engine.stagings().filter_map(|(_, draft)| draft.staging).collect();
-        for staging in stagings {
-            if let Some(bytes) = self.devices[index].disk.read(staging) {
-                self.declare(index, staging, &bytes);
+        let drafts: std::collections::BTreeMap<NodeId, Draft> =
+            engine.stagings().map(|(id, draft)| (id, draft.clone())).collect();
+        for draft in drafts.into_values() {
+            let base = draft.base.as_ref().and_then(|base| self.library.get(base.hash));
+            let bytes = self.devices[index].disk.draft_bytes(&draft, base.map(|bytes| &**bytes));
+            if let Some(bytes) = bytes {
+                self.declare(&bytes);
             }
         }
     }
@@ -241,7 +376,7 @@ impl World {
     fn close(&mut self, index: usize, node: NodeId) {
         self.tell(index, node, true);
         let device = &mut self.devices[index];
-        let staging = device.files.remove(&node).and_then(|file| file.staging);
+        let staging = device.files.remove(&node).and_then(|file| file.staging());
         // The bytes of a file that was removed while it was open end with its last handle.
         if let (Some(staging), Some(engine)) = (staging, &device.engine)
             && !engine.stagings().any(|(_, draft)| draft.staging == Some(staging))
@@ -251,11 +386,58 @@ impl World {
         }
     }
 
+    /// fsync() of an open file: its bytes, its name, the news of it.
+    fn sync(&mut self, index: usize, node: NodeId) {
+        let Some(file) = self.devices[index].files.get(&node) else { return };
+        let staging = file.staging();
+        if self.planted != Some(super::Planted::FsyncWithoutBytes) {
+            self.devices[index].disk.sync_staging(staging);
+        }
+        // What could not be kept before is kept now, or this is an error too.
+        if !self.tell(index, node, true) || !self.keep(index) {
+            return;
+        }
+        let device = &mut self.devices[index];
+        if self.planted != Some(super::Planted::FsyncBeforeJournal) {
+            device.disk.sync_journal();
+        }
+        let Some(Backing::Draft(draft)) = device.files.get(&node).map(|file| &file.backing) else { return };
+        let base = draft.base.as_ref().and_then(|base| self.library.get(base.hash));
+        let bytes = device.disk.draft_bytes(draft, base.map(|bytes| &**bytes));
+        let hash = bytes.map(|bytes| bytes::content_of(&bytes).hash);
+        if self.rng.chance(3 * self.faults().cut) {
+            let soon = self.rng.delay_ms(100, 20_000);
+            self.at(soon, Event::Cut(index));
+        }
+        self.trace.line(|| format!("    user {index}: has synced {hash:?} in {node:?}"));
+        self.devices[index].fsynced.extend(hash.map(|hash| (node, hash)));
+    }
+
+    /// Some program syncs a file that it or another one has written.
+    fn sync_one(&mut self, index: usize) {
+        let Some(found) = self.pick(index, |found| found.kind == NodeKind::File) else { return };
+        let was_open = self.devices[index].files.contains_key(&found.id);
+        let Ok(file) = self.devices[index].open(found.id) else { return };
+        self.devices[index].files.insert(found.id, file);
+        self.sync(index, found.id);
+        if !was_open {
+            self.close(index, found.id);
+        }
+    }
+
+    fn read_one(&mut self, index: usize) {
+        let Some(found) = self.pick(index, |found| found.kind == NodeKind::File) else { return };
+        if let Ok(OpenFile { backing: Backing::Clean(content), .. }) = self.devices[index].open(found.id)
+            && self.devices[index].disk.cached(content.hash).is_none()
+        {
+            self.fetch(index, content.hash);
+        }
+    }
+
     fn close_one(&mut self, index: usize) {
         let open: Vec<NodeId> = self.devices[index].files.keys().copied().collect();
         if let Some(node) = self.rng.pick(&open).copied() {
             self.close(index, node);
-            self.changed(index);
         }
     }
 
@@ -272,7 +454,6 @@ impl World {
                 self.close(index, node);
             }
         }
-        self.changed(index);
     }
 
     fn unfinished(&self, index: usize) -> Vec<NodeId> {
@@ -282,34 +463,57 @@ impl World {
         drafts.into_iter().collect()
     }
 
-    fn destroy(&mut self, index: usize, node: NodeId) {
-        self.ledger.destroyed.extend(self.devices[index].bytes_of(node));
-        self.ledger.removed.insert(node);
+    fn remove(&mut self, index: usize) {
+        let found = self.found(index).into_iter().filter(|found| self.is_removable(index, found));
+        let removable: Vec<Found> = found.collect();
+        if let Some(found) = self.rng.pick(&removable).cloned() {
+            self.remove_found(index, &found);
+        }
     }
 
-    fn remove(&mut self, index: usize) {
-        let engine = &self.devices[index].engine;
-        let empty = |id| engine.as_ref().is_none_or(|engine| engine.children(id).next().is_none());
-        let removable: Vec<Found> =
-            self.found(index).into_iter().filter(|found| found.kind != NodeKind::Dir || empty(found.id)).collect();
-        if let Some(found) = self.rng.pick(&removable).cloned() {
+    fn is_removable(&self, index: usize, found: &Found) -> bool {
+        let engine = self.devices[index].engine.as_ref();
+        found.kind != NodeKind::Dir || engine.is_none_or(|engine| engine.children(found.id).next().is_none())
+    }
+
+    /// A node is gone for the user, who did away with it.
+    fn destroyed(&mut self, index: usize, node: NodeId, bytes: Vec<syncmount_common::ContentHash>) {
+        self.ledger.destroyed.extend(bytes);
+        self.ledger.removed.insert(node);
+        let device = &mut self.devices[index];
+        device.fsynced.remove(&node);
+        if let Some(file) = device.files.get_mut(&node) {
+            file.orphan = true;
+        }
+    }
+
+    /// Removes a file or an empty directory.
+    pub fn remove_found(&mut self, index: usize, found: &Found) {
+        let bytes = self.devices[index].bytes_of(found.id, &self.library);
+        let (parent, dir) = (found.parent, found.kind == NodeKind::Dir);
+        let what = || format!("remove {parent:?}/{} {:?}", found.name, found.id);
+        // Also if it could not be kept: it may have been done.
+        self.destroyed(index, found.id, bytes);
+        self.call(index, what, |engine, now| engine.remove(parent, found.name.as_bytes(), dir, now));
+    }
+
+    /// A file that nobody has the bytes of goes.
+    pub fn remove_lost(&mut self, index: usize, node: NodeId) {
+        let found = self.found(index).into_iter().find(|found| found.id == node);
+        if let Some(found) = found.filter(|found| found.kind == NodeKind::File) {
             self.remove_found(index, &found);
             self.changed(index);
         }
     }
 
-    fn remove_found(&mut self, index: usize, found: &Found) {
-        self.destroy(index, found.id);
-        let (parent, dir) = (found.parent, found.kind == NodeKind::Dir);
-        let what = || format!("remove {parent:?}/{} {:?}", found.name, found.id);
-        self.call(index, what, |engine, now| engine.remove(parent, found.name.as_bytes(), dir, now));
-        if let Some(file) = self.devices[index].files.get_mut(&found.id) {
-            file.orphan = true;
+    fn remove_tree(&mut self, index: usize) {
+        if let Some(top) = self.pick(index, |found| found.kind == NodeKind::Dir) {
+            self.remove_all(index, top);
         }
     }
 
-    fn remove_tree(&mut self, index: usize) {
-        let Some(top) = self.pick(index, |found| found.kind == NodeKind::Dir) else { return };
+    /// Removes a directory with everything that is in it now.
+    pub fn remove_all(&mut self, index: usize, top: Found) {
         let within = |found: &Found, ids: &[NodeId]| ids.contains(&found.parent);
         let mut ids = vec![top.id];
         let mut below = vec![top];
@@ -325,7 +529,6 @@ impl World {
         for found in below.iter().rev() {
             self.remove_found(index, found);
         }
-        self.changed(index);
     }
 
     fn rename(&mut self, index: usize) {
@@ -337,9 +540,14 @@ impl World {
         };
         let onto = if mode == RenameMode::Exchange || self.rng.chance(300) { self.pick(index, |_| true) } else { None };
         let to = onto.map_or_else(|| self.place(index), |found| (found.parent, found.name));
+        self.move_to(index, &from, &to, mode);
+    }
+
+    /// Renames or moves.
+    pub fn move_to(&mut self, index: usize, from: &Found, to: &(NodeId, Name), mode: RenameMode) {
         let engine = self.devices[index].engine.as_ref();
         let target = engine.and_then(|engine| engine.child(to.0, to.1.as_bytes()));
-        let lost = target.map(|id| (id, self.devices[index].bytes_of(id)));
+        let lost = target.map(|id| (id, self.devices[index].bytes_of(id, &self.library)));
         let what = || format!("rename {from:?} to {to:?} {mode:?}");
         let source = (from.parent, from.name.as_bytes());
         let mut replaced = None;
@@ -350,33 +558,86 @@ impl World {
         if let (Some(id), Some((target, bytes))) = (replaced, lost)
             && id == target
         {
-            self.ledger.destroyed.extend(bytes);
-            self.ledger.removed.insert(id);
-            if let Some(file) = self.devices[index].files.get_mut(&id) {
-                file.orphan = true;
+            self.destroyed(index, id, bytes);
+        }
+    }
+
+    /// What editors do: a new file beside the old one, then in its place.
+    pub fn replace_by_rename(&mut self, index: usize) {
+        if let Some(old) = self.pick(index, |found| found.kind == NodeKind::File) {
+            self.replace_file(index, &old);
+        }
+    }
+
+    /// The same with a certain file.
+    pub fn replace_file(&mut self, index: usize, old: &Found) {
+        let (bytes, fresh) = (self.invent(), name(".save~"));
+        let Some(id) = self.make_file(index, (old.parent, fresh.clone()), bytes) else { return };
+        let new = Found { id, name: fresh, ..old.clone() };
+        self.move_to(index, &new, &(old.parent, old.name.clone()), RenameMode::Replace);
+    }
+
+    fn change_type(&mut self, index: usize) {
+        if let Some(old) = self.pick(index, |_| true).filter(|old| self.is_removable(index, old)) {
+            self.change_type_of(index, &old);
+        }
+    }
+
+    /// Something of another kind gets a node's name.
+    pub fn change_type_of(&mut self, index: usize, old: &Found) {
+        self.remove_found(index, old);
+        let place = (old.parent, old.name.clone());
+        match (old.kind, self.rng.below(2)) {
+            (NodeKind::Dir, 0) | (NodeKind::Symlink, 1) => {
+                let bytes = self.invent();
+                self.make_file(index, place, bytes);
+            }
+            (NodeKind::File | NodeKind::Symlink, 0) => drop(self.make(index, place.0, place.1, Body::Dir)),
+            _ => {
+                let body = self.target();
+                self.make(index, place.0, place.1, body);
             }
         }
-        self.changed(index);
     }
 
     fn set_attrs(&mut self, index: usize) {
-        let Some(found) = self.pick(index, |_| true) else { return };
+        if let Some(found) = self.pick(index, |_| true) {
+            self.set_attrs_of(index, found.id);
+        }
+    }
+
+    /// Mode and mtime of a node become others.
+    pub fn set_attrs_of(&mut self, index: usize, node: NodeId) {
         let attrs = self.attrs(index);
-        let what = || format!("set_attrs {:?} {attrs:?}", found.id);
-        self.call(index, what, |engine, now| engine.set_attrs(found.id, attrs, now));
-        self.changed(index);
+        let what = || format!("set_attrs {node:?} {attrs:?}");
+        self.call(index, what, |engine, now| engine.set_attrs(node, attrs, now));
     }
 }
 
-fn update(file: &OpenFile, size: u64, base: Option<Arc<Content>>, ready: bool) -> DraftUpdate {
-    DraftUpdate {
-        generation: file.generation,
-        size,
-        staging: file.staging,
-        present: if base.is_some() { Vec::new() } else { vec![(0, size)] },
-        base_len: if base.is_some() { size } else { 0 },
-        base,
-        mtime: file.mtime,
-        ready,
+/// What becomes of a file after a write.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum After {
+    /// It is closed.
+    Close,
+    /// It stays open, and the tree is told, perhaps that it may be sent.
+    Tell(bool),
+    /// It stays open and is synced.
+    Sync,
+    /// It stays open.
+    Nothing,
+}
+
+/// Ranges with one more, sorted and disjoint.
+fn merged(ranges: &[(u64, u64)], new: (u64, u64)) -> Vec<(u64, u64)> {
+    let mut all = ranges.to_vec();
+    all.push(new);
+    all.sort_unstable();
+    let mut out: Vec<(u64, u64)> = Vec::new();
+    for (start, end) in all {
+        match out.last_mut() {
+            Some(last) if start <= last.1 => last.1 = last.1.max(end),
+            _ => out.push((start, end)),
+        }
     }
+    out
 }

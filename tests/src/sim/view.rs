@@ -1,10 +1,12 @@
 //! What somebody sees of the folder, in a form that can be compared: paths and what is there.
 
+use super::bytes::{Library, content_of};
+use super::device::left_behind;
 use super::disk::Disk;
 use super::server::NodeKind2;
 use std::collections::BTreeMap;
 use syncmount_common::{Attrs, ContentHash, Node, NodeId, Placement};
-use syncmount_engine::{Body, Engine, FileBody};
+use syncmount_engine::{Body, Draft, Engine, FileBody};
 
 /// What is at a path.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -26,8 +28,10 @@ pub enum Inside {
     Link(Vec<u8>),
     /// The bytes of this content.
     Bytes(ContentHash),
-    /// The bytes of this staging file, whatever they are.
-    Staged(Option<u64>),
+    /// The bytes that this draft stands for, whatever they are.
+    Staged(Box<Draft>),
+    /// A draft whose bytes are not all to be had.
+    Lacking,
     /// A node of the feed without what its kind needs.
     Broken,
 }
@@ -35,9 +39,9 @@ pub enum Inside {
 /// A tree by path.
 pub type View = BTreeMap<String, Seen>;
 
-/// What the user of an engine sees. Drafts are told as the bytes in their staging files, or, without a disk, as the
-/// staging files themselves.
-pub fn of_engine(engine: &Engine, disk: Option<&Disk>) -> View {
+/// What the user of an engine sees. Drafts are told as the bytes that they stand for, or, without a disk, as what they are
+/// made up from.
+pub fn of_engine(engine: &Engine, disk: Option<(&Disk, &Library)>) -> View {
     let mut view = View::new();
     let mut todo = vec![(String::new(), NodeId::ROOT)];
     while let Some((path, id)) = todo.pop() {
@@ -52,19 +56,34 @@ pub fn of_engine(engine: &Engine, disk: Option<&Disk>) -> View {
     view
 }
 
-fn inside(body: &Body, disk: Option<&Disk>) -> Inside {
-    match body {
-        Body::Dir => Inside::Dir,
-        Body::Symlink(target) => Inside::Link(target.as_bytes().to_vec()),
-        Body::File(FileBody::Clean(content)) => Inside::Bytes(content.hash),
-        Body::File(FileBody::Draft(draft)) => match disk {
-            None => Inside::Staged(draft.staging),
-            Some(disk) => {
-                let bytes = draft.staging.and_then(|id| disk.read(id)).unwrap_or_default();
-                Inside::Bytes(super::bytes::content_of(&bytes).hash)
-            }
-        },
+fn inside(body: &Body, disk: Option<(&Disk, &Library)>) -> Inside {
+    match (body, disk) {
+        (Body::Dir, _) => Inside::Dir,
+        (Body::Symlink(target), _) => Inside::Link(target.as_bytes().to_vec()),
+        (Body::File(FileBody::Clean(content)), _) => Inside::Bytes(content.hash),
+        (Body::File(FileBody::Draft(draft)), Some((disk, library))) => bytes_inside(draft, disk, library),
+        (Body::File(FileBody::Draft(draft)), None) => {
+            // What it is, not how far it has got on its way to the server.
+            Inside::Staged(Box::new(Draft { prepared: None, generation: 0, ..Draft::clone(draft) }))
+        }
     }
+}
+
+fn bytes_inside(draft: &Draft, disk: &Disk, library: &Library) -> Inside {
+    let base = draft.base.as_ref().and_then(|base| library.get(base.hash));
+    let bytes = disk.draft_bytes(draft, base.map(|bytes| &**bytes));
+    bytes.map_or(Inside::Lacking, |bytes| Inside::Bytes(content_of(&bytes).hash))
+}
+
+/// What will be seen after the process has ended: the same with the bytes of drafts.
+pub fn resolved(view: &View, disk: &Disk, library: &Library) -> View {
+    let resolve = |seen: &Seen| match &seen.inside {
+        Inside::Staged(draft) => {
+            Seen { inside: bytes_inside(&left_behind(draft, disk), disk, library), ..seen.clone() }
+        }
+        _ => seen.clone(),
+    };
+    view.iter().map(|(path, seen)| (path.clone(), resolve(seen))).collect()
 }
 
 /// What the nodes of a whole feed make up. A node whose directories do not lead to the root has the path `?`.

@@ -1,43 +1,56 @@
-//! The event loop: one queue ordered by virtual time, one network that misbehaves, and the driver's part of each device.
+//! The event loop: one queue ordered by virtual time, and one network that misbehaves.
 
-use super::bytes::{Library, content_of, sealed};
-use super::device::{Device, Preparing, Sending, Wait};
+use super::bytes::Library;
+use super::device::{Device, Wait};
 use super::oracle::Ledger;
+use super::plan::{Entry, Faults};
 use super::server::Server;
-use super::view;
-use super::{Faults, Rng, Scenario};
+use super::{Planted, Rng, Scenario, Setup, view};
 use bytes::Bytes;
 use std::collections::BTreeMap;
 use std::rc::Rc;
-use std::sync::Arc;
-use syncmount_common::protocol::changes::{ChangesPage, Cursor, Device as Named};
-use syncmount_common::protocol::commit::{CommitRequest, Committed, ConflictDetails};
-use syncmount_common::{ChunkHash, Content, DeviceId, NodeId, Timestamp};
-use syncmount_engine::{CommitAnswer, Effect, PrepareAnswer};
-use syncmount_server::service::ServiceError;
+use syncmount_common::protocol::changes::Cursor;
+use syncmount_common::protocol::commit::{CommitRequest, Committed};
+use syncmount_common::{ChunkHash, ContentHash, Timestamp};
+use syncmount_server::service::{Changes, ServiceError};
 
 /// 2026-11-22, in nanoseconds.
-const BEGIN: i64 = 1_795_305_600_000_000_000;
+pub(super) const BEGIN: i64 = 1_795_305_600_000_000_000;
 
 /// How often the clock of a device ticks.
-const TICK_MS: u64 = 30_000;
+const TICK_MS: u64 = 60_000;
 
 /// Steps after the network is healed within which the world must come to rest.
 const SETTLING_STEPS_MAX: usize = 10_000;
 
+/// Steps of a world until then; most take a tenth.
+const LIVING_STEPS_MAX: usize = 100_000;
+
+/// How often users look whether a file cannot be sent because nobody has its bytes any more.
+const LOOK_FOR_LOST_STEPS: usize = 500;
+
+/// Name the chance of an event, of an entry of the plan, and of everything before and after.
+const EVENT: u64 = 3;
+const DEED: u64 = 4;
+const HEAL: u64 = 5;
+
 /// Something that happens at a moment.
 #[derive(Clone, Debug)]
 pub enum Event {
-    /// A user does something.
-    Act(usize),
-    /// A device's process ends without warning.
-    Crash(usize),
-    /// It starts.
+    /// An entry of the plan.
+    Deed(usize, Entry),
+    /// A device's process starts.
     Boot(usize),
-    /// A device loses or finds the network.
-    Online(usize, bool),
-    /// A device's clock is set.
-    SetClock(usize),
+    /// A device finds the network again.
+    Online(usize),
+    /// A device's disk has room again.
+    Room(usize),
+    /// The server's disk has.
+    ServerRoom,
+    /// A device's power is cut, because it has just promised something.
+    Cut(usize),
+    /// A device folds its journal.
+    Fold(usize),
     /// What failed is tried again.
     Tick(usize),
     /// A device looks for a commit to send.
@@ -52,8 +65,28 @@ pub enum Event {
     Answer(usize, u64, Reply),
     /// A device gives up waiting for an answer.
     Timeout(usize, u64),
-    /// The server's process is replaced.
-    RestartServer,
+}
+
+impl Event {
+    /// Names the event's chance, apart from the moment.
+    fn name(&self) -> [u64; 3] {
+        match self {
+            Self::Deed(number, _) => [DEED, *number as u64, 0],
+            Self::Boot(index) => [EVENT, 1, *index as u64],
+            Self::Online(index) => [EVENT, 2, *index as u64],
+            Self::Room(index) => [EVENT, 3, *index as u64],
+            Self::ServerRoom => [EVENT, 4, 0],
+            Self::Fold(index) => [EVENT, 5, *index as u64],
+            Self::Tick(index) => [EVENT, 6, *index as u64],
+            Self::Commit(index) => [EVENT, 7, *index as u64],
+            Self::Poll(index, _) => [EVENT, 8, *index as u64],
+            Self::Done(index, _) => [EVENT, 9, *index as u64],
+            Self::Deliver(index, ..) => [EVENT, 10, *index as u64],
+            Self::Answer(index, ..) => [EVENT, 11, *index as u64],
+            Self::Timeout(index, _) => [EVENT, 12, *index as u64],
+            Self::Cut(index) => [EVENT, 13, *index as u64],
+        }
+    }
 }
 
 /// What is asked of the server.
@@ -61,10 +94,12 @@ pub enum Event {
 pub enum Request {
     /// A commit with chunks.
     Commit(Rc<CommitRequest>, Rc<Vec<(ChunkHash, Bytes)>>),
-    /// A page of so many nodes.
-    Changes(Option<Cursor>, usize),
+    /// A page of so many nodes, with chunks of contents up to so many bytes.
+    Changes(Option<Cursor>, usize, u64),
     /// Chunks.
     Put(Vec<(ChunkHash, Bytes)>),
+    /// The bytes of a content.
+    Fetch(ContentHash),
 }
 
 /// What the server says.
@@ -73,9 +108,11 @@ pub enum Reply {
     /// To a commit.
     Committed(Result<Committed, ServiceError>),
     /// To a poll.
-    Changes(Result<ChangesPage, ServiceError>),
+    Changes(Box<Result<Changes, ServiceError>>),
     /// To a put.
     Put(Result<(), ServiceError>),
+    /// To a fetch.
+    Fetched(Result<Vec<u8>, ServiceError>),
 }
 
 impl std::fmt::Debug for Request {
@@ -84,8 +121,11 @@ impl std::fmt::Debug for Request {
             Self::Commit(request, chunks) => {
                 write!(f, "Commit({:?}, {:?}, {} chunks)", request.op_id, request.ops, chunks.len())
             }
-            Self::Changes(since, limit) => write!(f, "Changes({:?}, {limit})", since.map(|cursor| cursor.seq)),
+            Self::Changes(since, limit, inline) => {
+                write!(f, "Changes({:?}, {limit}, {inline})", since.map(|cursor| cursor.seq))
+            }
             Self::Put(chunks) => write!(f, "Put({} chunks)", chunks.len()),
+            Self::Fetch(hash) => write!(f, "Fetch({hash:?})"),
         }
     }
 }
@@ -94,13 +134,16 @@ impl std::fmt::Debug for Reply {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Committed(answer) => write!(f, "{answer:?}"),
-            Self::Changes(Ok(page)) => {
-                write!(f, "Page(to {}, more {}", page.cursor.seq, page.more)?;
-                page.nodes.iter().try_for_each(|node| write!(f, ", {} {node:?}", node.rev))?;
-                write!(f, ")")
-            }
-            Self::Changes(Err(error)) => write!(f, "{error:?}"),
+            Self::Changes(answer) => match &**answer {
+                Ok(Changes { page, chunks }) => {
+                    write!(f, "Page(to {}, more {}, {} chunks", page.cursor.seq, page.more, chunks.len())?;
+                    page.nodes.iter().try_for_each(|node| write!(f, ", {} {node:?}", node.rev))?;
+                    write!(f, ")")
+                }
+                Err(error) => write!(f, "{error:?}"),
+            },
             Self::Put(answer) => write!(f, "{answer:?}"),
+            Self::Fetched(answer) => write!(f, "{:?}", answer.as_ref().map(Vec::len)),
         }
     }
 }
@@ -109,7 +152,9 @@ impl std::fmt::Debug for Reply {
 pub struct World {
     /// What kind of world it is.
     pub scenario: Scenario,
-    /// All chance.
+    /// A bug for the judge to find.
+    pub planted: Option<Planted>,
+    /// The chance of the present event.
     pub rng: Rng,
     /// True time, in nanoseconds.
     pub now: i64,
@@ -125,51 +170,59 @@ pub struct World {
     pub trace: super::Trace,
     /// The first broken promise.
     pub violation: Option<String>,
-    /// How many actions of users are to come.
-    pub actions_left: u32,
+    /// The present entry of the plan and how many byte strings it has made.
+    pub tag: (usize, usize),
+    /// No more faults, no more users.
+    pub healed: bool,
+    seed: u64,
+    faults: Faults,
+    deeds_left: usize,
     queue: BTreeMap<(i64, u64), Event>,
     next: u64,
-    /// No more faults, no more users.
-    healed: bool,
 }
 
 impl World {
     /// A world that nothing has happened in.
-    pub fn new(seed: u64, scenario: Scenario, verbose: bool) -> Self {
-        let mut rng = Rng::new(seed);
-        let server = Server::new(rng.number(), BEGIN);
-        let devices = (0..scenario.devices).map(|index| {
-            let id = DeviceId::new_v7(1_000 + index as u64, &[index as u8; 10]);
-            Device::new(Named { id, name: format!("device {}", (b'A' + index as u8) as char) })
-        });
+    pub fn new(setup: &Setup) -> Self {
+        let (scenario, seed) = (setup.scenario, setup.seed);
+        let mut rng = Rng::of(&[seed]);
+        let entries = setup.entries();
         let mut world = Self {
+            planted: setup.planted,
+            server: Server::with(rng.number(), BEGIN, setup.planted),
             rng,
             now: BEGIN,
-            server,
-            devices: devices.collect(),
+            devices: (0..scenario.devices).map(Device::new).collect(),
             library: Library::default(),
             ledger: Ledger::default(),
-            trace: super::Trace::new(verbose),
+            trace: super::Trace::new(setup.verbose),
             violation: None,
-            actions_left: scenario.actions,
+            tag: (0, 0),
+            healed: false,
+            seed,
+            faults: setup.faults(),
+            deeds_left: entries.len(),
             queue: BTreeMap::new(),
             next: 0,
-            healed: false,
             scenario,
         };
+        world.library.enter(&std::sync::Arc::default());
         world.begin();
+        for (number, entry) in entries {
+            world.at(entry.at, Event::Deed(number, entry));
+        }
         world
     }
 
     fn begin(&mut self) {
         for index in 0..self.devices.len() {
+            self.rng = Rng::of(&[self.seed, index as u64]);
+            self.devices[index].disk.trusts_cache = self.planted == Some(Planted::CacheTrusted);
             self.set_clock(index);
             let late = if self.rng.chance(800) { 0 } else { self.rng.delay_ms(1_000, 1_000_000) };
+            let tick = self.rng.delay_ms(1, 1_000);
             self.at(late, Event::Boot(index));
-            self.at(self.rng.clone().delay_ms(1, 1_000), Event::Tick(index));
-            if index < self.scenario.active {
-                self.at(late + 1, Event::Act(index));
-            }
+            self.at(tick, Event::Tick(index));
         }
         if self.scenario.active == 1 {
             self.devices[0].expected = Some(view::View::new());
@@ -178,7 +231,7 @@ impl World {
 
     /// The faults that are possible now.
     pub fn faults(&self) -> Faults {
-        if self.healed { Faults::NONE } else { self.scenario.faults }
+        if self.healed { Faults::NONE } else { self.faults }
     }
 
     /// The time by a device's clock.
@@ -191,32 +244,48 @@ impl World {
         self.violation.get_or_insert(what);
     }
 
+    /// A number that nothing has had yet.
+    pub fn number(&mut self) -> u64 {
+        self.next += 1;
+        self.next
+    }
+
     /// Schedules an event.
     pub fn at(&mut self, after: i64, event: Event) {
-        self.next += 1;
-        self.queue.insert((self.now + after, self.next), event);
+        let number = self.number();
+        self.queue.insert((self.now + after, number), event);
     }
 
     /// Runs until users have done all they do.
     pub fn live(&mut self) {
-        while self.actions_left > 0 && self.step() {}
+        let mut steps = 0;
+        while self.deeds_left > 0 && self.step() {
+            steps += 1;
+            if steps > LIVING_STEPS_MAX {
+                return self.violated("somebody does the same again and again".to_owned());
+            }
+        }
     }
 
     /// Repairs everything and runs until nothing is left to do. Says so if that does not happen.
     pub fn heal(&mut self) {
         self.healed = true;
         self.trace.line(|| "-- healed --".to_owned());
+        self.server.full = false;
         for index in 0..self.devices.len() {
-            self.devices[index].online = true;
-            if self.devices[index].engine.is_none() {
-                self.boot(index);
-            }
+            self.rng = Rng::of(&[self.seed, HEAL, index as u64]);
+            (self.devices[index].online, self.devices[index].full) = (true, false);
+            self.boot(index);
             self.close_all(index);
+            self.changed(index);
             self.poll_soon(index, 0);
         }
-        for step in 0..SETTLING_STEPS_MAX {
+        for step in 1..SETTLING_STEPS_MAX {
             if (step % 8 == 0 && self.is_quiet()) || !self.step() {
                 return;
+            }
+            if step % LOOK_FOR_LOST_STEPS == 0 {
+                self.give_up_lost();
             }
         }
         let waiting: Vec<_> = (0..self.devices.len()).filter_map(|index| self.unrest(index)).collect();
@@ -230,24 +299,32 @@ impl World {
     fn unrest(&self, index: usize) -> Option<String> {
         let device = &self.devices[index];
         let Some(engine) = &device.engine else { return Some(format!("{index} is down")) };
-        let end = self.server.end;
+        let end = self.server.end();
+        // After a set-back the number says nothing about the history that it is of.
+        let is_behind = match self.server.set_backs {
+            0 => engine.cursor().is_none_or(|cursor| cursor.seq != end),
+            _ => self.server.nodes().is_ok_and(|(_, cursor)| engine.cursor() != Some(cursor)),
+        };
         let busy = device.waits.values().any(|wait| !matches!(wait, Wait::Poll { .. }));
         let reasons = [
             (engine.has_work(), "has work"),
             (engine.is_committing(), "commits"),
             (engine.has_news() || engine.wants_page_now(), "has or wants news"),
             (engine.stagings().next().is_some(), "has drafts"),
-            (engine.cursor().is_none_or(|cursor| cursor.seq != end), "is behind"),
+            (is_behind, "is behind"),
             (busy, "waits"),
         ];
         let reasons: Vec<_> = reasons.iter().filter(|(holds, _)| *holds).map(|(_, text)| *text).collect();
         let drafts = || engine.stagings().map(|(id, draft)| format!("{id:?} {draft:?}")).collect::<Vec<_>>();
-        (!reasons.is_empty()).then(|| format!("{index} {} {:?}", reasons.join(", "), drafts()))
+        let problems = || engine.problems().map(|(id, why)| format!("{id:?} {why}")).collect::<Vec<_>>();
+        (!reasons.is_empty()).then(|| format!("{index} {} {:?} {:?}", reasons.join(", "), drafts(), problems()))
     }
 
     /// One event; `false` if there is none or a promise is broken.
     fn step(&mut self) -> bool {
         let Some(((at, _), event)) = self.queue.pop_first() else { return false };
+        let [kind, which, whom] = event.name();
+        self.rng = Rng::of(&[self.seed, kind, which, whom, if kind == DEED { 0 } else { at as u64 }]);
         self.now = at;
         self.server.set_clock(at);
         self.trace.line(|| format!("{:>14.6} {event:?}", (at - BEGIN) as f64 / 1e9));
@@ -257,17 +334,21 @@ impl World {
 
     fn happen(&mut self, event: Event) {
         match event {
-            Event::Act(..) | Event::Crash(..) | Event::SetClock(..) if self.healed => {}
-            Event::Act(index) => self.act_and_go_on(index),
-            Event::Crash(index) => self.crash(index),
-            Event::Boot(index) => self.boot(index),
-            Event::Online(index, online) => {
-                self.devices[index].online = online;
-                if online {
-                    self.poll_soon(index, 0);
-                }
+            Event::Deed(number, entry) => {
+                self.deeds_left -= 1;
+                self.tag = (number, 0);
+                self.deed(entry);
             }
-            Event::SetClock(index) => self.set_clock(index),
+            Event::Boot(index) => self.boot(index),
+            Event::Online(index) => {
+                self.devices[index].online = true;
+                self.poll_soon(index, 0);
+            }
+            Event::Room(index) => self.devices[index].full = false,
+            Event::ServerRoom => self.server.full = false,
+            Event::Cut(index) if !self.healed => self.cut(index),
+            Event::Cut(_) => {}
+            Event::Fold(index) => self.fold(index),
             Event::Tick(index) => {
                 let now = self.clock(index);
                 if let Some(engine) = &mut self.devices[index].engine {
@@ -283,290 +364,48 @@ impl World {
             Event::Deliver(index, ticket, request) => self.deliver(index, ticket, &request),
             Event::Answer(index, ticket, reply) => self.answer(index, ticket, reply),
             Event::Timeout(index, ticket) => self.timeout(index, ticket),
-            Event::RestartServer => self.server.restart(),
         }
     }
 
-    fn set_clock(&mut self, index: usize) {
-        const SECOND: i64 = 1_000_000_000;
-        let year = 365 * 24 * 3600 * SECOND;
-        let skews = [0, 0, SECOND, -SECOND, 90 * SECOND, -3600 * SECOND, year, -3 * year, -50 * year];
-        self.devices[index].skew = self.rng.pick(&skews).copied().unwrap_or(0);
-    }
-
-    fn crash(&mut self, index: usize) {
-        self.trace.line(|| format!("    device {index} crashes"));
-        self.devices[index].crash();
-        let pause = self.rng.delay_ms(1, 600_000);
-        self.at(pause, Event::Boot(index));
-    }
-
-    fn boot(&mut self, index: usize) {
-        if self.devices[index].engine.is_some() {
-            return;
-        }
-        let (seed, now) = (self.rng.number(), self.clock(index));
-        if let Err(what) = self.devices[index].boot(seed, now) {
-            self.violated(format!("device {index} at start: {what}"));
-            return;
-        }
-        self.declare_all(index);
-        self.changed(index);
-        self.poll_soon(index, 0);
-    }
-
-    /// A device may crash at this point.
-    fn may_crash(&mut self, index: usize) -> bool {
-        let crashes = self.faults().crash > 0 && self.rng.below(100_000) < self.faults().crash;
-        if crashes {
-            self.crash(index);
-        }
-        crashes
-    }
-
-    /// Keeps what has changed; `false` if that failed or the device crashed before.
-    pub fn keep(&mut self, index: usize) -> bool {
-        if self.may_crash(index) {
-            return false;
-        }
-        let fails = self.rng.chance(self.faults().keep_failed);
-        let device = &mut self.devices[index];
-        let Some(engine) = &mut device.engine else { return false };
-        let record = engine.take_record();
-        if record.is_empty() {
-            return true;
-        }
-        engine.check();
-        if fails {
-            engine.keep_failed(record);
-            return false;
-        }
-        device.disk.keep(record);
-        device.kept = view::of_engine(engine, None);
-        true
-    }
-
-    /// To be called after every change of an engine: keeps, carries out effects, looks for a commit.
-    pub fn changed(&mut self, index: usize) {
-        for _ in 0..10_000 {
-            let now = self.clock(index);
-            let device = &mut self.devices[index];
-            let Some(engine) = &mut device.engine else { return };
-            while let Some(effect) = engine.poll(now) {
-                device.unkept.push_back(effect);
-            }
-            if !self.keep(index) {
-                return;
-            }
-            let effects = std::mem::take(&mut self.devices[index].unkept);
-            if effects.is_empty() {
-                break;
-            }
-            for effect in effects {
-                self.trace.line(|| format!("    device {index} {effect:?}"));
-                self.run(index, effect);
-            }
-        }
-        self.check_expected(index);
-        let delay = self.rng.delay_ms(1, 30);
-        let device = &mut self.devices[index];
-        let work = device.engine.as_ref().is_some_and(|engine| engine.has_work() && !engine.is_committing());
-        if work && !device.commit_due {
-            device.commit_due = true;
-            self.at(delay, Event::Commit(index));
-        }
-    }
-
-    fn check_expected(&mut self, index: usize) {
-        let device = &self.devices[index];
-        let (Some(expected), Some(engine)) = (&device.expected, &device.engine) else { return };
-        if let Some(difference) = view::difference(expected, &view::of_engine(engine, Some(&device.disk))) {
-            self.violated(format!("the only active device sees what its user did not do at {difference}"));
-        }
-    }
-
-    fn run(&mut self, index: usize, effect: Effect) {
-        match effect {
-            Effect::Prepare { node, generation, upload } => {
-                let bytes = self.devices[index].snapshot(node, generation);
-                self.work(index, Wait::Prepare(Preparing { node, generation, bytes, upload }), 1, 20_000);
-            }
-            Effect::Settle { node, generation, .. } => {
-                self.work(index, Wait::Settle { node, generation }, 1, 1_000);
-            }
-            Effect::Supply { node, content } => self.supply(index, node, content),
-            Effect::DropStaging(id) => self.devices[index].disk.unstage(id),
-            Effect::DraftMoved { from, to } => {
-                let files = &mut self.devices[index].files;
-                if let Some(file) = files.remove(&from) {
-                    files.insert(to, file);
-                }
-            }
-            Effect::Changed(changed) => self.devices[index].refresh_open(&changed),
-        }
-    }
-
-    /// Work on the device itself, done after a while.
-    fn work(&mut self, index: usize, wait: Wait, low: u64, high: u64) {
-        let (delay, ticket) = (self.rng.delay_ms(low, high), self.ticket(index, wait));
-        self.at(delay, Event::Done(index, ticket));
-    }
-
-    fn ticket(&mut self, index: usize, wait: Wait) -> u64 {
-        self.next += 1;
-        self.devices[index].waits.insert(self.next, wait);
-        self.next
-    }
-
-    fn supply(&mut self, index: usize, node: NodeId, content: Arc<Content>) {
-        let bytes = self.library.get(content.hash).cloned();
-        let chunks = bytes.and_then(|bytes| sealed(&bytes)).into_iter().collect();
-        let ticket = self.ticket(index, Wait::Supply(node, content));
-        self.send(index, ticket, Request::Put(chunks));
-    }
-
-    fn supplied(&mut self, index: usize, node: NodeId, content: &Arc<Content>) {
-        if let Some(engine) = &mut self.devices[index].engine {
-            engine.supplied(node, content);
-            self.changed(index);
-        }
-    }
-
-    fn done(&mut self, index: usize, ticket: u64) {
-        match self.devices[index].waits.remove(&ticket) {
-            Some(Wait::Prepare(work)) => self.prepare(index, work),
-            Some(Wait::Settle { node, generation }) => self.settle(index, node, generation),
-            _ => {}
-        }
-    }
-
-    fn prepare(&mut self, index: usize, work: Preparing) {
-        let (node, generation) = (work.node, work.generation);
-        let Some(bytes) = work.bytes.clone().filter(|_| !self.devices[index].is_outdated(node, generation)) else {
-            return self.prepared(index, node, generation, PrepareAnswer::Outdated);
-        };
-        if self.rng.chance(self.faults().prepare_failed) {
-            let answer = PrepareAnswer::Failed("the disk made a noise".to_owned());
-            return self.prepared(index, node, generation, answer);
-        }
-        let content = self.library.enter(&bytes);
-        let Some((hash, envelope)) = sealed(&bytes) else {
-            return self.prepared(index, node, generation, PrepareAnswer::Ready(Arc::new(content)));
-        };
-        if work.upload {
-            let ticket = self.ticket(index, Wait::Upload(work));
-            self.send(index, ticket, Request::Put(vec![(hash, envelope)]));
-        } else {
-            self.devices[index].outbox.insert(hash, envelope);
-            self.prepared(index, node, generation, PrepareAnswer::Ready(Arc::new(content)));
-        }
-    }
-
-    fn prepared(&mut self, index: usize, node: NodeId, generation: u64, answer: PrepareAnswer) {
-        let now = self.clock(index);
-        if let Some(engine) = &mut self.devices[index].engine {
-            engine.prepared(node, generation, answer, now);
-            self.changed(index);
-        }
-    }
-
-    fn settle(&mut self, index: usize, node: NodeId, generation: u64) {
-        let device = &mut self.devices[index];
-        let Ok(file) = device.open(node) else { return };
-        if file.clean.is_some() || file.generation != generation || file.told != generation {
-            return;
-        }
-        let Some(engine) = &mut device.engine else { return };
-        let staging = engine.settle(node, generation);
-        if !self.keep(index) {
-            // The driver leaves the file as it is; the row says that it is clean.
-            return self.changed(index);
-        }
-        let device = &mut self.devices[index];
-        if let Some(staging) = staging {
-            let content = device.engine.as_ref().and_then(|engine| engine.local(node)?.body.content().cloned());
-            if let Some(open) = device.files.get_mut(&node) {
-                (open.clean, open.staging, open.told_ready) = (content.clone(), None, true);
-            }
-            let bytes = staging.and_then(|id| device.disk.read(id)).unwrap_or_default();
-            if content.is_none_or(|content| content.hash != content_of(&bytes).hash) {
-                self.violated(format!("device {index} settled {node:?} as other bytes than it staged"));
-                return;
-            }
-            staging.iter().for_each(|id| device.disk.unstage(*id));
-        }
-        self.changed(index);
-    }
-
-    fn commit(&mut self, index: usize) {
-        let now = self.clock(index);
-        let device = &mut self.devices[index];
-        device.commit_due = false;
-        let Some(engine) = &mut device.engine else { return };
-        let Some(request) = engine.next_commit(now) else { return };
-        while !self.keep(index) {
-            if self.devices[index].engine.is_none() {
-                return;
-            }
-        }
-        let device = &mut self.devices[index];
-        let hashes = request.contents.iter().flat_map(|content| content.manifest.chunks());
-        let chunks = hashes.filter_map(|(hash, _)| Some((hash, device.outbox.get(&hash)?.clone()))).collect();
-        device.sending = Some(Sending { request: Rc::new(request), chunks: Rc::new(chunks), ticket: 0 });
-        self.send_commit(index);
-    }
-
-    fn send_commit(&mut self, index: usize) {
-        let ticket = self.ticket(index, Wait::Commit);
-        let Some(sending) = &mut self.devices[index].sending else { return };
-        sending.ticket = ticket;
-        let request = Request::Commit(sending.request.clone(), sending.chunks.clone());
-        self.send(index, ticket, request);
-    }
-
-    fn poll_soon(&mut self, index: usize, after: i64) {
-        self.next += 1;
-        self.devices[index].poll_plan = self.next;
-        self.at(after, Event::Poll(index, self.next));
-    }
-
-    fn poll(&mut self, index: usize) {
-        let device = &self.devices[index];
-        let Some(engine) = &device.engine else { return };
-        if device.waits.values().any(|wait| matches!(wait, Wait::Poll { .. })) {
-            return;
-        }
-        if engine.has_news() {
-            return self.poll_soon(index, 20_000_000_000);
-        }
-        let (from, now) = (engine.next_page_from(), engine.wants_page_now());
-        let limit = if self.rng.chance(500) { 1 + self.rng.index(5) } else { 1 + self.rng.index(50) };
-        let ticket = self.ticket(index, Wait::Poll { from, now });
-        self.send(index, ticket, Request::Changes(from, limit));
-    }
-
-    /// Sends a request on its way. It may never arrive, arrive late, or, if it is a commit, arrive twice.
-    fn send(&mut self, index: usize, ticket: u64, request: Request) {
+    /// Sends a request on its way. It may never arrive, arrive late, in part, or, if it is a commit, twice.
+    pub fn send(&mut self, index: usize, ticket: u64, mut request: Request) {
         let faults = self.faults();
-        if ticket != 0 {
-            let patience = self.rng.delay_ms(5_000, 60_000);
-            self.at(patience, Event::Timeout(index, ticket));
-        }
+        let patience = self.rng.delay_ms(5_000, 60_000);
+        self.at(patience, Event::Timeout(index, ticket));
         if matches!(request, Request::Commit(..)) && self.rng.chance(faults.doubled) {
             let delay = self.rng.delay_ms(1, 3_600_000);
             self.at(delay, Event::Deliver(index, 0, request.clone()));
         }
-        if self.devices[index].online && !self.rng.chance(faults.lost) {
-            let delay = self.rng.delay_ms(1, faults.delay_ms);
-            self.at(delay, Event::Deliver(index, ticket, request));
+        if !self.devices[index].online || self.rng.chance(faults.lost) {
+            return;
         }
+        let delay = self.rng.delay_ms(1, faults.delay_ms);
+        let mut ticket = ticket;
+        if let Request::Put(chunks) = &mut request
+            && chunks.len() > 1
+            && self.rng.chance(faults.torn)
+        {
+            chunks.truncate(self.rng.index(chunks.len()));
+            ticket = 0;
+        }
+        self.at(delay, Event::Deliver(index, ticket, request));
     }
 
     fn deliver(&mut self, index: usize, ticket: u64, request: &Request) {
         let reply = match request {
-            Request::Commit(request, chunks) => Reply::Committed(self.server.commit(request, chunks)),
-            Request::Changes(since, limit) => Reply::Changes(self.server.changes(*since, *limit)),
+            Request::Commit(request, chunks) => {
+                let end = self.server.end();
+                let answer = self.server.commit(request, chunks);
+                if self.server.end() != end {
+                    self.wake_listeners();
+                }
+                Reply::Committed(answer)
+            }
+            Request::Changes(since, limit, inline) => {
+                Reply::Changes(Box::new(self.server.changes_with(*since, *limit, *inline)))
+            }
             Request::Put(chunks) => Reply::Put(self.server.put(chunks.clone())),
+            Request::Fetch(hash) => Reply::Fetched(self.server.bytes(*hash)),
         };
         let faults = self.faults();
         if ticket == 0 || !self.devices[index].online || self.rng.chance(faults.lost) {
@@ -574,133 +413,5 @@ impl World {
         }
         let delay = self.rng.delay_ms(1, faults.delay_ms);
         self.at(delay, Event::Answer(index, ticket, reply));
-    }
-
-    fn answer(&mut self, index: usize, ticket: u64, reply: Reply) {
-        let Some(wait) = self.devices[index].waits.remove(&ticket) else { return };
-        match (wait, reply) {
-            (Wait::Commit, Reply::Committed(answer)) => self.committed(index, answer),
-            (Wait::Poll { from, now }, Reply::Changes(answer)) => self.page(index, from, now, answer),
-            (Wait::Upload(work), Reply::Put(answer)) => {
-                let outdated = self.devices[index].is_outdated(work.node, work.generation);
-                let content = content_of(&work.bytes.unwrap_or_default());
-                let answer = match answer {
-                    _ if outdated => PrepareAnswer::Outdated,
-                    Ok(()) => PrepareAnswer::Ready(Arc::new(content)),
-                    Err(error) => PrepareAnswer::Failed(error.to_string()),
-                };
-                self.prepared(index, work.node, work.generation, answer);
-            }
-            (Wait::Supply(node, content), Reply::Put(Ok(()))) => self.supplied(index, node, &content),
-            (wait, reply) => self.violated(format!("{reply:?} answers {wait:?}")),
-        }
-    }
-
-    fn committed(&mut self, index: usize, answer: Result<Committed, ServiceError>) {
-        let refuses = self.rng.chance(self.faults().rejected);
-        let answer = match answer {
-            Ok(done) => CommitAnswer::Committed(done),
-            Err(ServiceError::Conflict(conflicts)) if refuses => {
-                CommitAnswer::Rejected(format!("a proxy does not like {} conflicts", conflicts.len()))
-            }
-            Err(ServiceError::Missing(missing)) if refuses => {
-                CommitAnswer::Rejected(format!("a proxy does not like {} chunks missing", missing.chunks.len()))
-            }
-            Err(ServiceError::Conflict(conflicts)) => {
-                if self.scenario.active == 1 && !self.scenario.faults.forgets() {
-                    self.violated(format!("the only active device has a conflict: {conflicts:?}"));
-                }
-                CommitAnswer::Conflict(ConflictDetails { conflicts })
-            }
-            Err(ServiceError::Missing(missing)) => CommitAnswer::Missing(missing),
-            Err(ServiceError::Resync(_)) => CommitAnswer::Resync,
-            Err(error) => return self.violated(format!("the server refuses a commit of device {index}: {error}")),
-        };
-        let now = self.clock(index);
-        let device = &mut self.devices[index];
-        let Some(sending) = device.sending.take() else { return };
-        for (hash, _) in sending.chunks.iter() {
-            device.outbox.remove(hash);
-        }
-        let wants_page = !matches!(answer, CommitAnswer::Committed(_));
-        if let Some(engine) = &mut device.engine {
-            engine.committed(sending.request.op_id, answer, now);
-            self.changed(index);
-        }
-        if wants_page {
-            self.page_wanted(index);
-        }
-    }
-
-    /// A held poll is given up for one that is answered at once; now and then its answer is quicker.
-    fn page_wanted(&mut self, index: usize) {
-        if !self.rng.chance(100) {
-            self.devices[index].waits.retain(|_, wait| !matches!(wait, Wait::Poll { .. }));
-        }
-        self.poll_soon(index, 0);
-    }
-
-    fn page(&mut self, index: usize, from: Option<Cursor>, now: bool, answer: Result<ChangesPage, ServiceError>) {
-        let Some(engine) = &mut self.devices[index].engine else { return };
-        // Instead of a held poll: asked again after a while, less often the longer it takes.
-        let mut pause = self.rng.delay_ms(1, if self.healed { 20_000 } else { 600_000 });
-        match answer {
-            Ok(page) => {
-                if !page.nodes.is_empty() || page.more || from != Some(page.cursor) || now {
-                    engine.page(from, page);
-                    pause = 0;
-                }
-            }
-            Err(ServiceError::Resync(_)) => engine.begin_resync(),
-            Err(error) => return self.violated(format!("the server refuses a poll of device {index}: {error}")),
-        }
-        self.changed(index);
-        self.poll_soon(index, pause.max(1_000_000));
-    }
-
-    fn timeout(&mut self, index: usize, ticket: u64) {
-        match self.devices[index].waits.remove(&ticket) {
-            Some(Wait::Commit) => self.send_commit(index),
-            Some(Wait::Poll { .. }) => {
-                let pause = self.rng.delay_ms(100, 30_000);
-                self.poll_soon(index, pause);
-            }
-            Some(Wait::Upload(work)) => {
-                self.prepared(index, work.node, work.generation, PrepareAnswer::Unreachable);
-            }
-            _ => {}
-        }
-    }
-
-    fn act_and_go_on(&mut self, index: usize) {
-        self.actions_left = self.actions_left.saturating_sub(1);
-        if self.devices[index].engine.is_some() {
-            self.act(index);
-        }
-        self.misfortune(index);
-        let pause =
-            if self.rng.chance(700) { self.rng.delay_ms(1, 2_000) } else { self.rng.delay_ms(1_000, 7_200_000) };
-        self.at(pause, Event::Act(index));
-    }
-
-    /// Things that happen to a device every now and then.
-    fn misfortune(&mut self, near: usize) {
-        let faults = self.faults();
-        let index = if self.rng.chance(800) { near } else { self.rng.index(self.devices.len()) };
-        if self.rng.chance(faults.offline) {
-            self.devices[index].online = false;
-            let spell = self.rng.delay_ms(1_000, 40_000_000);
-            self.at(spell, Event::Online(index, true));
-        }
-        if self.rng.chance(faults.crash.min(50)) {
-            let soon = self.rng.delay_ms(1, 5_000);
-            self.at(soon, Event::Crash(index));
-        }
-        if self.rng.chance(faults.clock_set) {
-            self.at(1, Event::SetClock(index));
-        }
-        if self.rng.chance(faults.server_restart) {
-            self.at(1, Event::RestartServer);
-        }
     }
 }

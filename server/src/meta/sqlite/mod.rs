@@ -18,6 +18,7 @@ use super::{MetaError, MetaStore, ReadJob, ReadTx, Result, WriteJob, WriteTx};
 use futures::future::BoxFuture;
 use parking_lot::Mutex;
 use readers::Readers;
+use rusqlite::backup::Backup;
 use rusqlite::{Connection, ErrorCode};
 use std::path::Path;
 use std::sync::Arc;
@@ -60,6 +61,15 @@ impl SqliteStore {
         let mut connection = Connection::open_in_memory().fault()?;
         prepare(&mut connection)?;
         Ok(Self(Backend::Memory(Arc::new(Mutex::new(connection)))))
+    }
+
+    /// A database in memory with what this one, in memory too, has now: what a backup of it is, in simulations.
+    pub fn fork(&self) -> Result<Self> {
+        let Backend::Memory(from) = &self.0 else { return Err(MetaError::Stopped) };
+        let mut to = Connection::open_in_memory().fault()?;
+        Backup::new(&from.lock(), &mut to).and_then(|backup| backup.step(-1)).fault()?;
+        prepare(&mut to)?;
+        Ok(Self(Backend::Memory(Arc::new(Mutex::new(to)))))
     }
 }
 
