@@ -10,7 +10,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use syncmount_common::protocol::changes::{Cursor, Device as Named};
 use syncmount_common::protocol::commit::CommitRequest;
-use syncmount_common::{ChunkHash, Content, ContentHash, DeviceId, NodeId, Timestamp};
+use syncmount_common::{ChunkHash, Content, ContentHash, DeviceId, Manifest, NodeId, Timestamp};
 use syncmount_engine::{Body, Draft, DraftUpdate, Effect, Engine, Expected, FileBody, Identity, Refusal};
 
 /// Where an open file's bytes come from.
@@ -262,9 +262,10 @@ impl Device {
                 self.abandon(node, draft.staging, now)?;
                 continue;
             };
-            if !usable.ready || usable.prepared.is_none() {
-                let generation = if usable == draft { draft.generation } else { self.disk.next_generation() };
-                self.resume(node, &usable, generation, now)?;
+            if !usable.ready || usable.prepared.is_none() || usable != draft {
+                let is_as_told = usable == draft || usable.staging.is_none();
+                let generation = if is_as_told { draft.generation } else { self.disk.next_generation() };
+                self.resume(node, draft.staging, &usable, generation, now)?;
             }
         }
         for id in self.disk.stagings().into_iter().filter(|id| !known.contains(id)).collect::<Vec<_>>() {
@@ -273,26 +274,47 @@ impl Device {
         Ok(())
     }
 
-    /// A draft as its staging file is, if the bytes that it needs are on the disk, as far as can be told.
+    /// A draft as its staging file is, if the bytes that it needs are on the disk. After a power cut only those count that
+    /// something proves: that they were synced, or their hash.
     fn usable(&self, draft: &Draft, planted: Option<Planted>) -> Option<Draft> {
-        let Some(id) = draft.staging else { return Some(draft.clone()) };
-        let len = self.disk.staged_len(id)?;
+        let checks = self.disk.suspect && planted != Some(Planted::SuspectUnchecked);
+        let Some(id) = draft.staging else { return (draft.ready || !checks).then(|| draft.clone()) };
+        let Some(len) = self.disk.staged_len(id) else { return self.settled(draft) };
         let is_short = len < draft.present.last().map_or(0, |(_, end)| *end);
-        if is_short && (draft.ready || self.disk.suspect) {
+        if is_short && (draft.ready || self.disk.suspect) || checks && !self.is_proven(draft) {
             return None;
         }
-        let draft = left_behind(draft, &self.disk);
-        let checks = self.disk.suspect && planted != Some(Planted::SuspectUnchecked);
-        let is_whole = !checks || !self.disk.has_holes(id, &draft.present) && self.is_as_prepared(&draft);
-        is_whole.then_some(draft)
+        Some(left_behind(draft, &self.disk))
     }
 
-    /// Whether the bytes are those that they turned out to be before the machine went down, if that is known.
+    /// A draft whose staging file has become a cached content, while the record of that did not survive.
+    fn settled(&self, draft: &Draft) -> Option<Draft> {
+        let base = draft.prepared.clone().filter(|content| self.disk.cached(content.hash).is_some())?;
+        Some(Draft { staging: None, present: Vec::new(), base_len: draft.size, base: Some(base), ..draft.clone() })
+    }
+
+    fn is_proven(&self, draft: &Draft) -> bool {
+        draft.ready && (self.disk.is_marked(draft) || self.is_as_prepared(draft))
+    }
+
+    /// Whether the pieces that were written have the hashes that they had before the machine went down.
     fn is_as_prepared(&self, draft: &Draft) -> bool {
-        let Some(content) = &draft.prepared else { return true };
+        let Some(manifest) = draft.prepared.as_ref().and_then(|content| content.manifest.as_ref()) else {
+            return false;
+        };
         let base = draft.base.as_ref().and_then(|base| self.disk.cached(base.hash));
-        // What lies beneath and is not here is read from the server, and cannot be what is wrong.
-        self.disk.draft_bytes(draft, base).is_none_or(|bytes| content_of(&bytes).hash == content.hash)
+        let has_base = draft.base.is_none() || base.is_some();
+        let Some(bytes) = self.disk.draft_bytes(draft, base.or(Some(&[]))) else { return false };
+        manifest.size() == draft.size
+            && manifest.with_offsets().all(|(at, extent)| {
+                let (start, end) = (at, at + extent.len());
+                let is_written = draft.present.iter().any(|(from, to)| *from < end && start < *to);
+                let is_covered = has_base || draft.present.iter().any(|(from, to)| *from <= start && end <= *to);
+                let chunk = content_of(&bytes[start as usize..end as usize]);
+                let whole =
+                    Manifest::new(vec![extent]).is_ok_and(|manifest| Content::of(manifest, None).hash == chunk.hash);
+                !is_written || is_covered && whole
+            })
     }
 
     fn abandon(&mut self, node: NodeId, staging: Option<u64>, now: Timestamp) -> Result<(), String> {
@@ -304,11 +326,18 @@ impl Device {
         if self.disk.suspect { Ok(()) } else { Err(format!("the bytes of {node:?} are gone")) }
     }
 
-    fn resume(&mut self, node: NodeId, draft: &Draft, generation: u64, now: Timestamp) -> Result<(), String> {
+    fn resume(
+        &mut self,
+        node: NodeId,
+        known: Option<u64>,
+        draft: &Draft,
+        generation: u64,
+        now: Timestamp,
+    ) -> Result<(), String> {
         let engine = self.engine.as_mut().ok_or("the process is down")?;
         let mtime = engine.local(node).map_or(now, |state| state.attrs.mtime);
         let update = update(draft, generation, mtime, true);
-        engine.write_draft(node, Expected::Draft(draft.staging), update, now).map_err(|error| error.to_string())
+        engine.write_draft(node, Expected::Draft(known), update, now).map_err(|error| error.to_string())
     }
 
     /// The draft to prepare, as the driver finds it.

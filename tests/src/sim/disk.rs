@@ -19,6 +19,8 @@ struct Kept {
     cursor: Option<Cursor>,
     unanswered: Vec<NodeId>,
     retired: BTreeSet<u64>,
+    /// Staging files whose bytes of this generation were synced.
+    marks: BTreeMap<u64, u64>,
 }
 
 /// One append to the journal.
@@ -27,6 +29,8 @@ enum Entry {
     Record(Record),
     /// A retired staging file has been removed.
     Removed(u64),
+    /// The bytes of a staging file, of this generation, are synced; or may be overwritten from now on.
+    Marked(u64, Option<u64>),
 }
 
 impl Kept {
@@ -35,6 +39,15 @@ impl Kept {
             Entry::Record(record) => record,
             Entry::Removed(id) => {
                 self.retired.remove(id);
+                self.marks.remove(id);
+                return;
+            }
+            Entry::Marked(id, Some(generation)) => {
+                self.marks.insert(*id, *generation);
+                return;
+            }
+            Entry::Marked(id, None) => {
+                self.marks.remove(id);
                 return;
             }
         };
@@ -61,8 +74,6 @@ struct Staged {
     /// What a power cut leaves at least.
     synced: Option<Vec<u8>>,
     name_synced: bool,
-    /// Offsets of pieces that the file system knows it has no bytes for.
-    holes: BTreeSet<usize>,
 }
 
 impl Staged {
@@ -89,10 +100,7 @@ impl Staged {
                     match (rng.below(3), old.get(start..end)) {
                         (0, _) => {}
                         (1, Some(old)) => self.bytes[start..end].copy_from_slice(old),
-                        _ => {
-                            self.bytes[start..end].fill(0);
-                            self.holes.insert(start);
-                        }
+                        _ => self.bytes[start..end].fill(0),
                     }
                 }
             }
@@ -275,14 +283,12 @@ impl Disk {
             file.bytes.resize(end, 0);
         }
         file.bytes[at..end].copy_from_slice(bytes);
-        file.holes.retain(|hole| hole + PIECE <= at || *hole >= end);
     }
 
     /// Cuts a staging file off.
     pub fn truncate(&mut self, staging: u64, len: usize) {
         if let Some(file) = self.staging.get_mut(&staging) {
             file.bytes.truncate(len);
-            file.holes.retain(|hole| *hole < len);
         }
     }
 
@@ -291,11 +297,27 @@ impl Disk {
         self.staging.get(&staging).map(|file| file.bytes.len() as u64)
     }
 
-    /// Whether the file system has no bytes for a part of what was written.
-    pub fn has_holes(&self, staging: u64, present: &[(u64, u64)]) -> bool {
-        let within =
-            |hole: &usize| present.iter().any(|(start, end)| *start < (hole + PIECE) as u64 && (*hole as u64) < *end);
-        self.staging.get(&staging).is_some_and(|file| file.holes.iter().any(within))
+    /// The bytes of a draft are synced: after a power cut they count.
+    pub fn mark(&mut self, staging: u64, generation: u64) {
+        self.append(Entry::Marked(staging, Some(generation)));
+    }
+
+    /// They are about to be overwritten.
+    pub fn unmark(&mut self, staging: u64) {
+        if self.has_mark(staging) {
+            self.append(Entry::Marked(staging, None));
+            self.sync_journal();
+        }
+    }
+
+    /// Whether a staging file has bytes that were promised.
+    pub fn has_mark(&self, staging: u64) -> bool {
+        self.now.marks.contains_key(&staging)
+    }
+
+    /// Whether a draft's bytes, of this very generation, were synced.
+    pub fn is_marked(&self, draft: &Draft) -> bool {
+        draft.staging.is_some_and(|id| self.now.marks.get(&id) == Some(&draft.generation))
     }
 
     /// The bytes of a draft: those in its staging file, else those of `base`, else zeros. `None` if bytes of either are

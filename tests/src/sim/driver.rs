@@ -5,14 +5,14 @@ use super::bytes::{PIECE, content_of, sealed};
 use super::device::{Backing, Preparing, Sending, Wait};
 use super::world::{Event, Reply, Request, World};
 use super::{Planted, view};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::sync::Arc;
 use syncmount_common::protocol::changes::Cursor;
 use syncmount_common::protocol::commit::{Committed, ConflictDetails};
 use syncmount_common::protocol::error::ErrorCode;
 use syncmount_common::{Content, ContentHash, DeviceId, NodeId, NodeKind, OpId};
-use syncmount_engine::{CommitAnswer, Effect, Engine, PrepareAnswer};
+use syncmount_engine::{CommitAnswer, Draft, Effect, Engine, PrepareAnswer};
 use syncmount_server::service::{Changes, ServiceError};
 
 /// How long a record stays in the journal only.
@@ -38,6 +38,10 @@ impl World {
         }
         self.declare_all(index);
         if self.keep(index) {
+            // Everything has been looked at; what is written from now on survives this process.
+            let disk = &mut self.devices[index].disk;
+            disk.sync_journal();
+            disk.suspect = false;
             self.changed(index);
         }
         self.poll_soon(index, 0);
@@ -50,6 +54,35 @@ impl World {
         if device.engine.is_some() && device.disk.is_unfolded() {
             device.disk.sync_journal();
             device.disk.write_back(&mut self.rng);
+            self.sync_waiting(index);
+        }
+    }
+
+    /// What waits to be sent is synced now and then although nobody asked for it.
+    fn sync_waiting(&mut self, index: usize) {
+        let device = &self.devices[index];
+        let drafts = device.engine.iter().flat_map(|engine| engine.stagings());
+        let waiting: BTreeMap<NodeId, Draft> = drafts
+            .filter(|(_, draft)| draft.ready && !device.disk.is_marked(draft))
+            .map(|(id, draft)| (id, draft.clone()))
+            .collect();
+        for node in waiting.into_keys() {
+            if self.rng.chance(300) {
+                self.sync_draft(index, node);
+            }
+        }
+    }
+
+    /// Syncs the bytes of a file and marks them, unless somebody has written to it since the tree was told.
+    pub fn sync_draft(&mut self, index: usize, node: NodeId) {
+        let device = &mut self.devices[index];
+        let Ok(file) = device.open(node) else { return };
+        let Some(staging) = file.staging() else { return };
+        if self.planted != Some(Planted::FsyncWithoutBytes) {
+            device.disk.sync_staging(Some(staging));
+        }
+        if file.told == file.generation && file.told_ready {
+            device.disk.mark(staging, file.generation);
         }
     }
 
@@ -135,7 +168,7 @@ impl World {
             }
             Effect::Supply { node, content } => self.supply(index, node, content),
             Effect::DropStaging(id) => {
-                self.sync_before_names_go(index);
+                self.keep_before_dropping(index, Some(id));
                 self.devices[index].disk.unstage(id);
             }
             Effect::DraftMoved { from, to } => {
@@ -272,18 +305,20 @@ impl World {
         self.prepared(index, work.node, generation, answer);
     }
 
-    /// After a power cut the name of a staging file must not be gone while a row still refers to it.
-    fn sync_before_names_go(&mut self, index: usize) {
-        if self.planted != Some(Planted::RenamedBeforeSync) {
-            self.devices[index].disk.sync_journal();
+    /// After a power cut the name of a staging file whose bytes were promised must not be gone while its row is not.
+    fn keep_before_dropping(&mut self, index: usize, staging: Option<u64>) {
+        let device = &mut self.devices[index];
+        let is_marked = staging.is_some_and(|id| device.disk.has_mark(id));
+        if is_marked && self.planted != Some(Planted::RenamedBeforeSync) {
+            device.disk.sync_journal();
         }
     }
 
     fn settle(&mut self, index: usize, node: NodeId, generation: u64) {
-        self.sync_before_names_go(index);
-        let device = &mut self.devices[index];
-        let Ok(file) = device.open(node) else { return };
+        let Ok(file) = self.devices[index].open(node) else { return };
         let Backing::Draft(draft) = &file.backing else { return };
+        self.keep_before_dropping(index, draft.staging);
+        let device = &mut self.devices[index];
         if file.generation != generation || file.told != generation {
             return;
         }

@@ -310,6 +310,7 @@ impl World {
         let fresh = draft.staging.is_none();
         let staging = draft.staging.unwrap_or_else(|| device.disk.stage());
         draft.staging = Some(staging);
+        device.disk.unmark(staging);
         let was_clean = matches!(file.backing, Backing::Clean(_));
         let generation = if was_clean { device.disk.next_generation() } else { file.generation };
         let update = update(&draft, generation, file.mtime, false);
@@ -388,15 +389,11 @@ impl World {
 
     /// fsync() of an open file: its bytes, its name, the news of it.
     fn sync(&mut self, index: usize, node: NodeId) {
-        let Some(file) = self.devices[index].files.get(&node) else { return };
-        let staging = file.staging();
-        if self.planted != Some(super::Planted::FsyncWithoutBytes) {
-            self.devices[index].disk.sync_staging(staging);
-        }
         // What could not be kept before is kept now, or this is an error too.
         if !self.tell(index, node, true) || !self.keep(index) {
             return;
         }
+        self.sync_draft(index, node);
         let device = &mut self.devices[index];
         if self.planted != Some(super::Planted::FsyncBeforeJournal) {
             device.disk.sync_journal();
@@ -548,6 +545,12 @@ impl World {
         let engine = self.devices[index].engine.as_ref();
         let target = engine.and_then(|engine| engine.child(to.0, to.1.as_bytes()));
         let lost = target.map(|id| (id, self.devices[index].bytes_of(id, &self.library)));
+        if let Some(other) = target.filter(|_| mode != RenameMode::NoReplace) {
+            self.sync_replacement(index, from.id);
+            if mode == RenameMode::Exchange {
+                self.sync_replacement(index, other);
+            }
+        }
         let what = || format!("rename {from:?} to {to:?} {mode:?}");
         let source = (from.parent, from.name.as_bytes());
         let mut replaced = None;
@@ -559,6 +562,16 @@ impl World {
             && id == target
         {
             self.destroyed(index, id, bytes);
+        }
+    }
+
+    /// What takes the place of a file survives a power cut before the place is taken.
+    fn sync_replacement(&mut self, index: usize, node: NodeId) {
+        let device = &self.devices[index];
+        let draft = device.engine.as_ref().and_then(|engine| engine.local(node)?.body.draft());
+        if draft.is_some_and(|draft| draft.ready && !device.disk.is_marked(draft)) {
+            self.sync_draft(index, node);
+            self.devices[index].disk.sync_journal();
         }
     }
 
