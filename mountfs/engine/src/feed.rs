@@ -420,9 +420,9 @@ impl Engine {
             copies.extend(step.copy.map(|copy| (id, copy)));
         }
         self.break_cycles(&mut queue, &mut before, now);
-        self.attach_all(queue, &mut before, now);
+        let became = self.attach_all(queue, &mut before, now);
         for (id, (copy, author)) in copies {
-            self.keep_copy(id, copy, author, &mut before, now);
+            self.keep_copy(id, copy, author, &became, &mut before, now);
         }
         self.report(before);
     }
@@ -576,8 +576,14 @@ impl Engine {
         }
     }
 
-    fn attach_all(&mut self, mut queue: VecDeque<NodeId>, before: &mut Before, now: Timestamp) {
-        let mut merged = HashMap::new();
+    /// Returns which nodes have gone up in which.
+    fn attach_all(
+        &mut self,
+        mut queue: VecDeque<NodeId>,
+        before: &mut Before,
+        now: Timestamp,
+    ) -> HashMap<NodeId, NodeId> {
+        let (mut merged, mut became) = (HashMap::new(), HashMap::new());
         while let Some(id) = queue.pop_front() {
             self.follow_merged(id, &merged, now);
             while let Err(other) = self.tree.attach(id) {
@@ -602,7 +608,8 @@ impl Engine {
                             break;
                         }
                     }
-                    Clash::Same { loser } => {
+                    Clash::Same { loser, winner } => {
+                        became.insert(loser, winner);
                         self.vanish(loser, before, now);
                         if loser == id {
                             break;
@@ -611,6 +618,7 @@ impl Engine {
                 }
             }
         }
+        became
     }
 
     /// Entries of a directory that went up into another one go there.
@@ -629,12 +637,12 @@ impl Engine {
 
     fn settle_clash(&mut self, id: NodeId, other: NodeId, before: &mut Before, now: Timestamp) -> Clash {
         let (Some(a), Some(b)) = (self.tree.local(id).cloned(), self.tree.local(other).cloned()) else {
-            return Clash::Same { loser: id };
+            return Clash::Same { loser: id, winner: other };
         };
         before.entry(id).or_insert_with(|| Some(a.clone()));
         before.entry(other).or_insert_with(|| Some(b.clone()));
         let Some(place) = a.names.iter().find(|place| b.names.contains(place)).cloned() else {
-            return Clash::Same { loser: id };
+            return Clash::Same { loser: id, winner: other };
         };
         let at_server = |id: NodeId| {
             let synced = self.tree.get(id).and_then(Entry::synced_state);
@@ -646,7 +654,8 @@ impl Engine {
             return Clash::Merged { loser, winner };
         }
         if a.body.same_as(&b.body) {
-            return Clash::Same { loser: if b_there { id } else { other } };
+            let (loser, winner) = if b_there { (id, other) } else { (other, id) };
+            return Clash::Same { loser, winner };
         }
         let a_keeps = if a_there || !b_there { keeps_name(&a, &b, true) } else { !keeps_name(&b, &a, true) };
         let loser = if a_keeps { other } else { id };
@@ -699,8 +708,21 @@ impl Engine {
         self.put_detached(id, None, synced, now);
     }
 
-    fn keep_copy(&mut self, id: NodeId, copy: Copy, author: DeviceId, before: &mut Before, now: Timestamp) {
-        let Some(place) = self.tree.local(id).and_then(|state| state.names.first().cloned()) else { return };
+    fn keep_copy(
+        &mut self,
+        id: NodeId,
+        copy: Copy,
+        author: DeviceId,
+        became: &HashMap<NodeId, NodeId>,
+        before: &mut Before,
+        now: Timestamp,
+    ) {
+        // The version that kept the node may have been the same as another file of its name, and one with it now.
+        let mut home = id;
+        while let Some(other) = became.get(&home).filter(|_| self.tree.local(home).is_none()) {
+            home = *other;
+        }
+        let Some(place) = self.tree.local(home).and_then(|state| state.names.first().cloned()) else { return };
         let (body, attrs, device) = match copy {
             Copy::Local(state) => (state.body.clone(), state.attrs, self.identity.device.id),
             Copy::Remote { content, attrs } => (Body::File(FileBody::Clean(content)), attrs, author),
@@ -757,7 +779,7 @@ type Before = BTreeMap<NodeId, Option<Arc<State>>>;
 enum Clash {
     Renamed(NodeId),
     Merged { loser: NodeId, winner: NodeId },
-    Same { loser: NodeId },
+    Same { loser: NodeId, winner: NodeId },
 }
 
 /// Pages that were asked for one after the other may have a node twice, if it changed in between.
@@ -1075,5 +1097,21 @@ mod tests {
         let shown = rig.engine.local(file).unwrap().body.content_hash();
         assert_eq!(shown, Some(content(3).hash));
         assert!(rig.sync().is_empty());
+    }
+
+    #[test]
+    fn a_draft_that_lost_its_file_is_kept_although_the_file_has_gone_up_in_an_equal_one() {
+        let mut rig = Rig::new();
+        let file = rig.file(ROOT, "a", 1);
+        rig.sync();
+        rig.edit(file, 2, NOW.0 - 100);
+        // Replaced elsewhere, and moved to where an equal file is made here.
+        let twin = rig.file(ROOT, "b", 3);
+        let theirs = rig.theirs(file, ROOT, "b", Some(3));
+        rig.news(vec![theirs]);
+        let hashes: Vec<_> =
+            rig.engine.children(ROOT).filter_map(|(_, child)| rig.engine.local(child)?.body.content_hash()).collect();
+        assert!(hashes.contains(&content(2).hash), "{hashes:?} {:?} {twin:?}", rig.names(ROOT));
+        assert_eq!(hashes.len(), 2);
     }
 }
