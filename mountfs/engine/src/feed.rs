@@ -137,7 +137,8 @@ impl Feed {
 
     /// Whether the server gives out numbers again that were given out before.
     pub(crate) fn is_repeated(&self, done: Committed) -> bool {
-        done.first_seq <= done.last_seq && self.cursor.is_some_and(|cursor| done.first_seq <= cursor.seq)
+        let known = self.cursor.map_or(0, |cursor| cursor.seq).max(self.ahead);
+        done.first_seq <= done.last_seq && done.first_seq <= known
     }
 
     fn is_outlived(&self, node: &Node) -> bool {
@@ -1003,6 +1004,15 @@ mod tests {
         rig.engine.committed(request.op_id, CommitAnswer::Committed(again), NOW);
         rig.drive();
         assert!(reads_anew(&rig));
+        let mut rig = Rig::new();
+        taken_far_ahead(&mut rig);
+        rig.file(ROOT, "b", 2);
+        rig.drive();
+        let request = rig.send().expect("a commit");
+        let again = Committed { first_seq: 5, last_seq: 5, tag: 0 };
+        rig.engine.committed(request.op_id, CommitAnswer::Committed(again), NOW);
+        rig.drive();
+        assert!(reads_anew(&rig), "also those of own commits that the cursor has not reached");
     }
 
     #[test]

@@ -310,6 +310,8 @@ impl World {
         let fresh = draft.staging.is_none();
         let staging = draft.staging.unwrap_or_else(|| device.disk.stage());
         draft.staging = Some(staging);
+        // The writer has given the promise up, also if there is no room for the new bytes.
+        device.fsynced.remove(&node);
         device.disk.unmark(staging);
         let was_clean = matches!(file.backing, Backing::Clean(_));
         let generation = if was_clean { device.disk.next_generation() } else { file.generation };

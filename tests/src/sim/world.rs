@@ -59,8 +59,9 @@ pub enum Event {
     Poll(usize, u64),
     /// Work on a device is done.
     Done(usize, u64),
-    /// A request arrives at the server.
-    Deliver(usize, u64, Request),
+    /// A request arrives at the server, if that is still the one that it was sent to: a backup takes longer to put back than
+    /// any connection lives.
+    Deliver(usize, u64, Request, u64),
     /// An answer arrives at the device.
     Answer(usize, u64, Reply),
     /// A device gives up waiting for an answer.
@@ -361,7 +362,10 @@ impl World {
             Event::Poll(index, plan) if self.devices[index].poll_plan == plan => self.poll(index),
             Event::Poll(..) => {}
             Event::Done(index, ticket) => self.done(index, ticket),
-            Event::Deliver(index, ticket, request) => self.deliver(index, ticket, &request),
+            Event::Deliver(index, ticket, request, life) if life == self.server.set_backs => {
+                self.deliver(index, ticket, &request);
+            }
+            Event::Deliver(..) => {}
             Event::Answer(index, ticket, reply) => self.answer(index, ticket, reply),
             Event::Timeout(index, ticket) => self.timeout(index, ticket),
         }
@@ -370,11 +374,11 @@ impl World {
     /// Sends a request on its way. It may never arrive, arrive late, in part, or, if it is a commit, twice.
     pub fn send(&mut self, index: usize, ticket: u64, mut request: Request) {
         let faults = self.faults();
-        let patience = self.rng.delay_ms(5_000, 60_000);
+        let (patience, life) = (self.rng.delay_ms(5_000, 60_000), self.server.set_backs);
         self.at(patience, Event::Timeout(index, ticket));
         if matches!(request, Request::Commit(..)) && self.rng.chance(faults.doubled) {
             let delay = self.rng.delay_ms(1, 3_600_000);
-            self.at(delay, Event::Deliver(index, 0, request.clone()));
+            self.at(delay, Event::Deliver(index, 0, request.clone(), life));
         }
         if !self.devices[index].online || self.rng.chance(faults.lost) {
             return;
@@ -388,7 +392,7 @@ impl World {
             chunks.truncate(self.rng.index(chunks.len()));
             ticket = 0;
         }
-        self.at(delay, Event::Deliver(index, ticket, request));
+        self.at(delay, Event::Deliver(index, ticket, request, life));
     }
 
     fn deliver(&mut self, index: usize, ticket: u64, request: &Request) {
