@@ -1111,17 +1111,21 @@ mod tests {
 
     #[test]
     fn a_draft_that_lost_its_file_is_kept_although_the_file_has_gone_up_in_an_equal_one() {
-        let mut rig = Rig::new();
-        let file = rig.file(ROOT, "a", 1);
-        rig.sync();
-        rig.edit(file, 2, NOW.0 - 100);
-        // Replaced elsewhere, and moved to where an equal file is made here.
-        let twin = rig.file(ROOT, "b", 3);
-        let theirs = rig.theirs(file, ROOT, "b", Some(3));
-        rig.news(vec![theirs]);
-        let hashes: Vec<_> =
-            rig.engine.children(ROOT).filter_map(|(_, child)| rig.engine.local(child)?.body.content_hash()).collect();
-        assert!(hashes.contains(&content(2).hash), "{hashes:?} {:?} {twin:?}", rig.names(ROOT));
-        assert_eq!(hashes.len(), 2);
+        for device in ["here", "there"] {
+            let mut rig = Rig::new();
+            let file = rig.file(ROOT, "a", 1);
+            rig.sync();
+            rig.edit(file, 2, NOW.0 - 100);
+            // Elsewhere it was replaced and moved to where a directory is made here, and stood aside to an equal file there.
+            rig.mkdir(ROOT, "d");
+            let theirs = rig.theirs(file, ROOT, "d", Some(3));
+            let aside = conflict_name(&name("d"), device, theirs.attrs.mtime, |_| false).to_string();
+            let mut equal = rig.theirs(id(0xFF), ROOT, &aside, Some(3));
+            equal.rev += 1;
+            rig.news(vec![theirs, equal]);
+            let states = rig.engine.children(ROOT).filter_map(|(_, child)| rig.engine.local(child));
+            let hashes: Vec<_> = states.filter_map(|state| state.body.content_hash()).collect();
+            assert!(hashes.contains(&content(2).hash), "{hashes:?} in {:?}", rig.names(ROOT));
+        }
     }
 }
