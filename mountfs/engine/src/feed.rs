@@ -111,15 +111,18 @@ impl Feed {
     }
 
     /// Whether a complete state up to `cursor` lacks what the server has said that it took.
-    fn lacks_own(&mut self, news: &[Node], cursor: Cursor) -> bool {
+    fn lacks_own(&mut self, news: &[Node], cursor: Cursor, me: DeviceId) -> bool {
         // The server knew the position that the state begins at, and so all before it.
         let start = self.start.map_or(0, |start| start.seq);
         self.pass(start);
         if self.unread.is_empty() {
             return false;
         }
-        let told: HashMap<NodeId, Rev> = news.iter().map(|node| (node.id, node.rev)).collect();
-        let is_told = |id: &NodeId, rev: Rev| told.get(id).is_some_and(|told| *told >= rev);
+        let told: HashMap<NodeId, &Node> = news.iter().map(|node| (node.id, node)).collect();
+        // In another history the same number may have gone to another device's change of the same node.
+        let is_told = |id: &NodeId, rev: Rev| {
+            told.get(id).is_some_and(|node| node.rev > rev || (node.rev == rev && node.author == me))
+        };
         let lacks = self.unread.iter().any(|(id, rev)| *rev <= cursor.seq && !is_told(id, *rev));
         self.pass(cursor.seq);
         self.short = if self.unread.is_empty() { 0 } else { self.short + 1 };
@@ -246,7 +249,7 @@ impl Engine {
         }
         let Some(cursor) = self.feed.complete.take() else { return };
         let news = latest(std::mem::take(&mut self.feed.news));
-        if !self.feed.whole && self.feed.lacks_own(&news, cursor) {
+        if !self.feed.whole && self.feed.lacks_own(&news, cursor, self.identity.device.id) {
             self.begin_resync();
             return;
         }
@@ -282,7 +285,7 @@ impl Engine {
             return false;
         };
         let news = std::mem::take(&mut self.feed.news);
-        if self.feed.lacks_own(&news, end) {
+        if self.feed.lacks_own(&news, end, self.identity.device.id) {
             self.begin_resync();
         } else {
             (self.feed.news, self.feed.complete, self.feed.partial) = (news, None, Some(end));
@@ -949,6 +952,12 @@ mod tests {
         rig.page(vec![rig.theirs(id(9), ROOT, "b", Some(2))], 7, false);
         rig.drive();
         assert!(reads_anew(&rig), "number 5 is behind, and it was not the file");
+        let mut rig = Rig::new();
+        let file = taken_far_ahead(&mut rig);
+        let other = syncmount_common::Node { rev: 5, content_rev: 5, ..rig.theirs(file, ROOT, "a", Some(2)) };
+        rig.page(vec![other], 7, false);
+        rig.drive();
+        assert!(reads_anew(&rig), "number 5 was the file, and of another device");
         let mut rig = Rig::new();
         taken_far_ahead(&mut rig);
         rig.restart();
