@@ -11,6 +11,7 @@ pub mod ids;
 pub mod manifest;
 pub mod name;
 pub mod node;
+pub mod portable;
 pub mod protocol;
 pub mod time;
 

@@ -11,6 +11,7 @@ pub mod control;
 pub mod driver;
 pub mod files;
 pub mod fuse;
+pub mod ignore;
 pub mod logging;
 pub mod login;
 pub mod mount;
