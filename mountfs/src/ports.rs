@@ -9,7 +9,7 @@ use bytes::Bytes;
 use futures::future::BoxFuture;
 use std::io;
 use std::time::Duration;
-use syncmount_common::protocol::changes::{ChangesPage, Cursor};
+use syncmount_common::protocol::changes::{Ask, ChangesPage};
 use syncmount_common::protocol::chunks::PutReply;
 use syncmount_common::protocol::commit::{CommitRequest, Committed, ConflictDetails, MissingDetails};
 use syncmount_common::protocol::error::ErrorCode;
@@ -46,15 +46,9 @@ pub trait Remote: Send + Sync + 'static {
     /// What the server knows about the folder.
     fn folder(&self) -> Reply<'_, FolderInfo>;
 
-    /// What changed after `since` (from the begin without it). Held by the server for up to `wait` until there is something.
+    /// What changed after what `ask` says is known. Held by the server for up to `wait` until there is something.
     /// Contents of up to `inline` bytes come along, but for those that `speaker`, who asks, has written itself.
-    fn changes(
-        &self,
-        since: Option<Cursor>,
-        wait: Duration,
-        inline: u64,
-        speaker: Option<Speaker>,
-    ) -> Reply<'_, Changes>;
+    fn changes(&self, ask: Ask, wait: Duration, inline: u64, speaker: Option<Speaker>) -> Reply<'_, Changes>;
 
     /// Commits a batch, all or nothing, with the envelopes of small chunks in the same request.
     fn commit<'a>(&'a self, request: &'a CommitRequest, chunks: &'a [(ChunkHash, Bytes)]) -> Reply<'a, Committed>;

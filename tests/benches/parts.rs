@@ -5,7 +5,7 @@ use std::convert::Infallible;
 use std::hint::black_box;
 use std::sync::Arc;
 use syncmount_common::chunker::{ChunkSizes, Chunker};
-use syncmount_common::protocol::changes::{ChangesPage, Cursor, Device};
+use syncmount_common::protocol::changes::{Ask, ChangesPage, Cursor, Device};
 use syncmount_common::{
     Attrs, ChunkHash, Content, DeviceId, Epoch, Extent, FolderId, Manifest, Name, Node, NodeId, NodeKind, Placement,
     Timestamp, envelope,
@@ -55,6 +55,7 @@ fn page(nodes: u64) -> ChangesPage {
         more: false,
         nodes: (0..nodes).map(node).collect(),
         devices: Vec::new(),
+        own: None,
     }
 }
 
@@ -99,7 +100,7 @@ fn tree(c: &mut Criterion) {
                 || page.clone(),
                 |page| {
                     let mut engine = engine();
-                    engine.page(None, page);
+                    engine.page(Ask::default(), page);
                     while engine.poll(Timestamp(1)).is_some() {}
                     black_box(Arc::new(engine.take_record()));
                 },

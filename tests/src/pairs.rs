@@ -228,13 +228,13 @@ impl Side {
                 self.engine.committed(request.op_id, answer, now);
                 continue;
             }
-            let from = self.engine.next_page_from();
+            let ask = self.engine.next_page();
             let wanted = self.engine.wants_page_now();
-            let page = server.changes(from, 3).map_err(|error| error.to_string())?;
-            if page.nodes.is_empty() && !wanted && from == Some(page.cursor) {
+            let page = server.changes(ask, 3).map_err(|error| error.to_string())?;
+            if page.nodes.is_empty() && !wanted && ask.since == Some(page.cursor) {
                 return Ok(());
             }
-            self.engine.page(from, page);
+            self.engine.page(ask, page);
         }
         Err("it does not stop to send and to listen".to_owned())
     }

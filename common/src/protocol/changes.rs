@@ -3,10 +3,11 @@
 //! Query: `since=EPOCH:SEQ:TAG` (absent: from the begin), `wait=SECONDS` (0 to [`WAIT_S_MAX`]: hold the answer until there is a
 //! change), `limit=N` (1 to [`PAGE_NODES_MAX`]), `inline=BYTES` (0 to [`INLINE_LEN_MAX`]: chunks of contents up to this size
 //! ride along), `device=ID` (who asks: what it wrote itself does not ride along), `session=SESSION` (in which session that
-//! device asks, [`super::session`]; once another one has asked or committed, the answer is the error `superseded`). With
+//! device asks, [`super::session`]; once another one has asked or committed, the answer is the error `superseded`),
+//! `known=EPOCH:SEQ:TAG` (a position past `since` that the asker knows, as the end of a commit of its own). With
 //! `inline` above 0 the reply is framed ([`crate::frame`]): the page as header, then chunks. Otherwise it is plain JSON. A
-//! cursor that is not of this history (another epoch, past the end, another tag) gets the error `resync`, never an empty
-//! page.
+//! `since` or `known` that is not of this history (another epoch, past the end, another tag) gets the error `resync`, never
+//! an empty page.
 
 use crate::ids::{DeviceId, Epoch, FolderId, Seq};
 use crate::node::Node;
@@ -49,6 +50,16 @@ impl fmt::Display for Cursor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}:{}:{:016x}", self.epoch, self.seq, self.tag)
     }
+}
+
+/// What is known of a history when the next page of it is asked for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Hash)]
+pub struct Ask {
+    /// Everything up to here is known; absent: nothing is.
+    pub since: Option<Cursor>,
+    /// A later position that is known too, as the end of an own commit. The page is of a history that has it, or it is not
+    /// given.
+    pub known: Option<Cursor>,
 }
 
 /// A text is neither `EPOCH:SEQ:TAG` nor `EPOCH:SEQ`.
@@ -96,6 +107,10 @@ pub struct ChangesPage {
     pub nodes: Vec<Node>,
     /// The names of the devices that the nodes name as authors.
     pub devices: Vec<Device>,
+    /// The end of the newest commit of the device that asked, if it said who it is and has one: what it must have been told
+    /// of its own doing to know that this page goes on from there.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub own: Option<Cursor>,
 }
 
 #[cfg(test)]

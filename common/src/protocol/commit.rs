@@ -9,7 +9,7 @@
 //! now, [`super::session`]). Nothing is stored with an error. The same op id again gets the first `Committed` again, also in
 //! a session that is over: the commit was taken when the session was not.
 
-use super::changes::Device;
+use super::changes::{Cursor, Device};
 use crate::hash::{ChunkHash, ContentHash, FileHash};
 use crate::ids::{Epoch, NodeId, OpId, Rev, Seq};
 use crate::manifest::Manifest;
@@ -50,6 +50,10 @@ pub struct CommitRequest {
     #[serde(skip_serializing_if = "Option::is_none", default)]
     #[schema(value_type = Option<String>)]
     pub session: Option<Session>,
+    /// The newest position in the folder's history that the client knows: the revs are those of a history that has it. A
+    /// server that does not have it was set back, and says `resync`.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub known: Option<Cursor>,
     /// Contents that are new to the server, as far as the client knows.
     #[serde(skip_serializing_if = "Vec::is_empty", default)]
     pub contents: Vec<NewContent>,

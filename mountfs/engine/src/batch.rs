@@ -69,7 +69,7 @@ impl Engine {
         if self.in_flight.is_some() || self.feed.has_news() || self.feed.awaits_page() || self.tree.dirty_len() == 0 {
             return None;
         }
-        let epoch = self.feed.cursor()?.epoch;
+        let known = self.feed.known()?;
         let batch = self.gather();
         if batch.ops.is_empty() {
             return None;
@@ -82,7 +82,8 @@ impl Engine {
         self.unanswered_touched = true;
         self.in_flight = Some(InFlight { op_id, sent: batch.sent, fresh });
         let device = self.identity.device.clone();
-        Some(CommitRequest { op_id, epoch, device, session: None, contents: batch.contents, ops: batch.ops })
+        let (epoch, known, contents) = (known.epoch, Some(known), batch.contents);
+        Some(CommitRequest { op_id, epoch, device, session: None, known, contents, ops: batch.ops })
     }
 
     /// Whether a commit is waiting for its answer.
@@ -251,32 +252,21 @@ impl Engine {
     }
 
     fn acknowledge(&mut self, batch: &InFlight, done: Committed, now: Timestamp) {
-        let is_far = self.feed.cursor().is_some_and(|cursor| cursor.seq + 1 != done.first_seq);
         for (sent, rev) in batch.sent.iter().zip(done.first_seq..) {
             let entry = self.tree.get(sent.node);
             let local = entry.and_then(|entry| entry.local.clone());
             let changed = entry.map_or(now, |entry| entry.changed);
             let content_rev = if sent.content { rev } else { entry.map_or(0, Entry::content_rev) };
-            // A removal is known until the feed has told of it, by the next start too.
-            self.tree.set_offered(sent.node, is_far && sent.after.is_none());
+            self.tree.set_offered(sent.node, false);
             self.sent_before.remove(&sent.node);
             self.release(sent.node);
             self.unanswered_touched |= self.unanswered.remove(&sent.node);
-            if sent.after.is_none() {
-                self.feed.note_removed(sent.node, rev);
-            }
             self.put(sent.node, local, Some(Synced { rev, content_rev, state: sent.after.clone() }), changed);
             self.settle_if_acknowledged(sent.node);
         }
         self.ops_max = (self.ops_max * 2).min(OPS_PER_BATCH);
-        if self.feed.is_repeated(done) {
-            self.begin_resync();
-            return;
-        }
-        if self.feed.advance_own(done) {
-            self.touch_cursor();
-        }
-        batch.sent.iter().zip(done.first_seq..).for_each(|(sent, rev)| self.feed.note_unread(sent.node, rev));
+        self.feed.note_own(done);
+        self.touch_cursor();
     }
 
     pub(crate) fn forget_offers(&mut self, batch: &InFlight) {

@@ -4,7 +4,7 @@ use crate::batch::InFlight;
 use crate::conflict::is_conflict_copy;
 use crate::feed::Feed;
 use crate::held::Held;
-use crate::output::{Effect, PrepareAnswer, Record};
+use crate::output::{Effect, Position, PrepareAnswer, Record};
 use crate::state::{Body, Draft, FileBody, Row, RowSynced, State};
 use crate::tree::{Entry, Synced, Tree};
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
@@ -37,6 +37,8 @@ pub struct Restored {
     pub rows: Vec<(NodeId, Row)>,
     /// The feed position.
     pub cursor: Option<Cursor>,
+    /// The end of the newest own commit, if it is past that.
+    pub ahead: Option<Cursor>,
     /// Nodes of commits that may have reached the server without an answer.
     pub unanswered: Vec<NodeId>,
 }
@@ -92,7 +94,7 @@ impl Engine {
         let mut engine = Self {
             identity,
             tree: Tree::new(),
-            feed: Feed::new(restored.cursor),
+            feed: Feed::new(restored.cursor, restored.ahead),
             in_flight: None,
             effects: VecDeque::new(),
             to_prepare: VecDeque::new(),
@@ -135,11 +137,6 @@ impl Engine {
             if local.is_some() && synced.as_ref().is_none_or(|synced| synced.state.is_none()) {
                 self.sent_before.insert(id);
             }
-            if let (Some(synced), Some(cursor)) = (&synced, self.feed.cursor())
-                && synced.rev > cursor.seq
-            {
-                self.feed.note_unread(id, synced.rev);
-            }
             self.tree.set_detached(id, local, synced, row.changed);
             if self.tree.get(id).is_some_and(Entry::is_dirty) {
                 self.unanswered.insert(id);
@@ -181,16 +178,17 @@ impl Engine {
     pub fn take_record(&mut self) -> Record {
         let touched = std::mem::take(&mut self.touched);
         let rows = touched.into_iter().map(|id| (id, self.tree.get(id).map(row_of))).collect();
-        let cursor = std::mem::take(&mut self.cursor_touched).then(|| self.feed.cursor());
+        let position = std::mem::take(&mut self.cursor_touched)
+            .then(|| Position { cursor: self.feed.cursor(), ahead: self.feed.ahead() });
         let unanswered =
             std::mem::take(&mut self.unanswered_touched).then(|| self.unanswered.iter().copied().collect());
-        Record { rows, cursor, unanswered, retired: std::mem::take(&mut self.retired) }
+        Record { rows, position, unanswered, retired: std::mem::take(&mut self.retired) }
     }
 
     /// A record could not be kept: it is part of the next one.
     pub fn keep_failed(&mut self, record: Record) {
         self.touched.extend(record.rows.into_iter().map(|(id, _)| id));
-        self.cursor_touched |= record.cursor.is_some();
+        self.cursor_touched |= record.position.is_some();
         self.unanswered_touched |= record.unanswered.is_some();
         self.retired.extend(record.retired);
     }
@@ -310,6 +308,11 @@ impl Engine {
     /// The end of the feed as far as it is known here.
     pub fn cursor(&self) -> Option<Cursor> {
         self.feed.cursor()
+    }
+
+    /// The newest position of the folder's history that is known here.
+    pub fn known(&self) -> Option<Cursor> {
+        self.feed.known()
     }
 
     /// Whether the folder has been read from the server at least once.

@@ -11,9 +11,9 @@ use crate::state::{Body, Draft, FileBody, State};
 use crate::tree::{Entry, Synced};
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
-use syncmount_common::protocol::changes::{ChangesPage, Cursor};
+use syncmount_common::protocol::changes::{Ask, ChangesPage, Cursor};
 use syncmount_common::protocol::commit::Committed;
-use syncmount_common::{Attrs, DeviceId, Name, Node, NodeId, NodeKind, Placement, Rev, Timestamp};
+use syncmount_common::{Attrs, DeviceId, Name, Node, NodeId, NodeKind, Placement, Timestamp};
 
 /// How often a page is held back for hashes before drafts that keep changing count as different.
 const HELD_MAX: u32 = 3;
@@ -24,9 +24,11 @@ const FRUITLESS_MAX: u32 = 3;
 /// What has arrived of the feed.
 pub(crate) struct Feed {
     cursor: Option<Cursor>,
+    /// The end of the newest own commit, if the cursor could not follow it: the server has this position, too.
+    ahead: Option<Cursor>,
     /// Nodes of pages so far, complete if `complete`.
     news: Vec<Node>,
-    complete: Option<Cursor>,
+    complete: Option<End>,
     /// Where the next page begins if some have arrived but more follow.
     partial: Option<Cursor>,
     devices: HashMap<DeviceId, String>,
@@ -38,29 +40,28 @@ pub(crate) struct Feed {
     held: u32,
     /// The pages are the whole folder, not what changed since the cursor.
     whole: bool,
-    /// What this device has removed at the server and the tree has forgotten: a page that was on its way meanwhile may
-    /// still tell of it.
-    removed: BTreeMap<NodeId, Rev>,
-    /// What the server has taken from here since the last page was asked for: the feed must tell of it, or the server was
-    /// set back to a time before.
-    unread: BTreeMap<NodeId, Rev>,
-    /// Nodes that were in `unread` and that the pages so far tell of.
-    read: Vec<NodeId>,
-    /// The end of the newest own commit that the cursor could not follow.
-    ahead: Rev,
-    /// Complete states in a row that ended before all of `unread`.
-    short: u32,
-    /// Where the pages of `news` begin.
-    start: Option<Cursor>,
 }
 
-/// A page may have been asked for before the commit that it does not tell of; the next one was asked for after it.
-const SHORT_MAX: u32 = 2;
+/// Where a complete state ends, and what is known of the history that it is of.
+#[derive(Clone, Copy)]
+struct End {
+    cursor: Cursor,
+    asked: Ask,
+    own: Option<Cursor>,
+}
+
+impl End {
+    /// Whether it is of a history that has `position`: the server has looked, or has given out the position itself.
+    fn has(&self, position: Cursor) -> bool {
+        [self.asked.since, self.asked.known, self.own, Some(self.cursor)].contains(&Some(position))
+    }
+}
 
 impl Feed {
-    pub(crate) fn new(cursor: Option<Cursor>) -> Self {
+    pub(crate) fn new(cursor: Option<Cursor>, ahead: Option<Cursor>) -> Self {
         Self {
             cursor,
+            ahead,
             news: Vec::new(),
             complete: None,
             partial: None,
@@ -70,17 +71,20 @@ impl Feed {
             fruitless: 0,
             held: 0,
             whole: cursor.is_none(),
-            removed: BTreeMap::new(),
-            unread: BTreeMap::new(),
-            read: Vec::new(),
-            ahead: 0,
-            short: 0,
-            start: None,
         }
     }
 
     pub(crate) fn cursor(&self) -> Option<Cursor> {
         self.cursor
+    }
+
+    pub(crate) fn ahead(&self) -> Option<Cursor> {
+        self.ahead
+    }
+
+    /// The newest position of the history that is known.
+    pub(crate) fn known(&self) -> Option<Cursor> {
+        self.ahead.or(if self.whole { None } else { self.cursor })
     }
 
     pub(crate) fn has_news(&self) -> bool {
@@ -96,56 +100,9 @@ impl Feed {
         self.fruitless += 1;
     }
 
-    /// The server has taken a removal made here.
-    pub(crate) fn note_removed(&mut self, id: NodeId, rev: Rev) {
-        self.removed.insert(id, rev);
-    }
-
-    /// The server has `id` at `rev`, which this device knows from its own commit and has not read.
-    pub(crate) fn note_unread(&mut self, id: NodeId, rev: Rev) {
-        self.unread.insert(id, rev);
-        self.short = 0;
-        if self.cursor.is_some_and(|cursor| cursor.seq < rev) {
-            self.ahead = self.ahead.max(rev);
-        }
-    }
-
-    /// Whether a complete state up to `cursor` lacks what the server has said that it took.
-    fn lacks_own(&mut self, news: &[Node], cursor: Cursor, me: DeviceId) -> bool {
-        // The server knew the position that the state begins at, and so all before it.
-        let start = self.start.map_or(0, |start| start.seq);
-        self.pass(start);
-        if self.unread.is_empty() {
-            return false;
-        }
-        let told: HashMap<NodeId, &Node> = news.iter().map(|node| (node.id, node)).collect();
-        // In another history the same number may have gone to another device's change of the same node.
-        let is_told = |id: &NodeId, rev: Rev| {
-            told.get(id).is_some_and(|node| node.rev > rev || (node.rev == rev && node.author == me))
-        };
-        let lacks = self.unread.iter().any(|(id, rev)| *rev <= cursor.seq && !is_told(id, *rev));
-        self.pass(cursor.seq);
-        self.short = if self.unread.is_empty() { 0 } else { self.short + 1 };
-        lacks || self.short >= SHORT_MAX
-    }
-
-    fn is_ahead(&self) -> bool {
-        self.cursor.is_some_and(|cursor| cursor.seq < self.ahead)
-    }
-
-    fn pass(&mut self, seq: Rev) {
-        let read = self.unread.extract_if(.., |_, rev| *rev <= seq);
-        self.read.extend(read.map(|(id, _)| id));
-    }
-
-    /// Whether the server gives out numbers again that were given out before.
-    pub(crate) fn is_repeated(&self, done: Committed) -> bool {
-        let known = self.cursor.map_or(0, |cursor| cursor.seq).max(self.ahead);
-        done.first_seq <= done.last_seq && done.first_seq <= known
-    }
-
-    fn is_outlived(&self, node: &Node) -> bool {
-        self.removed.get(&node.id).is_some_and(|rev| *rev >= node.rev)
+    fn ask(&self) -> Ask {
+        let since = self.partial.or(if self.whole { None } else { self.cursor });
+        Ask { since, known: self.known().filter(|known| Some(*known) != since) }
     }
 
     /// Whether a page from `from` goes on where the pages so far end. Own commits may have moved the cursor on meanwhile;
@@ -159,17 +116,24 @@ impl Feed {
         }
     }
 
-    /// Own commits right behind the cursor need not be read back.
-    pub(crate) fn advance_own(&mut self, done: Committed) -> bool {
+    /// The server has taken a commit from here. One right behind the cursor need not be read back; the feed must reach the
+    /// end of any other. Returns whether the cursor has moved.
+    pub(crate) fn note_own(&mut self, done: Committed) -> bool {
         self.fruitless = 0;
-        match &mut self.cursor {
-            Some(cursor) if cursor.seq + 1 == done.first_seq => {
-                cursor.seq = done.last_seq;
-                cursor.tag = done.tag;
-                true
-            }
-            _ => false,
+        let Some(cursor) = &mut self.cursor else { return false };
+        let end = Cursor { epoch: cursor.epoch, seq: done.last_seq, tag: done.tag };
+        let follows = !self.whole && self.ahead.is_none() && cursor.seq + 1 == done.first_seq;
+        if follows {
+            *cursor = end;
+        } else if self.ahead.is_none_or(|ahead| ahead.seq < end.seq) {
+            self.ahead = Some(end);
         }
+        follows
+    }
+
+    fn drop_pages(&mut self) {
+        self.news.clear();
+        (self.complete, self.partial) = (None, None);
     }
 }
 
@@ -184,14 +148,15 @@ struct Step {
 type Steps = BTreeMap<NodeId, Step>;
 
 impl Engine {
-    /// Where the next page is to begin; `None`: at the begin.
-    pub fn next_page_from(&self) -> Option<Cursor> {
-        self.feed.partial.or(if self.feed.whole { None } else { self.feed.cursor })
+    /// From where the next page is to be asked for.
+    pub fn next_page(&self) -> Ask {
+        self.feed.ask()
     }
 
     /// Whether the next page should be asked for without holding it: something waits for it.
     pub fn wants_page_now(&self) -> bool {
-        self.feed.awaits_page || self.feed.partial.is_some() || self.feed.whole || self.feed.is_ahead()
+        let feed = &self.feed;
+        feed.awaits_page || feed.partial.is_some() || feed.whole || feed.ahead.is_some()
     }
 
     /// Whether a complete state waits to be merged; no further page should be asked for until then.
@@ -199,14 +164,11 @@ impl Engine {
         self.feed.has_news()
     }
 
-    /// A page that was asked for from `from`, which was [`Engine::next_page_from`] then. One that does not fit any more is
-    /// left out: taken for the whole folder, a part of it would make the rest look forgotten.
-    pub fn page(&mut self, from: Option<Cursor>, page: ChangesPage) {
-        if !self.feed.fits(from) {
+    /// A page that was asked for as [`Engine::next_page`] said then. One that does not fit any more is left out: taken for
+    /// the whole folder, a part of it would make the rest look forgotten.
+    pub fn page(&mut self, asked: Ask, page: ChangesPage) {
+        if !self.feed.fits(asked.since) {
             return;
-        }
-        if self.feed.partial.is_none() {
-            self.feed.start = from;
         }
         self.feed.devices.extend(page.devices.into_iter().map(|device| (device.id, device.name)));
         self.feed.news.extend(page.nodes);
@@ -214,20 +176,18 @@ impl Engine {
             self.feed.partial = Some(page.cursor);
         } else {
             self.feed.partial = None;
-            self.feed.complete = Some(page.cursor);
+            self.feed.complete = Some(End { cursor: page.cursor, asked, own: page.own });
         }
     }
 
     /// The server does not know our place in its history: read everything and compare.
     pub fn begin_resync(&mut self) {
-        self.feed.news.clear();
-        self.feed.complete = None;
-        self.feed.partial = None;
+        self.feed.drop_pages();
         self.feed.whole = true;
         self.feed.awaits_page = true;
-        self.feed.unread.clear();
-        self.feed.read.clear();
-        (self.feed.ahead, self.feed.short) = (0, 0);
+        if self.feed.ahead.take().is_some() {
+            self.touch_cursor();
+        }
     }
 
     /// Nothing is sent before the next complete state from the server.
@@ -247,12 +207,8 @@ impl Engine {
         if self.feed.complete.is_none() || self.in_flight.is_some() || self.reads_on() || self.hold_for_hashes() {
             return;
         }
-        let Some(cursor) = self.feed.complete.take() else { return };
+        let Some(End { cursor, .. }) = self.feed.complete.take() else { return };
         let news = latest(std::mem::take(&mut self.feed.news));
-        if !self.feed.whole && self.feed.lacks_own(&news, cursor, self.identity.device.id) {
-            self.begin_resync();
-            return;
-        }
         let other_life = self.feed.whole && self.feed.cursor.is_some();
         if news.is_empty() && self.feed.awaits_page && self.feed.fruitless >= FRUITLESS_MAX {
             self.feed.fruitless = 0;
@@ -263,42 +219,33 @@ impl Engine {
             self.forget_agreements(&news);
         }
         self.feed.held = 0;
-        let was_whole = std::mem::take(&mut self.feed.whole);
+        self.feed.whole = false;
         self.feed.awaits_page = false;
         self.apply(news, now);
-        self.feed.removed.retain(|_, rev| *rev > cursor.seq);
-        for id in std::mem::take(&mut self.feed.read) {
-            self.forget_removed(id);
-        }
-        // Own commits may have moved the cursor past a page that was asked for before them.
-        let is_behind = self.feed.cursor.is_some_and(|known| known.epoch == cursor.epoch && known.seq > cursor.seq);
-        if self.feed.cursor != Some(cursor) && (was_whole || !is_behind) {
+        if self.feed.cursor != Some(cursor) || self.feed.ahead.is_some() {
             self.feed.cursor = Some(cursor);
+            self.feed.ahead = None;
             self.touch_cursor();
         }
     }
 
-    /// A state from before a commit that the server has taken from here does not fit what this device knows since: the
-    /// server took the commit upon changes that are not told yet. It is read on to the commit.
+    /// Own commits that were answered while the pages were on their way say what the pages must tell: a state is merged
+    /// only if it is of a history that has the newest of them, and goes as far. Until then it is read on, and the server
+    /// looks whether its history has both, or was set back in between.
     fn reads_on(&mut self) -> bool {
-        let Some(end) = self.feed.complete.filter(|end| !self.feed.whole && end.seq < self.feed.ahead) else {
+        let (Some(end), Some(known)) = (self.feed.complete, self.feed.known()) else { return false };
+        let is_behind = end.cursor.epoch == known.epoch && end.cursor.seq < known.seq;
+        if end.has(known) && !is_behind {
             return false;
-        };
-        let news = std::mem::take(&mut self.feed.news);
-        if self.feed.lacks_own(&news, end, self.identity.device.id) {
-            self.begin_resync();
+        }
+        if is_behind && self.feed.ahead.is_none() {
+            // All of it is known: the cursor has moved on with own commits.
+            self.feed.drop_pages();
         } else {
-            (self.feed.news, self.feed.complete, self.feed.partial) = (news, None, Some(end));
+            (self.feed.complete, self.feed.partial) = (None, Some(end.cursor));
+            self.feed.awaits_page = true;
         }
         true
-    }
-
-    /// The feed tells of the removal: the next start need not know of it any more.
-    fn forget_removed(&mut self, id: NodeId) {
-        if self.tree.get(id).is_some_and(|entry| entry.offered && entry.base_rev() > 0) {
-            self.tree.set_offered(id, false);
-            self.touch(id);
-        }
     }
 
     /// Drafts that might be the very bytes that arrived are hashed before anything is called a conflict.
@@ -375,7 +322,6 @@ impl Engine {
             self.tree.set_offered(id, false);
             self.put(id, local, synced, changed);
         }
-        self.feed.removed.clear();
         if let Some(root) = self.tree.get(NodeId::ROOT).cloned() {
             let synced = root.synced.map(|synced| Synced { rev: 0, content_rev: 0, ..synced });
             self.put(NodeId::ROOT, root.local, synced, root.changed);
@@ -438,7 +384,7 @@ impl Engine {
             if entry.is_some_and(|entry| entry.base_rev() >= node.rev) {
                 continue;
             }
-            if entry.is_none() && (node.deleted || self.feed.is_outlived(&node)) {
+            if entry.is_none() && node.deleted {
                 continue;
             }
             let me = self.identity.device.id;
@@ -807,11 +753,11 @@ fn staging_of(state: Option<&State>) -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
-    use crate::rig::{NOW, Rig, content, id, name};
-    use crate::{Body, CommitAnswer, Draft, FileBody, PrepareAnswer, RenameMode, conflict_name};
+    use crate::rig::{NOW, Rig, content, cursor, id, name};
+    use crate::{Body, Draft, FileBody, PrepareAnswer, RenameMode, conflict_name};
     use std::sync::Arc;
-    use syncmount_common::protocol::commit::Committed;
-    use syncmount_common::{Attrs, NodeId, NodeKind};
+    use syncmount_common::protocol::changes::{Ask, Cursor};
+    use syncmount_common::{Attrs, Node, NodeId, NodeKind};
 
     const ROOT: NodeId = NodeId::ROOT;
 
@@ -935,38 +881,64 @@ mod tests {
         let file = rig.file(ROOT, "a", 1);
         rig.drive();
         let request = rig.send().expect("a commit");
-        let done = Committed { first_seq: 5, last_seq: 5, tag: 0 };
-        rig.engine.committed(request.op_id, CommitAnswer::Committed(done), NOW);
-        rig.drive();
+        rig.take_until(&request, 5);
         file
     }
 
-    fn reads_anew(rig: &Rig) -> bool {
-        rig.engine.cursor().is_some() && rig.engine.next_page_from().is_none()
+    /// Another history has the same numbers, and other tags.
+    fn elsewhere(seq: u64) -> Cursor {
+        Cursor { tag: 2, ..cursor(seq) }
     }
 
     #[test]
-    fn a_history_without_what_the_server_took_from_here_is_another_one() {
+    fn the_end_of_an_own_commit_is_asked_for_with_the_next_page_by_the_next_start_too() {
         let mut rig = Rig::new();
         taken_far_ahead(&mut rig);
-        rig.page(vec![rig.theirs(id(9), ROOT, "b", Some(2))], 7, false);
-        rig.drive();
-        assert!(reads_anew(&rig), "number 5 is behind, and it was not the file");
-        let mut rig = Rig::new();
-        let file = taken_far_ahead(&mut rig);
-        let other = syncmount_common::Node { rev: 5, content_rev: 5, ..rig.theirs(file, ROOT, "a", Some(2)) };
-        rig.page(vec![other], 7, false);
-        rig.drive();
-        assert!(reads_anew(&rig), "number 5 was the file, and of another device");
-        let mut rig = Rig::new();
-        taken_far_ahead(&mut rig);
+        let ask = Ask { since: Some(cursor(0)), known: Some(cursor(5)) };
+        assert_eq!(rig.engine.next_page(), ask);
         rig.restart();
-        for anew in [false, true] {
-            assert!(rig.engine.wants_page_now());
-            rig.page(Vec::new(), 4, false);
+        assert!(rig.engine.wants_page_now());
+        assert_eq!(rig.engine.next_page(), ask);
+        rig.file(ROOT, "b", 2);
+        rig.drive();
+        assert_eq!(rig.send().expect("a commit").known, Some(cursor(5)), "and told with the next commit");
+    }
+
+    #[test]
+    fn a_page_from_before_an_own_commit_is_merged_only_if_the_history_is_the_same() {
+        for (own, is_same) in [(Some(cursor(5)), true), (None, false), (Some(elsewhere(5)), false)] {
+            let mut rig = Rig::new();
+            let before = rig.engine.next_page();
+            let file = taken_far_ahead(&mut rig);
+            let theirs = Node { rev: 7, content_rev: 7, ..rig.theirs(file, ROOT, "a", Some(2)) };
+            let end = if is_same { cursor(7) } else { elsewhere(7) };
+            rig.page_of(end, own, before, vec![theirs], false);
             rig.drive();
-            assert_eq!(reads_anew(&rig), anew, "a page may have been asked for before, a second one not");
+            let shown = rig.engine.local(file).unwrap().body.content_hash();
+            assert_eq!(shown == Some(content(2).hash), is_same, "{own:?}");
+            let next = Ask { since: Some(end), known: Some(cursor(5)) };
+            assert_eq!(rig.engine.next_page() == next, !is_same, "the server is asked whether it has both");
+            if !is_same {
+                assert!(rig.send().is_none(), "nothing is sent before it has said so");
+                rig.engine.begin_resync();
+                assert_eq!(rig.engine.next_page(), Ask::default());
+            }
         }
+    }
+
+    #[test]
+    fn the_server_may_say_that_both_are_of_its_history() {
+        let mut rig = Rig::new();
+        let before = rig.engine.next_page();
+        let file = taken_far_ahead(&mut rig);
+        let theirs = Node { rev: 7, content_rev: 7, ..rig.theirs(file, ROOT, "a", Some(2)) };
+        rig.page_of(cursor(7), None, before, vec![theirs], false);
+        rig.drive();
+        rig.page_of(cursor(7), None, rig.engine.next_page(), Vec::new(), false);
+        rig.drive();
+        assert_eq!(rig.engine.local(file).unwrap().body.content_hash(), Some(content(2).hash));
+        assert_eq!(rig.engine.cursor(), Some(cursor(7)));
+        assert!(!rig.engine.wants_page_now());
     }
 
     #[test]
@@ -977,85 +949,38 @@ mod tests {
         rig.engine.rename((ROOT, b"a"), (b, name("a")), RenameMode::Replace, NOW).unwrap();
         rig.drive();
         let request = rig.send().expect("a commit");
-        let done = Committed { first_seq: 8, last_seq: 8, tag: 0 };
-        rig.engine.committed(request.op_id, CommitAnswer::Committed(done), NOW);
+        rig.take_until(&request, 8);
         // Each was in the other then, had it not been for what follows.
-        let was = syncmount_common::Node { rev: 5, ..rig.theirs(b, a, "b", None) };
+        let was = Node { rev: 5, ..rig.theirs(b, a, "b", None) };
         rig.page(vec![was], 5, false);
         rig.drive();
         assert_eq!(rig.names(ROOT), ["b"]);
-        let is = syncmount_common::Node { rev: 6, ..rig.theirs(b, ROOT, "c", None) };
-        let own = syncmount_common::Node { rev: 8, ..Rig::mine(rig.theirs(a, b, "a", None)) };
+        let is = Node { rev: 6, ..rig.theirs(b, ROOT, "c", None) };
+        let own = Node { rev: 8, ..Rig::mine(rig.theirs(a, b, "a", None)) };
         rig.page(vec![is, own], 8, false);
         rig.drive();
         assert_eq!((rig.names(ROOT), rig.names(b)), (vec!["c".to_owned()], vec!["a".to_owned()]));
     }
 
     #[test]
-    fn numbers_that_are_given_out_again_are_those_of_another_history() {
+    fn a_removal_that_the_cursor_could_not_follow_leaves_nothing_behind() {
         let mut rig = Rig::new();
-        let before = rig.engine.next_page_from();
-        rig.file(ROOT, "a", 1);
+        let file = rig.file(ROOT, "a", 1);
         rig.sync();
-        assert!(!reads_anew(&rig));
-        // Asked for before the commit, answered after the server was set back to before it and has gone on.
-        let other = syncmount_common::Node { rev: 1, ..rig.theirs(id(9), ROOT, "b", Some(2)) };
-        rig.page_from(before, vec![other], 1, false);
-        rig.drive();
-        assert!(reads_anew(&rig));
-        let mut rig = Rig::new();
-        rig.file(ROOT, "a", 1);
-        rig.sync();
-        rig.file(ROOT, "b", 2);
+        rig.engine.remove(ROOT, b"a", false, NOW).unwrap();
         rig.drive();
         let request = rig.send().expect("a commit");
-        let again = Committed { first_seq: 1, last_seq: 1, tag: 0 };
-        rig.engine.committed(request.op_id, CommitAnswer::Committed(again), NOW);
+        let before = rig.engine.next_page();
+        rig.take_until(&request, 5);
+        assert_eq!(rig.engine.len(), 1);
+        rig.restart();
+        // From before the removal, and then the rest.
+        rig.page_of(cursor(3), None, before, vec![Node { rev: 3, ..rig.theirs(file, ROOT, "a", Some(1)) }], false);
         rig.drive();
-        assert!(reads_anew(&rig));
-        let mut rig = Rig::new();
-        taken_far_ahead(&mut rig);
-        rig.file(ROOT, "b", 2);
+        assert_eq!(rig.engine.len(), 1);
+        rig.page(vec![Node { rev: 5, ..Rig::mine(rig.gone(file, NodeKind::File)) }], 5, false);
         rig.drive();
-        let request = rig.send().expect("a commit");
-        let again = Committed { first_seq: 5, last_seq: 5, tag: 0 };
-        rig.engine.committed(request.op_id, CommitAnswer::Committed(again), NOW);
-        rig.drive();
-        assert!(reads_anew(&rig), "also those of own commits that the cursor has not reached");
-    }
-
-    #[test]
-    fn a_removal_that_the_server_has_forgotten_is_noticed_after_a_restart_too() {
-        for is_told in [false, true] {
-            let mut rig = Rig::new();
-            let file = rig.file(ROOT, "a", 1);
-            rig.sync();
-            rig.engine.remove(ROOT, b"a", false, NOW).unwrap();
-            rig.drive();
-            let request = rig.send().expect("a commit");
-            let done = Committed { first_seq: 5, last_seq: 5, tag: 0 };
-            rig.engine.committed(request.op_id, CommitAnswer::Committed(done), NOW);
-            rig.drive();
-            rig.restart();
-            let gone = syncmount_common::Node { rev: 5, ..Rig::mine(rig.gone(file, NodeKind::File)) };
-            rig.page(if is_told { vec![gone] } else { vec![] }, 6, false);
-            rig.drive();
-            assert_eq!(reads_anew(&rig), !is_told);
-            assert_eq!(rig.engine.len(), 1 + usize::from(!is_told));
-        }
-    }
-
-    #[test]
-    fn what_the_server_took_from_here_may_be_told_later() {
-        let mut rig = Rig::new();
-        let file = taken_far_ahead(&mut rig);
-        rig.page(vec![rig.theirs(id(9), ROOT, "b", Some(2))], 4, false);
-        rig.drive();
-        let own = syncmount_common::Node { rev: 5, ..Rig::mine(rig.theirs(file, ROOT, "a", Some(1))) };
-        rig.page(vec![own], 5, false);
-        rig.drive();
-        assert!(!reads_anew(&rig) && !rig.engine.wants_page_now());
-        assert_eq!(rig.names(ROOT), ["a", "b"]);
+        assert_eq!((rig.engine.len(), rig.engine.cursor()), (1, Some(cursor(5))));
     }
 
     #[test]

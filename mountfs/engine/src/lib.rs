@@ -26,7 +26,7 @@ pub use batch::INLINE_FILE_MAX;
 pub use conflict::conflict_name;
 pub use engine::{Engine, Identity, Pending, Restored};
 pub use local::{DraftUpdate, Expected, Refusal, RenameMode};
-pub use output::{Changed, CommitAnswer, Effect, PrepareAnswer, Record};
+pub use output::{Changed, CommitAnswer, Effect, Position, PrepareAnswer, Record};
 pub use reconcile::{Copy, Facts, Kept, Merged, merge};
 pub use state::{Body, Draft, FileBody, Row, RowSynced, State};
 pub use tree::{Entry, Synced};

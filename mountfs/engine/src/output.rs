@@ -65,13 +65,29 @@ pub struct Changed {
     pub last_attrs: Option<Attrs>,
 }
 
+/// What is known of the server's history.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Position {
+    /// Everything up to here.
+    pub cursor: Option<Cursor>,
+    /// The end of the newest own commit, if it is past that.
+    pub ahead: Option<Cursor>,
+}
+
+impl Position {
+    /// The newest of it.
+    pub fn known(&self) -> Option<Cursor> {
+        self.ahead.or(self.cursor)
+    }
+}
+
 /// What must be kept, all of it or nothing, before anything that follows from it is done or said.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Record {
     /// Rows to write, `None` to delete.
     pub rows: Vec<(NodeId, Option<Row>)>,
-    /// The feed position that the rows belong to, if it changed.
-    pub cursor: Option<Option<Cursor>>,
+    /// What is known of the history that the rows belong to, if it changed.
+    pub position: Option<Position>,
     /// Nodes of commits that may have reached the server without an answer, all of them, if they changed.
     pub unanswered: Option<Vec<NodeId>>,
     /// Staging files that no row refers to any more. They may be deleted once this is kept.
@@ -81,7 +97,7 @@ pub struct Record {
 impl Record {
     /// Whether there is nothing to keep.
     pub fn is_empty(&self) -> bool {
-        self.rows.is_empty() && self.cursor.is_none() && self.unanswered.is_none() && self.retired.is_empty()
+        self.rows.is_empty() && self.position.is_none() && self.unanswered.is_none() && self.retired.is_empty()
     }
 }
 

@@ -1,11 +1,12 @@
 //! For the tests of this crate: an engine that has joined a folder, and the shortest ways to say what happens to it.
 
 use crate::{
-    Body, CommitAnswer, Draft, DraftUpdate, Effect, Engine, Expected, FileBody, Identity, PrepareAnswer, Restored, Row,
+    Body, CommitAnswer, Draft, DraftUpdate, Effect, Engine, Expected, FileBody, Identity, Position, PrepareAnswer,
+    Restored, Row,
 };
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use syncmount_common::protocol::changes::{ChangesPage, Cursor, Device};
+use syncmount_common::protocol::changes::{Ask, ChangesPage, Cursor, Device};
 use syncmount_common::protocol::commit::{CommitRequest, Committed, ConflictDetails, Op};
 use syncmount_common::{
     Attrs, ChunkHash, Content, DeviceId, Epoch, Extent, FolderId, Manifest, Name, Node, NodeId, NodeKind, Placement,
@@ -21,12 +22,15 @@ pub(crate) struct Rig {
     rows: BTreeMap<NodeId, Row>,
     seq: u64,
     unanswered: Vec<NodeId>,
+    position: Position,
+    /// The end of this device's newest commit.
+    own: Option<Cursor>,
 }
 
 /// What a device has kept at some time.
 pub(crate) struct Backup {
     rows: BTreeMap<NodeId, Row>,
-    cursor: Option<Cursor>,
+    position: Position,
     unanswered: Vec<NodeId>,
 }
 
@@ -39,14 +43,21 @@ pub(crate) fn content(seed: u8) -> Content {
     Content::of(Manifest::new(vec![extent]).unwrap(), None)
 }
 
-fn cursor(seq: u64) -> Cursor {
-    Cursor { epoch: Epoch::from_bytes([7; 16]), seq, tag: 0 }
+/// A position of the history in which all tags are 1.
+pub(crate) fn cursor(seq: u64) -> Cursor {
+    Cursor { epoch: Epoch::from_bytes([7; 16]), seq, tag: 1 }
 }
 
 impl Rig {
     pub(crate) fn new() -> Self {
-        let mut rig =
-            Self { engine: Self::start(Restored::default()), rows: BTreeMap::new(), seq: 0, unanswered: Vec::new() };
+        let mut rig = Self {
+            engine: Self::start(Restored::default()),
+            rows: BTreeMap::new(),
+            seq: 0,
+            unanswered: Vec::new(),
+            position: Position::default(),
+            own: None,
+        };
         rig.news(Vec::new());
         rig
     }
@@ -65,6 +76,7 @@ impl Rig {
         }
         let record = self.engine.take_record();
         self.unanswered = record.unanswered.unwrap_or_else(|| self.unanswered.clone());
+        self.position = record.position.unwrap_or(self.position);
         for (id, row) in record.rows {
             match row {
                 Some(row) => self.rows.insert(id, row),
@@ -76,9 +88,14 @@ impl Rig {
 
     /// The process ends and another one goes on with what was kept.
     pub(crate) fn restart(&mut self) {
-        let rows = self.rows.iter().map(|(id, row)| (*id, row.clone())).collect();
-        self.engine = Self::start(Restored { rows, cursor: self.engine.cursor(), unanswered: self.unanswered.clone() });
+        self.engine = Self::start(self.restored());
         self.drive();
+    }
+
+    fn restored(&self) -> Restored {
+        let rows = self.rows.iter().map(|(id, row)| (*id, row.clone())).collect();
+        let Position { cursor, ahead } = self.position;
+        Restored { rows, cursor, ahead, unanswered: self.unanswered.clone() }
     }
 
     pub(crate) fn mkdir(&mut self, parent: NodeId, text: &str) -> NodeId {
@@ -132,9 +149,15 @@ impl Rig {
     }
 
     pub(crate) fn take(&mut self, request: &CommitRequest) {
-        let first_seq = self.seq + 1;
         self.seq += request.ops.len() as u64;
-        let done = Committed { first_seq, last_seq: self.seq, tag: 0 };
+        self.take_until(request, self.seq);
+    }
+
+    /// The commit is taken, and ends at `last_seq`.
+    pub(crate) fn take_until(&mut self, request: &CommitRequest, last_seq: u64) {
+        let first_seq = last_seq + 1 - request.ops.len() as u64;
+        self.own = Some(cursor(last_seq));
+        let done = Committed { first_seq, last_seq, tag: 1 };
         self.engine.committed(request.op_id, CommitAnswer::Committed(done), NOW);
         self.drive();
     }
@@ -158,9 +181,8 @@ impl Rig {
 
     /// A past of the device that it does not remember: what it keeps is of an earlier time.
     pub(crate) fn set_back(&mut self, to: Backup) {
-        (self.rows, self.unanswered) = (to.rows, to.unanswered);
-        let rows = self.rows.iter().map(|(id, row)| (*id, row.clone())).collect();
-        self.engine = Self::start(Restored { rows, cursor: to.cursor, unanswered: self.unanswered.clone() });
+        (self.rows, self.unanswered, self.position) = (to.rows, to.unanswered, to.position);
+        self.engine = Self::start(self.restored());
         self.drive();
         self.become_another();
     }
@@ -168,7 +190,7 @@ impl Rig {
     /// What is kept at present.
     pub(crate) fn backup(&mut self) -> Backup {
         self.drive();
-        Backup { rows: self.rows.clone(), cursor: self.engine.cursor(), unanswered: self.unanswered.clone() }
+        Backup { rows: self.rows.clone(), position: self.position, unanswered: self.unanswered.clone() }
     }
 
     pub(crate) fn conflict(&mut self, request: &CommitRequest) {
@@ -185,14 +207,20 @@ impl Rig {
     }
 
     pub(crate) fn page(&mut self, nodes: Vec<Node>, to: u64, more: bool) {
-        self.page_from(self.engine.next_page_from(), nodes, to, more);
+        self.page_from(self.engine.next_page(), nodes, to, more);
     }
 
-    /// A page that was asked for from `from`.
-    pub(crate) fn page_from(&mut self, from: Option<Cursor>, nodes: Vec<Node>, to: u64, more: bool) {
+    /// A page that was asked for like that.
+    pub(crate) fn page_from(&mut self, asked: Ask, nodes: Vec<Node>, to: u64, more: bool) {
+        let own = self.own.filter(|own| own.seq <= to);
+        self.page_of(cursor(to), own, asked, nodes, more);
+    }
+
+    /// A page that ends at `end`, of a history in which `own` is the end of this device's newest commit.
+    pub(crate) fn page_of(&mut self, end: Cursor, own: Option<Cursor>, asked: Ask, nodes: Vec<Node>, more: bool) {
         let folder = FolderId::from_bytes([9; 16]);
         let devices = vec![Device { id: OTHER, name: "there".to_owned() }];
-        self.engine.page(from, ChangesPage { folder, cursor: cursor(to), more, nodes, devices });
+        self.engine.page(asked, ChangesPage { folder, cursor: end, more, nodes, devices, own });
     }
 
     /// A node as another device has made or changed it.

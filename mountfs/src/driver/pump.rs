@@ -299,9 +299,9 @@ async fn feed(client: Arc<Client>) {
     let mut backoff = Backoff::default();
     let mut refused = 0;
     loop {
-        let (from, now, busy, speaker) = {
+        let (ask, now, busy, speaker) = {
             let engine = client.engine.read();
-            (engine.next_page_from(), engine.wants_page_now(), engine.has_news(), client.speaker())
+            (engine.next_page(), engine.wants_page_now(), engine.has_news(), client.speaker())
         };
         if busy {
             client.wake.notify_one();
@@ -310,8 +310,8 @@ async fn feed(client: Arc<Client>) {
         }
         let online = client.link.is_online();
         let wait = if now || !online { Duration::ZERO } else { POLL_WAIT };
-        let inline = if from.is_some() { INLINE_FILE_MAX } else { 0 };
-        let poll = client.remote.changes(from, wait, inline, Some(speaker));
+        let inline = if ask.since.is_some() { INLINE_FILE_MAX } else { 0 };
+        let poll = client.remote.changes(ask, wait, inline, Some(speaker));
         let answer = tokio::select! {
             answer = poll => answer,
             // A commit has found the server gone, or wants news at once: a held poll would sit it out.
@@ -323,11 +323,13 @@ async fn feed(client: Arc<Client>) {
                 client.link.up();
                 backoff.succeeded();
                 refused = 0;
-                let news =
-                    !changes.page.nodes.is_empty() || changes.page.more || from != Some(changes.page.cursor) || now;
+                let news = !changes.page.nodes.is_empty()
+                    || changes.page.more
+                    || ask.since != Some(changes.page.cursor)
+                    || now;
                 client.take_inline(&changes);
                 if news {
-                    client.engine.write().page(from, changes.page);
+                    client.engine.write().page(ask, changes.page);
                     client.wake.notify_one();
                 }
             }

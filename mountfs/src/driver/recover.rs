@@ -62,7 +62,7 @@ impl Client {
             let meta = vec![(FOLDER.to_owned(), Some(identity.as_bytes().to_vec()))];
             state.append(&crate::store::Record { rows: Vec::new(), meta })?;
         }
-        let (voice, note) = Voice::begin(&state, &loaded, rows::cursor(&loaded)?)?;
+        let (voice, note) = Voice::begin(&state, &loaded, rows::position(&loaded)?.known())?;
         let marks = Marks::load(&loaded);
         let (restored, retired) = rows::decode(loaded)?;
         let staging = StagingDir::open(dir)?;
@@ -277,7 +277,7 @@ mod tests {
     use bytes::Bytes;
     use std::fs;
     use std::time::Duration;
-    use syncmount_common::protocol::changes::Cursor;
+    use syncmount_common::protocol::changes::Ask;
     use syncmount_common::protocol::chunks::PutReply;
     use syncmount_common::protocol::commit::{CommitRequest, Committed};
     use syncmount_common::protocol::folders::FolderInfo;
@@ -295,7 +295,7 @@ mod tests {
         fn folder(&self) -> Reply<'_, FolderInfo> {
             unreachable()
         }
-        fn changes(&self, _: Option<Cursor>, _: Duration, _: u64, _: Option<Speaker>) -> Reply<'_, Changes> {
+        fn changes(&self, _: Ask, _: Duration, _: u64, _: Option<Speaker>) -> Reply<'_, Changes> {
             unreachable()
         }
         fn commit<'a>(&'a self, _: &'a CommitRequest, _: &'a [(ChunkHash, Bytes)]) -> Reply<'a, Committed> {

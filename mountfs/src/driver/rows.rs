@@ -4,10 +4,10 @@
 use crate::store::{Loaded, Record as Kept};
 use std::io;
 use syncmount_common::NodeId;
-use syncmount_common::protocol::changes::Cursor;
-use syncmount_engine::{Record, Restored, Row};
+use syncmount_engine::{Position, Record, Restored, Row};
 
 const CURSOR: &str = "cursor";
+const AHEAD: &str = "ahead";
 const UNANSWERED: &str = "unanswered";
 const RETIRED: &str = "retired/";
 const DURABLE: &str = "durable/";
@@ -24,8 +24,10 @@ pub(super) fn encode(record: &Record) -> io::Result<Kept> {
         rows.push((*id.as_bytes(), data));
     }
     let mut meta = Vec::new();
-    if let Some(cursor) = &record.cursor {
-        meta.push((CURSOR.to_owned(), cursor.map(|cursor| cursor.to_string().into_bytes())));
+    if let Some(Position { cursor, ahead }) = record.position {
+        for (key, position) in [(CURSOR, cursor), (AHEAD, ahead)] {
+            meta.push((key.to_owned(), position.map(|position| position.to_string().into_bytes())));
+        }
     }
     if let Some(nodes) = &record.unanswered {
         meta.push((UNANSWERED.to_owned(), Some(nodes.iter().flat_map(|id| *id.as_bytes()).collect())));
@@ -65,14 +67,15 @@ fn retired_key(staging: u64) -> String {
     format!("{RETIRED}{staging}")
 }
 
-/// The feed position that was kept.
-pub(super) fn cursor(loaded: &Loaded) -> io::Result<Option<Cursor>> {
-    loaded.meta.get(CURSOR).map(|text| String::from_utf8_lossy(text).parse().map_err(other)).transpose()
+/// What was kept of the feed.
+pub(super) fn position(loaded: &Loaded) -> io::Result<Position> {
+    let kept = |key| loaded.meta.get(key).map(|text| String::from_utf8_lossy(text).parse().map_err(other)).transpose();
+    Ok(Position { cursor: kept(CURSOR)?, ahead: kept(AHEAD)? })
 }
 
 /// What was kept, for the engine, and the staging files that may be removed.
 pub(super) fn decode(loaded: Loaded) -> io::Result<(Restored, Vec<u64>)> {
-    let cursor = cursor(&loaded)?;
+    let Position { cursor, ahead } = position(&loaded)?;
     let retired = loaded.meta.keys().filter_map(|key| key.strip_prefix(RETIRED)?.parse().ok()).collect();
     let bytes = loaded.meta.get(UNANSWERED).map_or(&[][..], Vec::as_slice);
     let unanswered = bytes.as_chunks().0.iter().map(|id| NodeId::from_bytes(*id)).collect();
@@ -81,5 +84,5 @@ pub(super) fn decode(loaded: Loaded) -> io::Result<(Restored, Vec<u64>)> {
         let row: Row = postcard::from_bytes(&data).map_err(other)?;
         rows.push((NodeId::from_bytes(id), row));
     }
-    Ok((Restored { rows, cursor, unanswered }, retired))
+    Ok((Restored { rows, cursor, ahead, unanswered }, retired))
 }

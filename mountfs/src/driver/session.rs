@@ -34,18 +34,18 @@ pub(super) struct Voice {
 }
 
 impl Voice {
-    /// Begins a session, durably. `cursor` is how far the folder's history is known here.
+    /// Begins a session, durably. `known` is how far the folder's history is known here.
     pub(super) fn begin(
         state: &State,
         loaded: &Loaded,
-        cursor: Option<Cursor>,
+        known: Option<Cursor>,
     ) -> io::Result<(Self, Option<&'static str>)> {
         let device = loaded.meta.get(DEVICE).and_then(|bytes| <[u8; 16]>::try_from(bytes.as_slice()).ok());
         let (speaker, note) = match device {
             Some(id) if !loaded.suspect => {
                 let last = loaded.meta.get(SESSION).map(|text| String::from_utf8_lossy(text).parse::<Session>());
                 let last = last.transpose().map_err(io::Error::other)?;
-                let session = next(last, cursor)?;
+                let session = next(last, known)?;
                 (Speaker { device: DeviceId::from_bytes(id), session }, None)
             }
             former => (newcomer()?, former.map(|_| CUT)),
@@ -61,12 +61,12 @@ impl Voice {
     }
 }
 
-fn next(last: Option<Session>, cursor: Option<Cursor>) -> io::Result<Session> {
+fn next(last: Option<Session>, known: Option<Cursor>) -> io::Result<Session> {
     let (number, acknowledged) = last.map_or((0, 0), |last| (last.number, last.acknowledged));
     Ok(Session {
         number: number + 1,
         nonce: super::recover::random_u64()?,
-        acknowledged: acknowledged.max(cursor.map_or(0, |cursor| cursor.seq)),
+        acknowledged: acknowledged.max(known.map_or(0, |known| known.seq)),
         unanswered: last.and_then(|last| last.unanswered),
     })
 }
@@ -109,7 +109,7 @@ impl Client {
             // The server will refuse it, and the note would be that of a device that is over.
             return self.keep(&mut engine);
         }
-        let known = engine.cursor().map_or(0, |cursor| cursor.seq).max(voice.acknowledged);
+        let known = engine.known().map_or(0, |known| known.seq).max(voice.acknowledged);
         let session = Session { acknowledged: known, unanswered: Some(request.op_id), ..speaker.session };
         self.keep_with(&mut engine, record(Speaker { session, ..speaker }))
     }

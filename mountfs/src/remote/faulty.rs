@@ -9,7 +9,7 @@ use futures::FutureExt as _;
 use std::fmt;
 use std::future::Future;
 use std::time::Duration;
-use syncmount_common::protocol::changes::Cursor;
+use syncmount_common::protocol::changes::Ask;
 use syncmount_common::protocol::chunks::PutReply;
 use syncmount_common::protocol::commit::{CommitRequest, Committed};
 use syncmount_common::protocol::folders::FolderInfo;
@@ -96,8 +96,8 @@ impl<R: Remote> Remote for FaultyRemote<R> {
         self.pass(Call::Folder, self.inner.folder())
     }
 
-    fn changes(&self, since: Option<Cursor>, wait: Duration, inline: u64, by: Option<Speaker>) -> Reply<'_, Changes> {
-        self.pass(Call::Changes, self.inner.changes(since, wait, inline, by))
+    fn changes(&self, ask: Ask, wait: Duration, inline: u64, by: Option<Speaker>) -> Reply<'_, Changes> {
+        self.pass(Call::Changes, self.inner.changes(ask, wait, inline, by))
     }
 
     fn commit<'a>(&'a self, request: &'a CommitRequest, chunks: &'a [(ChunkHash, Bytes)]) -> Reply<'a, Committed> {
@@ -164,7 +164,7 @@ mod tests {
         fn folder(&self) -> Reply<'_, FolderInfo> {
             async { Err(RemoteError::FolderNotFound) }.boxed()
         }
-        fn changes(&self, _: Option<Cursor>, _: Duration, _: u64, _: Option<Speaker>) -> Reply<'_, Changes> {
+        fn changes(&self, _: Ask, _: Duration, _: u64, _: Option<Speaker>) -> Reply<'_, Changes> {
             async { Err(RemoteError::Resync) }.boxed()
         }
         fn commit<'a>(&'a self, _: &'a CommitRequest, _: &'a [(ChunkHash, Bytes)]) -> Reply<'a, Committed> {

@@ -23,7 +23,7 @@ use std::time::Duration;
 use syncmount_common::envelope;
 use syncmount_common::frame::{self, Decoder, Frame};
 use syncmount_common::manifest::EXTENTS_MAX;
-use syncmount_common::protocol::changes::{Cursor, INLINE_LEN_MAX, WAIT_S_MAX};
+use syncmount_common::protocol::changes::{Ask, INLINE_LEN_MAX, WAIT_S_MAX};
 use syncmount_common::protocol::chunks::{ChunkList, HASHES_MAX, MissingReply, PUT_LEN_MAX, PutReply};
 use syncmount_common::protocol::commit::{COMMIT_LEN_MAX, CommitRequest, Committed};
 use syncmount_common::protocol::error::ErrorCode;
@@ -129,7 +129,7 @@ impl HttpRemote {
 
     async fn changes_page(
         &self,
-        since: Option<Cursor>,
+        ask: Ask,
         wait: Duration,
         inline: u64,
         speaker: Option<Speaker>,
@@ -137,7 +137,8 @@ impl HttpRemote {
         let wait_s = wait.as_secs().min(WAIT_S_MAX);
         let inline = inline.min(INLINE_LEN_MAX);
         let mut query = vec![("wait", wait_s.to_string()), ("inline", inline.to_string())];
-        query.extend(since.map(|cursor| ("since", cursor.to_string())));
+        query.extend(ask.since.map(|cursor| ("since", cursor.to_string())));
+        query.extend(ask.known.map(|cursor| ("known", cursor.to_string())));
         if let Some(Speaker { device, session }) = speaker {
             query.extend([("device", device.to_string()), ("session", session.to_string())]);
         }
@@ -268,8 +269,8 @@ impl Remote for HttpRemote {
         .boxed()
     }
 
-    fn changes(&self, since: Option<Cursor>, wait: Duration, inline: u64, by: Option<Speaker>) -> Reply<'_, Changes> {
-        self.changes_page(since, wait, inline, by).boxed()
+    fn changes(&self, ask: Ask, wait: Duration, inline: u64, by: Option<Speaker>) -> Reply<'_, Changes> {
+        self.changes_page(ask, wait, inline, by).boxed()
     }
 
     fn commit<'a>(&'a self, request: &'a CommitRequest, chunks: &'a [(ChunkHash, Bytes)]) -> Reply<'a, Committed> {

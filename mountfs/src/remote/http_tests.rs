@@ -5,7 +5,7 @@ use parking_lot::Mutex;
 use std::io::{BufRead, BufReader, Write as _};
 use std::net::{TcpListener, TcpStream};
 use syncmount_common::Extent;
-use syncmount_common::protocol::changes::{ChangesPage, Device};
+use syncmount_common::protocol::changes::{Ask, ChangesPage, Cursor, Device};
 use syncmount_common::protocol::session::Session;
 use syncmount_common::{DeviceId, Epoch, FolderId, OpId};
 
@@ -108,6 +108,7 @@ fn page() -> ChangesPage {
         more: false,
         nodes: Vec::new(),
         devices: Vec::new(),
+        own: None,
     }
 }
 
@@ -117,6 +118,7 @@ fn batch() -> CommitRequest {
         epoch: epoch(),
         device: Device { id: DeviceId::from_bytes([4; 16]), name: "laptop".to_owned() },
         session: None,
+        known: None,
         contents: Vec::new(),
         ops: Vec::new(),
     }
@@ -142,16 +144,18 @@ fn framed(header: Option<&[u8]>, chunks: &[(ChunkHash, Bytes)]) -> Vec<u8> {
 fn a_request_names_the_folder_the_token_and_the_version() {
     let server = Server::start(|_| json(&page()));
     let remote = server.remote();
-    let since = Some(Cursor { epoch: epoch(), seq: 7, tag: 0 });
+    let position = |seq| Some(Cursor { epoch: epoch(), seq, tag: 0 });
+    let ask = Ask { since: position(7), known: position(8) };
     let session = Session { number: 3, nonce: 5, acknowledged: 7, unanswered: None };
     let speaker = Speaker { device: DeviceId::from_bytes([4; 16]), session };
-    let changes = block_on(remote.changes(since, Duration::from_secs(400), 0, Some(speaker))).unwrap();
+    let changes = block_on(remote.changes(ask, Duration::from_secs(400), 0, Some(speaker))).unwrap();
     assert_eq!(changes, Changes { page: page(), chunks: Vec::new() });
     let request = server.last();
     let path = "GET /prefix/v1/folders/my%20folder%2F%C3%A4/changes?wait=55&inline=0&since=";
     assert!(request.line.starts_with(path), "{}", request.line);
     let asker = format!("&device={}&session=3%3A0000000000000005%3A7 ", speaker.device);
     assert!(request.line.contains(&asker), "{}", request.line);
+    assert!(request.line.contains(&format!("&known={}%3A8%3A0", epoch())), "{}", request.line);
     assert_eq!(request.header("authorization"), Some("Bearer sekret"));
     assert_eq!(request.header(VERSION_HEADER), Some(VERSION));
     assert!(remote.traffic().received > 50);
@@ -165,7 +169,7 @@ fn small_contents_come_along_verified() {
     for (chunks, is_good) in [(vec![good.clone()], true), (vec![good, lie], false)] {
         let body = framed(Some(&serde_json::to_vec(&page()).unwrap()), &chunks);
         let server = Server::start(move |_| reply("200 OK", frame::CONTENT_TYPE, &body));
-        match block_on(server.remote().changes(None, Duration::ZERO, 1 << 20, None)) {
+        match block_on(server.remote().changes(Ask::default(), Duration::ZERO, 1 << 20, None)) {
             Ok(changes) => assert!(is_good && changes.chunks == [(ChunkHash::of(b"hello"), b"hello".to_vec())]),
             Err(error) => assert!(!is_good && matches!(error, RemoteError::Corrupt(_)), "{error}"),
         }

@@ -23,6 +23,8 @@ use syncmount_common::{DeviceId, frame};
 pub(super) struct ChangesQuery {
     /// `EPOCH:SEQ:TAG`; absent: from the begin.
     since: Option<String>,
+    /// `EPOCH:SEQ:TAG`: a position past `since` that is known too.
+    known: Option<String>,
     /// Seconds to hold the answer until there is a change, at most 55.
     #[serde(default)]
     wait: u64,
@@ -54,9 +56,10 @@ pub(super) async fn get(
     Params(query): Params<ChangesQuery>,
 ) -> Result<Response> {
     let invalid = |error: ParseCursorError| ApiError::new(ErrorCode::Invalid, error.to_string());
-    let since = query.since.as_deref().map(str::parse::<Cursor>).transpose().map_err(invalid)?;
+    let position = |text: Option<&str>| text.map(str::parse::<Cursor>).transpose().map_err(invalid);
+    let (since, known) = (position(query.since.as_deref())?, position(query.known.as_deref())?);
     let ChangesQuery { limit, inline, device, session, .. } = query;
-    let poll = Poll { since, limit: limit.unwrap_or(PAGE_NODES_MAX), inline, device, session };
+    let poll = Poll { since, known, limit: limit.unwrap_or(PAGE_NODES_MAX), inline, device, session };
     let wait = Duration::from_secs(query.wait.min(WAIT_S_MAX));
     let late = |_| ApiError::new(ErrorCode::Timeout, "the request took too long: try again");
     let held = state.service.poll(&folder, poll, over(&state, wait));

@@ -58,6 +58,8 @@ pub struct HoldRow {
 pub trait ReadHistory {
     /// The tag of the newest commit that ends at or before `seq`; 0 if there is none.
     fn tag_at(&self, folder: FolderKey, seq: Seq) -> Result<u64>;
+    /// The end and the tag of the newest commit of a device; none if it has made none.
+    fn newest_by(&self, folder: FolderKey, device: DeviceId) -> Result<Option<(Seq, u64)>>;
     /// The newest commits, at most `limit`, newest first.
     fn commits(&self, folder: FolderKey, limit: usize) -> Result<Vec<CommitRow>>;
     /// The end of the newest commit at or before `time`; 0 if there is none.

@@ -6,7 +6,7 @@ use super::ingest::file_hash_of;
 use super::{Result, ServiceError};
 use std::collections::{HashMap, HashSet};
 use syncmount_common::node::MODE_MASK;
-use syncmount_common::protocol::changes::Device;
+use syncmount_common::protocol::changes::{Cursor, Device};
 use syncmount_common::protocol::commit::{CommitRequest, NewContent, OPS_MAX, Op};
 use syncmount_common::protocol::session::Session;
 use syncmount_common::{
@@ -25,6 +25,7 @@ pub(super) struct Batch {
     pub(super) epoch: Epoch,
     pub(super) device: Device,
     pub(super) session: Option<Session>,
+    pub(super) known: Option<Cursor>,
     pub(super) contents: HashMap<ContentHash, Described>,
     pub(super) ops: Vec<Op>,
 }
@@ -37,7 +38,7 @@ pub(super) struct Described {
 
 impl Batch {
     pub(super) fn check(request: CommitRequest) -> Result<Self> {
-        let CommitRequest { op_id, epoch, device, session, contents, ops } = request;
+        let CommitRequest { op_id, epoch, device, session, known, contents, ops } = request;
         if ops.len() > OPS_MAX {
             return Err(ServiceError::TooLarge(format!("{} operations in one batch, at most {OPS_MAX}", ops.len())));
         }
@@ -50,7 +51,7 @@ impl Batch {
             }
         }
         let contents = contents.into_iter().map(described).collect::<Result<_>>()?;
-        Ok(Self { op_id, epoch, device, session, contents, ops })
+        Ok(Self { op_id, epoch, device, session, known, contents, ops })
     }
 }
 

@@ -14,13 +14,15 @@ use syncmount_common::protocol::changes::{
     ChangesPage, Cursor, Device, INLINE_LEN_MAX, INLINE_TOTAL_MAX, PAGE_NODES_MAX,
 };
 use syncmount_common::protocol::session::Session;
-use syncmount_common::{ChunkHash, DeviceId, Node, Seq};
+use syncmount_common::{ChunkHash, DeviceId, Node};
 
 /// What a poll asks for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Poll {
     /// Everything up to here is known; absent: nothing is.
     pub since: Option<Cursor>,
+    /// A later position that is known too.
+    pub known: Option<Cursor>,
     /// The largest number of nodes in the page.
     pub limit: usize,
     /// Chunks of contents up to this size ride along; 0: none do.
@@ -43,26 +45,24 @@ pub struct Changes {
 impl Service {
     /// The changes past a cursor, as they are now.
     pub async fn changes(&self, folder: &str, since: Option<Cursor>, limit: usize, inline: u64) -> Result<Changes> {
-        self.page(folder, Poll { since, limit, inline, device: None, session: None }).await
+        self.page(folder, Poll { since, known: None, limit, inline, device: None, session: None }).await
     }
 
-    async fn page(&self, folder: &str, poll: Poll) -> Result<Changes> {
+    /// The answer to a poll as things are now.
+    pub async fn page(&self, folder: &str, poll: Poll) -> Result<Changes> {
         poll.check()?;
         let name = folder.to_owned();
-        let (page, riders) = match (self.read(move |tx| poll.page(tx, &name)).await?, poll.since) {
-            (Some(found), _) => found,
-            (None, since) => return Err(self.strayed(folder, since).await),
+        let (page, riders) = match self.read(move |tx| poll.page(tx, &name)).await? {
+            Ok(found) => found,
+            Err(strayed) => return Err(self.strayed(folder, strayed).await),
         };
         let bodies: Vec<Body> = self.bodies(riders).try_collect().await?;
         Ok(Changes { page, chunks: bodies.into_iter().map(|body| (body.hash, body.envelope)).collect() })
     }
 
-    /// The answer to a cursor that this history does not have.
-    async fn strayed(&self, folder: &str, since: Option<Cursor>) -> ServiceError {
-        let renewed = match since {
-            Some(proof) => self.begin_anew(folder, proof).await,
-            None => Ok(()),
-        };
+    /// The answer to a position that this history does not have.
+    pub(super) async fn strayed(&self, folder: &str, proof: Cursor) -> ServiceError {
+        let renewed = self.begin_anew(folder, proof).await;
         renewed.err().unwrap_or_else(|| resync("the cursor is not of this history, the server's store was set back"))
     }
 
@@ -112,15 +112,28 @@ impl Poll {
         }
     }
 
-    /// Whether its cursor is one of this history.
+    /// Whether what it knows is of this history.
     pub(super) fn fits(&self, tx: &dyn ReadTx, folder: &FolderRow) -> Result<bool> {
-        Ok(position(tx, self.since, folder)?.is_some())
+        Ok(self.strayed(tx, folder)?.is_none())
     }
 
-    /// The page; none if the cursor is of this epoch but not of its history.
-    fn page(&self, tx: &dyn ReadTx, name: &str) -> Result<Option<Page>> {
+    /// The first position of this epoch that is not of its history.
+    fn strayed(&self, tx: &dyn ReadTx, folder: &FolderRow) -> Result<Option<Cursor>> {
+        for position in [self.since, self.known].into_iter().flatten() {
+            if strays(tx, folder, position)? {
+                return Ok(Some(position));
+            }
+        }
+        Ok(None)
+    }
+
+    /// The page; or the position that is of this epoch but not of its history.
+    fn page(&self, tx: &dyn ReadTx, name: &str) -> Result<std::result::Result<Page, Cursor>> {
         let folder = folder(tx, name)?;
-        let Some(since) = position(tx, self.since, &folder)? else { return Ok(None) };
+        if let Some(strayed) = self.strayed(tx, &folder)? {
+            return Ok(Err(strayed));
+        }
+        let since = self.since.map_or(0, |since| since.seq);
         if let Some((device, session)) = self.speaker()? {
             // Another one may have begun while this poll was held.
             standing(tx, folder.key, device, &session)?;
@@ -133,7 +146,12 @@ impl Poll {
         let riders = places(tx, self.riders(&nodes))?;
         let cursor = cursor_at(tx, &folder, seq)?;
         let devices = devices(tx, &nodes)?;
-        Ok(Some((ChangesPage { folder: folder.id, cursor, more, nodes, devices }, riders)))
+        let own = match self.device {
+            Some(device) => tx.newest_by(folder.key, device)?,
+            None => None,
+        };
+        let own = own.map(|(seq, tag)| Cursor { epoch: folder.epoch, seq, tag });
+        Ok(Ok((ChangesPage { folder: folder.id, cursor, more, nodes, devices, own }, riders)))
     }
 
     /// The chunks that ride along. A client fetches the others by hash.
@@ -154,12 +172,12 @@ impl Poll {
     }
 }
 
-fn position(tx: &dyn ReadTx, since: Option<Cursor>, folder: &FolderRow) -> Result<Option<Seq>> {
-    let Some(cursor) = since else { return Ok(Some(0)) };
-    if cursor.epoch != folder.epoch {
+/// Whether a position is of this epoch but not of its history; an error if it is of another one.
+pub(super) fn strays(tx: &(impl ReadTx + ?Sized), folder: &FolderRow, position: Cursor) -> Result<bool> {
+    if position.epoch != folder.epoch {
         return Err(resync("the cursor is of another epoch"));
     }
-    Ok(has(tx, folder, cursor)?.then_some(cursor.seq))
+    Ok(!has(tx, folder, position)?)
 }
 
 fn devices(tx: &dyn ReadTx, nodes: &[Node]) -> Result<Vec<Device>> {

@@ -4,6 +4,7 @@
 //! clash and directories hang loose, which is what lets two files swap names in one batch.
 
 use super::batch::{Batch, names_fault};
+use super::changes::strays;
 use super::hold::{Held, HoldRule, Passage, Watch};
 use super::ingest::Fresh;
 use super::record::Record;
@@ -11,6 +12,7 @@ use super::{Result, Service, ServiceError, folder, session};
 use crate::meta::{self, FolderRow, WriteTx};
 use bytes::Bytes;
 use std::collections::HashSet;
+use syncmount_common::protocol::changes::Cursor;
 use syncmount_common::protocol::commit::{CommitRequest, Committed, Conflict, ConflictReason, MissingDetails, Op};
 use syncmount_common::{ChunkHash, Content, ContentHash, Extent, Node, NodeKind, Rev, Timestamp};
 
@@ -54,6 +56,7 @@ impl Service {
         match meta::write(&*self.0.meta, job, then).await? {
             (_, Outcome::Committed(committed)) => Ok(committed),
             (_, Outcome::Held(held)) => Err(ServiceError::Held(held)),
+            (_, Outcome::Strayed(proof)) => Err(self.strayed(folder_name, proof).await),
         }
     }
 }
@@ -63,6 +66,8 @@ enum Outcome {
     Committed(Committed),
     /// Nothing is stored but the hold.
     Held(Box<Held>),
+    /// Nothing is stored: the batch is based on a history that has this position, and this one does not.
+    Strayed(Cursor),
 }
 
 /// One batch on its way into one folder.
@@ -106,6 +111,11 @@ impl Application<'_> {
         }
         if let Some(answer) = self.tx.answer(self.folder.key, self.batch.op_id)? {
             return Ok(Outcome::Committed(answer));
+        }
+        if let Some(known) = self.batch.known
+            && strays(self.tx, self.folder, known)?
+        {
+            return Ok(Outcome::Strayed(known));
         }
         let (Self { tx, folder, now, tag, rule, .. }, Batch { device, op_id, session, .. }) = (*self, self.batch);
         if let Some(session) = session {

@@ -216,8 +216,15 @@ mod tests {
         let epoch = now(service.folder(F))?.cursor.epoch;
         let device = Device { id: DeviceId::from_bytes([7; 16]), name: "laptop".to_owned() };
         let contents = vec![NewContent { manifest: Manifest::default(), sha256: None }];
-        let request =
-            CommitRequest { op_id: service.0.environment.op_id(), epoch, device, session: None, contents, ops };
+        let request = CommitRequest {
+            op_id: service.0.environment.op_id(),
+            epoch,
+            device,
+            session: None,
+            known: None,
+            contents,
+            ops,
+        };
         now(service.commit(F, request, Vec::new())).map(drop)
     }
 

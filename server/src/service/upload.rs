@@ -140,6 +140,7 @@ impl Service {
             epoch: walk.folder.epoch,
             device,
             session: None,
+            known: None,
             contents,
             ops,
         }

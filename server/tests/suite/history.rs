@@ -72,7 +72,14 @@ async fn a_cursor_of_a_lost_future_begins_a_new_epoch_once() {
 }
 
 fn poll_from(cursor: Cursor) -> syncmount_server::service::Poll {
-    syncmount_server::service::Poll { since: Some(cursor), limit: 10, inline: 0, device: None, session: None }
+    syncmount_server::service::Poll {
+        since: Some(cursor),
+        known: None,
+        limit: 10,
+        inline: 0,
+        device: None,
+        session: None,
+    }
 }
 
 #[tokio::test]

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::rc::Rc;
 use std::sync::Arc;
-use syncmount_common::protocol::changes::{Cursor, Device as Named};
+use syncmount_common::protocol::changes::{Ask, Cursor, Device as Named};
 use syncmount_common::protocol::commit::CommitRequest;
 use syncmount_common::{ChunkHash, Content, ContentHash, DeviceId, Manifest, NodeId, Timestamp};
 use syncmount_engine::{Body, Draft, DraftUpdate, Effect, Engine, Expected, FileBody, Identity, Refusal};
@@ -80,8 +80,8 @@ pub enum Wait {
     Commit,
     /// A page of the feed.
     Poll {
-        /// Where it was asked from.
-        from: Option<Cursor>,
+        /// How it was asked for.
+        ask: Ask,
         /// Whether it was wanted at once.
         now: bool,
     },

@@ -10,13 +10,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use syncmount_common::protocol::changes::Cursor;
 use syncmount_common::{ContentHash, NodeId};
-use syncmount_engine::{Draft, Record, Restored, Row};
+use syncmount_engine::{Draft, Position, Record, Restored, Row};
 
 /// What records add up to.
 #[derive(Clone, Default)]
 struct Kept {
     rows: BTreeMap<NodeId, Row>,
-    cursor: Option<Cursor>,
+    position: Position,
     unanswered: Vec<NodeId>,
     retired: BTreeSet<u64>,
     /// Staging files whose bytes of this generation were synced.
@@ -57,8 +57,8 @@ impl Kept {
                 None => self.rows.remove(id),
             };
         }
-        if let Some(cursor) = record.cursor {
-            self.cursor = cursor;
+        if let Some(position) = record.position {
+            self.position = position;
         }
         if let Some(unanswered) = &record.unanswered {
             self.unanswered.clone_from(unanswered);
@@ -158,7 +158,8 @@ impl Disk {
 
     /// Planted fault: the feed position is kept before what belongs to it.
     pub fn keep_cursor(&mut self, cursor: Cursor) {
-        self.append(Entry::Record(Record { cursor: Some(Some(cursor)), ..Record::default() }));
+        let position = Position { cursor: Some(cursor), ..self.now.position };
+        self.append(Entry::Record(Record { position: Some(position), ..Record::default() }));
     }
 
     /// Whether records wait to be folded.
@@ -253,7 +254,8 @@ impl Disk {
             self.unstage(id);
         }
         let rows = self.now.rows.iter().map(|(id, row)| (*id, row.clone())).collect();
-        Restored { rows, cursor: self.now.cursor, unanswered: self.now.unanswered.clone() }
+        let Position { cursor, ahead } = self.now.position;
+        Restored { rows, cursor, ahead, unanswered: self.now.unanswered.clone() }
     }
 
     /// The kept rows.

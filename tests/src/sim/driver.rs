@@ -8,7 +8,7 @@ use super::{Planted, view};
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::sync::Arc;
-use syncmount_common::protocol::changes::Cursor;
+use syncmount_common::protocol::changes::Ask;
 use syncmount_common::protocol::commit::{Committed, ConflictDetails};
 use syncmount_common::protocol::error::ErrorCode;
 use syncmount_common::{Content, ContentHash, DeviceId, NodeId, NodeKind, OpId};
@@ -455,15 +455,15 @@ impl World {
         if engine.has_news() {
             return self.poll_soon(index, 20_000_000_000);
         }
-        let (from, now) = (engine.next_page_from(), engine.wants_page_now());
+        let (ask, now, device) = (engine.next_page(), engine.wants_page_now(), engine.device());
         let limit = if self.rng.chance(500) { 1 + self.rng.index(5) } else { 1 + self.rng.index(50) };
-        if from.is_none() {
+        if ask.since.is_none() {
             // Everything is read anew, perhaps in a history that was set back.
             self.devices[index].cursor = None;
         }
-        let inline = if from.is_some() { PIECE as u64 } else { 0 };
-        let ticket = self.ticket(index, Wait::Poll { from, now });
-        self.send(index, ticket, Request::Changes(from, limit, inline));
+        let inline = if ask.since.is_some() { PIECE as u64 } else { 0 };
+        let ticket = self.ticket(index, Wait::Poll { ask, now });
+        self.send(index, ticket, Request::Changes(ask, limit, inline, device));
     }
 
     /// A held poll is given up for one that is answered at once; now and then its answer is quicker.
@@ -474,7 +474,7 @@ impl World {
         self.poll_soon(index, 0);
     }
 
-    fn page(&mut self, index: usize, from: Option<Cursor>, now: bool, answer: Result<Changes, ServiceError>) {
+    fn page(&mut self, index: usize, ask: Ask, now: bool, answer: Result<Changes, ServiceError>) {
         // Instead of a held poll: asked again when there is something, or after a while.
         let mut pause = self.rng.delay_ms(1_000, if self.healed { 600_000 } else { 3_600_000 });
         self.devices[index].listens = true;
@@ -486,17 +486,17 @@ impl World {
         let Some(engine) = &mut self.devices[index].engine else { return };
         match answer {
             Ok(Changes { mut page, .. }) => {
-                if !page.nodes.is_empty() || page.more || from != Some(page.cursor) || now {
+                if !page.nodes.is_empty() || page.more || ask.since != Some(page.cursor) || now {
                     match planted {
                         Some(Planted::EchoTakenForForeign) => disown(&mut page.nodes, engine.device()),
-                        Some(Planted::AbsentTakenForRemoved) if from.is_none() && !page.more => {
+                        Some(Planted::AbsentTakenForRemoved) if ask.since.is_none() && !page.more => {
                             remove_absent(engine, &page.nodes, clock);
                         }
                         Some(Planted::CursorFirst) => self.devices[index].disk.keep_cursor(page.cursor),
                         _ => {}
                     }
                     if let Some(engine) = &mut self.devices[index].engine {
-                        engine.page(from, page);
+                        engine.page(ask, page);
                     }
                     pause = 0;
                 }
@@ -530,7 +530,7 @@ impl World {
         let Some(wait) = self.devices[index].waits.remove(&ticket) else { return };
         match (wait, reply) {
             (Wait::Commit, Reply::Committed(answer)) => self.committed(index, answer),
-            (Wait::Poll { from, now }, Reply::Changes(answer)) => self.page(index, from, now, *answer),
+            (Wait::Poll { ask, now }, Reply::Changes(answer)) => self.page(index, ask, now, *answer),
             (Wait::Upload(work), Reply::Put(answer)) => self.uploaded(index, work, answer),
             (Wait::Supply(node, content), Reply::Put(Ok(()))) => self.supplied(index, node, content.hash),
             (Wait::Supply(..), Reply::Put(Err(error))) if error.code() == ErrorCode::InsufficientStorage => {}

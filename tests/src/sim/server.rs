@@ -9,9 +9,11 @@ use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::task::{Context, Poll, Waker};
-use syncmount_common::protocol::changes::{ChangesPage, Cursor, PAGE_NODES_MAX};
+use syncmount_common::protocol::changes::{Ask, ChangesPage, Cursor, PAGE_NODES_MAX};
 use syncmount_common::protocol::commit::{CommitRequest, Committed, Op};
-use syncmount_common::{ChunkHash, ContentHash, Node, NodeId, NodeKind, Placement, Rev, Seq, Timestamp, envelope};
+use syncmount_common::{
+    ChunkHash, ContentHash, DeviceId, Node, NodeId, NodeKind, Placement, Rev, Seq, Timestamp, envelope,
+};
 use syncmount_engine::State;
 use syncmount_server::FIRST_FOLDER;
 use syncmount_server::blob::{BlobError, PackStore};
@@ -257,13 +259,15 @@ impl Server {
     }
 
     /// A poll arrives.
-    pub fn changes(&self, since: Option<Cursor>, limit: usize) -> Result<ChangesPage> {
-        self.changes_with(since, limit, 0).map(|changes| changes.page)
+    pub fn changes(&self, ask: Ask, limit: usize) -> Result<ChangesPage> {
+        self.changes_with(ask, limit, 0, None).map(|changes| changes.page)
     }
 
-    /// A poll arrives. Chunks of contents up to `inline` bytes ride along.
-    pub fn changes_with(&self, since: Option<Cursor>, limit: usize, inline: u64) -> Result<Changes> {
-        let mut changes = at_once(self.service.changes(FIRST_FOLDER, since, limit, inline))?;
+    /// A poll arrives. Chunks of contents up to `inline` bytes ride along, but those that `device`, who asks, has written.
+    pub fn changes_with(&self, ask: Ask, limit: usize, inline: u64, device: Option<DeviceId>) -> Result<Changes> {
+        let Ask { since, known } = ask;
+        let poll = syncmount_server::service::Poll { since, known, limit, inline, device, session: None };
+        let mut changes = at_once(self.service.page(FIRST_FOLDER, poll))?;
         if self.planted == Some(Planted::TombstoneLost) {
             let met = |node: &Node| !node.deleted || !node.rev.is_multiple_of(8);
             changes.page.nodes.retain(met);

@@ -9,9 +9,9 @@ use super::{Planted, Rng, Scenario, Setup, view};
 use bytes::Bytes;
 use std::collections::BTreeMap;
 use std::rc::Rc;
-use syncmount_common::protocol::changes::Cursor;
+use syncmount_common::protocol::changes::{Ask, Cursor};
 use syncmount_common::protocol::commit::{CommitRequest, Committed};
-use syncmount_common::{ChunkHash, ContentHash, Timestamp};
+use syncmount_common::{ChunkHash, ContentHash, DeviceId, Timestamp};
 use syncmount_server::service::{Changes, ServiceError};
 
 /// 2026-11-22, in nanoseconds.
@@ -95,8 +95,8 @@ impl Event {
 pub enum Request {
     /// A commit with chunks.
     Commit(Rc<CommitRequest>, Rc<Vec<(ChunkHash, Bytes)>>),
-    /// A page of so many nodes, with chunks of contents up to so many bytes.
-    Changes(Option<Cursor>, usize, u64),
+    /// A page of so many nodes, with chunks of contents up to so many bytes, for this device.
+    Changes(Ask, usize, u64, DeviceId),
     /// Chunks.
     Put(Vec<(ChunkHash, Bytes)>),
     /// The bytes of a content.
@@ -122,8 +122,9 @@ impl std::fmt::Debug for Request {
             Self::Commit(request, chunks) => {
                 write!(f, "Commit({:?}, {:?}, {} chunks)", request.op_id, request.ops, chunks.len())
             }
-            Self::Changes(since, limit, inline) => {
-                write!(f, "Changes({:?}, {limit}, {inline})", since.map(|cursor| cursor.seq))
+            Self::Changes(ask, limit, inline, _) => {
+                let seq = |position: Option<Cursor>| position.map(|position| position.seq);
+                write!(f, "Changes({:?}, {:?}, {limit}, {inline})", seq(ask.since), seq(ask.known))
             }
             Self::Put(chunks) => write!(f, "Put({} chunks)", chunks.len()),
             Self::Fetch(hash) => write!(f, "Fetch({hash:?})"),
@@ -405,8 +406,8 @@ impl World {
                 }
                 Reply::Committed(answer)
             }
-            Request::Changes(since, limit, inline) => {
-                Reply::Changes(Box::new(self.server.changes_with(*since, *limit, *inline)))
+            Request::Changes(ask, limit, inline, device) => {
+                Reply::Changes(Box::new(self.server.changes_with(*ask, *limit, *inline, Some(*device))))
             }
             Request::Put(chunks) => Reply::Put(self.server.put(chunks.clone())),
             Request::Fetch(hash) => Reply::Fetched(self.server.bytes(*hash)),

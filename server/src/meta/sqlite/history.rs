@@ -55,6 +55,11 @@ impl ReadHistory for Tx<'_> {
         Ok(self.first(sql, params![folder.0, seq], |row| tag(row, 0))?.unwrap_or(0))
     }
 
+    fn newest_by(&self, folder: FolderKey, device: DeviceId) -> Result<Option<(Seq, u64)>> {
+        let sql = "SELECT last_seq, tag FROM commits WHERE folder = ? AND device = ? ORDER BY last_seq DESC LIMIT 1";
+        self.first(sql, params![folder.0, device.as_bytes()], |row| Ok((number(row.get(0).fault()?)?, tag(row, 1)?)))
+    }
+
     fn commits(&self, folder: FolderKey, limit: usize) -> Result<Vec<CommitRow>> {
         let sql = "SELECT first_seq, last_seq, tag, time, device, created, changed, removed, counted FROM commits \
                    WHERE folder = ? ORDER BY last_seq DESC LIMIT ?";

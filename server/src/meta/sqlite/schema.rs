@@ -4,7 +4,7 @@ use super::{Fault, MetaError, Result};
 use rusqlite::Connection;
 
 /// Each step takes the database from format `index` to `index + 1`.
-const STEPS: &[&str] = &[FIRST, HISTORY, SESSIONS];
+const STEPS: &[&str] = &[FIRST, HISTORY, SESSIONS, NEWEST];
 
 /// Keys are clustered (`WITHOUT ROWID`) where rows are small, so that a directory's names lie side by side; tables with
 /// long values (manifests, envelopes) keep a rowid, because overflow pages make clustered ones slow to search.
@@ -152,6 +152,9 @@ CREATE TABLE sessions (
     PRIMARY KEY (folder, device)
 ) WITHOUT ROWID;
 ";
+
+/// The newest commit of each device is at hand.
+const NEWEST: &str = "CREATE INDEX commits_by_author ON commits (folder, device, last_seq);";
 
 /// Brings the database to the newest format, in one transaction per step.
 pub(super) fn migrate(connection: &mut Connection) -> Result<()> {
