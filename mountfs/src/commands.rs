@@ -307,7 +307,7 @@ mod tests {
         }
 
         fn serve(&self, status: Status) -> ControlServer {
-            let mountpoint = self.root.path().canonicalize().unwrap();
+            let mountpoint = dunce::canonicalize(self.root.path()).unwrap();
             let socket = ControlSocket::claim(&self.dirs, &mountpoint).unwrap();
             ControlServer::start(&Handle::current(), socket, Arc::new(Fake(status))).unwrap()
         }

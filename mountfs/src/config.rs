@@ -7,11 +7,11 @@ use crate::cli::{Durability, MountArgs};
 use crate::login::Logins;
 use crate::mountpoint;
 use crate::remote::{ServerUrl, UrlError};
+use crate::system::{self, files, private};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use syncmount_common::{FileHash, Name};
 
@@ -154,6 +154,19 @@ pub enum StartError {
     /// FUSE is forbidden.
     #[error("/dev/fuse cannot be opened ({0}); as root run `chmod 666 /dev/fuse`, or in a container allow the device")]
     FuseDenied(io::Error),
+    /// There is no FUSE on this Mac.
+    #[error(
+        "macFUSE is missing; install it from https://macfuse.github.io, or keep a plain folder in step with `syncmount watch`"
+    )]
+    NoMacFuse,
+    /// This program cannot mount at all.
+    #[error("this syncmount cannot mount a folder{why}; keep a plain one in step with `syncmount watch {folder}`")]
+    CannotMount {
+        /// Beginning with a space: what it lacks.
+        why: &'static str,
+        /// What was to be mounted on.
+        folder: PathBuf,
+    },
     /// The helper for ordinary users is missing.
     #[error("fusermount3 is missing; install it, on Debian and Ubuntu with `sudo apt-get install fuse3`")]
     NoFusermount,
@@ -190,7 +203,7 @@ impl StartError {
     /// What the process exits with: 2 if the command must be written differently, else 1.
     pub fn exit_code(&self) -> u8 {
         match self {
-            Self::ServerUrl(_) | Self::NoServer { .. } | Self::FolderName(_) => 2,
+            Self::ServerUrl(_) | Self::NoServer { .. } | Self::FolderName(_) | Self::CannotMount { .. } => 2,
             Self::Background { code, .. } => *code,
             Self::NoToken { .. }
             | Self::BadToken { .. }
@@ -211,6 +224,7 @@ impl StartError {
             | Self::MountInsideCache { .. }
             | Self::NoFuseDevice
             | Self::FuseDenied(_)
+            | Self::NoMacFuse
             | Self::NoFusermount
             | Self::SocketPathTooLong
             | Self::BackgroundDied { .. }
@@ -390,7 +404,7 @@ impl MountConfig {
             durability: args.durability,
             foreground: args.foreground,
             log_file,
-            device_name: device_name(&rustix::system::uname().nodename().to_string_lossy()),
+            device_name: device_name(&system::host_name()),
         })
     }
 
@@ -459,8 +473,7 @@ pub(crate) fn short_hash(bytes: &[u8]) -> String {
 }
 
 fn default_cache_size(cache_dir: &Path) -> u64 {
-    let existing = cache_dir.ancestors().find_map(|dir| rustix::fs::statvfs(dir).ok());
-    let disk = existing.map_or(u64::MAX, |disk| disk.f_blocks.saturating_mul(disk.f_frsize));
+    let disk = cache_dir.ancestors().find_map(|dir| files::disk_space(dir).ok()).map_or(u64::MAX, |(_, size)| size);
     (disk / 4).clamp(64 << 20, DEFAULT_CACHE_SIZE)
 }
 
@@ -475,9 +488,9 @@ fn device_name(host: &str) -> String {
     if name.is_empty() { "device".into() } else { name }
 }
 
-/// Makes `dir` and what is missing above it, each with mode 0700.
+/// Makes `dir` and what is missing above it, each for this user alone.
 pub(crate) fn create_private_dir(dir: &Path) -> io::Result<()> {
-    crate::store::create_dir_all(dir)
+    private::create_dir_all(dir)
 }
 
 /// Replaces a small file of settings: after a crash it is the old one or the new one, never a part, and only its owner
@@ -485,26 +498,22 @@ pub(crate) fn create_private_dir(dir: &Path) -> io::Result<()> {
 pub(crate) fn write_private_file(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let dir = path.parent().ok_or(io::ErrorKind::InvalidInput)?;
     let temporary = path.with_extension(format!("{}.tmp", std::process::id()));
-    match fs::remove_file(&temporary) {
-        Ok(()) => {}
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-        Err(error) => return Err(error),
-    }
-    let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary)?;
-    let written = file.write_all(bytes).and_then(|()| file.sync_all()).and_then(|()| fs::rename(&temporary, path));
+    files::remove_if_there(&temporary)?;
+    let mut file = private::private(fs::OpenOptions::new().write(true).create_new(true)).open(&temporary)?;
+    let written = file.write_all(bytes).and_then(|()| file.sync_all()).and_then(|()| files::rename(&temporary, path));
     if let Err(error) = written {
         // The write's error is the one to report; a left-over temporary file is replaced by the next attempt.
         let _ = fs::remove_file(&temporary);
         return Err(error);
     }
-    File::open(dir)?.sync_all()
+    system::durable::sync_dir(dir)
 }
 
 /// Holds the lock over the settings in `dir` while it lives, so that two commands do not overwrite each other's change.
 pub(crate) fn lock_settings(dir: &Path) -> Result<File, StartError> {
     create_private_dir(dir).map_err(StartError::io("make the directory", dir))?;
     let path = dir.join("lock");
-    let lock = fs::OpenOptions::new().create(true).write(true).truncate(false).mode(0o600).open(&path);
+    let lock = private::private(fs::OpenOptions::new().create(true).write(true).truncate(false)).open(&path);
     lock.and_then(|file| file.lock().map(|()| file)).map_err(StartError::io("lock", &path))
 }
 
@@ -584,7 +593,6 @@ impl Mounts {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::unix::fs::PermissionsExt;
 
     struct World {
         root: tempfile::TempDir,
@@ -604,7 +612,7 @@ mod tests {
         }
 
         fn path(&self, name: &str) -> PathBuf {
-            self.root.path().canonicalize().unwrap().join(name)
+            dunce::canonicalize(self.root.path()).unwrap().join(name)
         }
 
         fn log_in(&self, server: &str, token: &str) {
@@ -753,7 +761,11 @@ mod tests {
         for text in ["one", "two"] {
             write_private_file(&path, text.as_bytes()).unwrap();
             assert_eq!(fs::read_to_string(&path).unwrap(), text);
-            assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+            #[cfg(unix)]
+            {
+                use std::os::unix::fs::PermissionsExt as _;
+                assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+            }
         }
         assert_eq!(fs::read_dir(path.parent().unwrap()).unwrap().count(), 1);
     }

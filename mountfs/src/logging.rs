@@ -1,9 +1,9 @@
 //! Where the program's words for its operator go: stderr, or a file that cannot grow without end.
 
-use crate::config::{StartError, create_private_dir};
-use std::fs::{self, File, OpenOptions};
+use crate::config::StartError;
+use crate::system::{files, private};
+use std::fs::{File, OpenOptions};
 use std::io::{self, IsTerminal, Write};
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use tracing_subscriber::EnvFilter;
@@ -46,9 +46,9 @@ fn set_up(log_file: Option<&Path>, default: &str) -> Result<(), StartError> {
 /// Opens a log file to append to, for this user alone; makes its directory.
 pub fn open(path: &Path) -> io::Result<File> {
     if let Some(dir) = path.parent() {
-        create_private_dir(dir)?;
+        private::create_dir_all(dir)?;
     }
-    OpenOptions::new().create(true).append(true).mode(0o600).open(path)
+    private::private(OpenOptions::new().create(true).append(true)).open(path)
 }
 
 /// A log file that begins anew when it has become long.
@@ -69,7 +69,7 @@ impl LogFile {
     fn begin_anew(&mut self) -> io::Result<()> {
         let mut old = self.path.clone().into_os_string();
         old.push(".old");
-        fs::rename(&self.path, old)?;
+        files::rename(&self.path, Path::new(&old))?;
         self.file = open(&self.path)?;
         self.len = 0;
         Ok(())
@@ -94,6 +94,7 @@ impl Write for LogFile {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::fs;
 
     #[test]
     fn a_long_log_begins_anew_and_one_old_one_is_kept() {
@@ -112,6 +113,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg(unix)] // Windows has no device that a path leads to.
     fn a_device_is_no_file_to_rename() {
         let mut log = LogFile { len_max: 1, ..LogFile::open(Path::new("/dev/null")).unwrap() };
         log.write_all(b"one\n").unwrap();

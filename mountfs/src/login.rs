@@ -154,7 +154,6 @@ async fn check(server: &str, token: &Secret) -> Result<(), LoginError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::unix::fs::PermissionsExt;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     fn token(text: &str) -> Secret {
@@ -191,9 +190,13 @@ mod tests {
         assert_eq!(logins.servers().collect::<Vec<_>>(), ["http://a", "http://b"]);
         assert_eq!(logins.token("http://b").unwrap().unwrap().expose(), "three");
         assert!(logins.token("http://c").unwrap().is_none());
-        let mode = |path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
-        assert_eq!(mode(Logins::path(&dirs)), 0o600);
-        assert_eq!(mode(dirs.config.clone()), 0o700);
+        #[cfg(unix)]
+        {
+            use std::os::unix::fs::PermissionsExt as _;
+            let mode = |path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
+            assert_eq!(mode(Logins::path(&dirs)), 0o600);
+            assert_eq!(mode(dirs.config.clone()), 0o700);
+        }
         assert!(Logins::remove(&dirs, "http://b").unwrap());
         assert!(!Logins::remove(&dirs, "http://b").unwrap());
         assert_eq!(Logins::read(&dirs).unwrap().servers().collect::<Vec<_>>(), ["http://a"]);

@@ -2,23 +2,29 @@
 //!
 //! Exit codes: 0 done, 1 failed, 2 wrong usage.
 
+#[cfg(all(feature = "mount", unix))]
+mod mounting;
+#[cfg(not(all(feature = "mount", unix)))]
+#[path = "not_mounting.rs"]
+mod mounting;
+
 use anyhow::Context;
 use clap::Parser;
 use std::process::ExitCode;
-use syncmount::background::{self, OnLive, Ready};
-use syncmount::cli::{CacheCommand, Cli, Command, MountArgs};
+use syncmount::cli::{CacheCommand, Cli, Command};
 use syncmount::commands::{self, CommandError};
-use syncmount::config::{Dirs, Environment, MountConfig, StartError};
+use syncmount::config::{Dirs, StartError};
+use syncmount::logging;
 use syncmount::login::{self, LoginError};
-use syncmount::{logging, mount, mountpoint};
 
 fn main() -> ExitCode {
     abort_on_panic();
     let cli = Cli::parse();
     let result = match (cli.command, cli.mount) {
         (Some(command), _) => run_command(&command),
-        (None, Some(args)) if args.background_child => return run_in_background(&args),
-        (None, Some(args)) => run_mount(&args),
+        #[cfg(all(feature = "mount", unix))]
+        (None, Some(args)) if args.background_child => return mounting::run_in_background(&args),
+        (None, Some(args)) => mounting::run(&args),
         (None, None) => unreachable!("clap asks for a folder or a command"),
     };
     match result {
@@ -58,56 +64,6 @@ fn run_command(command: &Command) -> anyhow::Result<()> {
             Command::Cache(CacheCommand::Verify(args)) => commands::verify_cache(args, &dirs).await?,
         }
         Ok(())
-    })
-}
-
-/// `syncmount FOLDER`: checks everything that can be checked here, then mounts in this process or in one of its own.
-fn run_mount(args: &MountArgs) -> anyhow::Result<()> {
-    let env = Environment::of_process()?;
-    let config = MountConfig::resolve(args, &env)?;
-    if args.foreground {
-        logging::init(config.log_file.as_deref(), args.verbose)?;
-    } else {
-        logging::init_quiet()?;
-    }
-    if mountpoint::prepare(&config, &env.dirs)? {
-        eprintln!("syncmount: cleared a dead mount at {}", config.mountpoint.display());
-    }
-    config.create_cache_dir()?;
-    if args.foreground {
-        let ready = Ready::foreground(remember(&config, env.dirs));
-        return mount::run(&config, &ready);
-    }
-    let arguments: Vec<_> = std::env::args_os().skip(1).collect();
-    Ok(background::start(&config, &arguments, |why| eprintln!("syncmount: {why}"))?)
-}
-
-/// The same in the process that [`background::start`] has started.
-fn run_in_background(args: &MountArgs) -> ExitCode {
-    // What goes wrong here has been told to the one who waits.
-    let Ok((config, pipe)) = background::adopt() else { return ExitCode::FAILURE };
-    let (ready, dirs) = match Dirs::of_user() {
-        Ok(dirs) => (pipe.ready(remember(&config, dirs)), Ok(())),
-        Err(error) => (pipe.ready(Box::new(|| ())), Err(error)),
-    };
-    let result = dirs
-        .and_then(|()| logging::init(config.log_file.as_deref(), args.verbose))
-        .map_err(anyhow::Error::from)
-        .and_then(|()| mount::run(&config, &ready));
-    let Err(error) = result else { return ExitCode::SUCCESS };
-    let code = exit_code(&error);
-    if !ready.failed(code, &sentence(&error)) {
-        tracing::error!("{}", sentence(&error));
-    }
-    code.into()
-}
-
-fn remember(config: &MountConfig, dirs: Dirs) -> OnLive {
-    let config = config.clone();
-    Box::new(move || {
-        if let Err(error) = config.remember(&dirs) {
-            tracing::warn!(%error, "the next mount here will need --server and --folder again");
-        }
     })
 }
 

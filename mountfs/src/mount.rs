@@ -1,14 +1,15 @@
 //! One mount from begin to end: store, server, kernel, control socket, and the way out.
 
-use crate::background::Ready;
 use crate::config::{Dirs, MountConfig, StartError};
 use crate::control::{ControlHandler, ControlServer, ControlSocket};
 use crate::driver::{Client, OpenError, Pump};
 use crate::fuse::{self, Mount};
 use crate::mountpoint;
 use crate::ports::{Remote, RemoteError};
+use crate::ready::Ready;
 use crate::remote::{HttpRemote, ServerUrl};
 use crate::status::{LastError, PROBLEMS_MAX, Phase, Problem, ProblemKind, Status};
+use crate::system::signals::EndRequests;
 use crate::verify_report::VerifyReport;
 use crate::vfs::Vfs;
 use anyhow::Context;
@@ -193,17 +194,12 @@ fn unmount(config: &MountConfig, mount: Mount) -> anyhow::Result<()> {
 }
 
 async fn unmount_on_signal(running: Arc<Running>) {
-    use tokio::signal::unix::{SignalKind, signal};
-    let (Ok(mut terminate), Ok(mut interrupt)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
-    else {
+    let Ok(mut requests) = EndRequests::listen() else {
         tracing::error!("signals cannot be handled; end the mount with `syncmount umount`");
         return;
     };
     loop {
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-        }
+        requests.next().await;
         running.leave.store(true, Ordering::Release);
         if let Err(error) = mountpoint::unmount(&running.config.mountpoint, true) {
             tracing::error!("{error}");

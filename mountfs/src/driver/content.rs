@@ -6,6 +6,7 @@ use super::Client;
 use crate::files::{Overlay, Segment};
 use crate::ports::RemoteError;
 use crate::store::Entry;
+use crate::system::{at, files};
 use lru::LruCache;
 use parking_lot::{Condvar, Mutex};
 use std::collections::{HashMap, HashSet};
@@ -13,7 +14,6 @@ use std::fs;
 use std::io;
 use std::num::NonZeroUsize;
 use std::ops::Range;
-use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -63,7 +63,7 @@ impl Manifests {
         let bytes = fs::read(&path).ok()?;
         let Some(manifest) = hash.matches(&bytes).then(|| Manifest::decode(&bytes).ok()).flatten() else {
             // A power cut left it half written. It must not be taken for the right one when that comes.
-            if let Err(error) = fs::remove_file(&path) {
+            if let Err(error) = files::remove_if_there(&path) {
                 tracing::warn!(%error, %hash, "a damaged manifest cannot be removed");
             }
             return None;
@@ -78,7 +78,7 @@ impl Manifests {
         if !path.exists() {
             let fresh = path.with_extension(format!("{:?}", std::thread::current().id()));
             fs::write(&fresh, manifest.encode())?;
-            fs::rename(&fresh, &path)?;
+            files::rename(&fresh, &path)?;
         }
         self.recent.lock().put(hash, manifest);
         Ok(())
@@ -401,7 +401,7 @@ impl Client {
 /// What the staging file says it has must be there; a file that is shorter (it was written sparsely at its end) is not.
 fn read_staging(overlay: &Overlay, buf: &mut [u8], offset: u64) -> io::Result<()> {
     let staging = overlay.staging.as_ref().ok_or_else(|| io::Error::other("a draft without a staging file"))?;
-    staging.file.read_exact_at(buf, offset)
+    at::read_exact_at(&staging.file, buf, offset)
 }
 
 impl Client {

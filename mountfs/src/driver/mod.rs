@@ -266,8 +266,7 @@ impl Room {
         let mut left = self.left.lock();
         let fresh = left.1.is_some_and(|at| at.elapsed().as_millis() < 500);
         if !fresh || left.0 < bytes {
-            let stat = rustix::fs::statvfs(path)?;
-            let free = (stat.f_bavail * stat.f_frsize).saturating_sub(RESERVE_BYTES);
+            let free = crate::system::files::free_bytes(path)?.saturating_sub(RESERVE_BYTES);
             if free < bytes {
                 return Err(io::ErrorKind::StorageFull.into());
             }

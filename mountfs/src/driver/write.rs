@@ -5,8 +5,8 @@
 
 use super::{Client, content::ReadError};
 use crate::files::{Backing, Inner, OpenFile, Overlay, StagingFile};
+use crate::system::at;
 use std::io;
-use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -80,7 +80,7 @@ impl Client {
             let end = offset.checked_add(data.len() as u64).filter(|end| *end <= FILE_SIZE_MAX);
             let end = end.ok_or(WriteError::TooLarge)?;
             let staging = overlay.staging.as_ref().ok_or_else(|| io::Error::other("a draft without a staging file"))?;
-            staging.file.write_all_at(data, offset)?;
+            at::write_all_at(&staging.file, data, offset)?;
             overlay.wrote(offset..end);
             Ok(())
         })

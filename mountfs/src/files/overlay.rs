@@ -2,10 +2,10 @@
 //! zeros. So one written byte in a huge file costs one byte, whatever of it is on this machine.
 
 use crate::store::RangeSet;
+use crate::system::at;
 use std::fs::File;
 use std::io;
 use std::ops::Range;
-use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use syncmount_common::Content;
 use syncmount_engine::Draft;
@@ -134,8 +134,8 @@ impl Overlay {
                 let mut at = range.start;
                 while at < range.end {
                     let part = &mut buf[..(range.end - at).min(COPY_LEN as u64) as usize];
-                    from.file.read_exact_at(part, at)?;
-                    to.write_all_at(part, at)?;
+                    at::read_exact_at(&from.file, part, at)?;
+                    at::write_all_at(to, part, at)?;
                     at += part.len() as u64;
                 }
             }

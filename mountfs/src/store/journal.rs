@@ -155,7 +155,7 @@ impl Journal {
         let mut segment = Segment { medium: (self.media)(&path)?, path, len: 0, synced_len: 0, torn: false };
         if let Err(error) = segment.write(MAGIC) {
             // An empty segment is no harm; the number is never used again.
-            drop(fs::remove_file(&segment.path));
+            drop(disk::remove_if_there(&segment.path));
             return Err(error);
         }
         Ok(segment)

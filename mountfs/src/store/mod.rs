@@ -15,8 +15,6 @@ mod session;
 mod staging;
 mod state;
 
-pub(crate) use disk::create_dir_all;
-
 pub use cache::{Cache, Entry, Verified};
 pub use ranges::RangeSet;
 pub use staging::{Lost, Staged, StagingDir};

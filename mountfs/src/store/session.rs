@@ -26,7 +26,7 @@ impl Session {
     /// Takes the directory for this process.
     pub(super) fn begin(dir: &Path) -> Result<Self, StateError> {
         let lock = take_lock(dir)?;
-        let boot = disk::boot_id();
+        let boot = disk::boot::current();
         let suspect = was_cut(dir, boot.as_deref()).map_err(|error| StateError::io(dir, error))?;
         let verdict = if suspect { SUSPECT } else { "" };
         write_marker(dir, boot, verdict).map_err(|error| StateError::io(dir, error))?;
@@ -36,12 +36,12 @@ impl Session {
     /// All that could have suffered has been looked at and judged, and the judgement is durable: if this process dies, what
     /// it has written since is there.
     pub(super) fn end_suspicion(&self) -> io::Result<()> {
-        write_marker(&self.dir, disk::boot_id(), "")
+        write_marker(&self.dir, disk::boot::current(), "")
     }
 
-    /// Everything on the file system is made durable, and the session counts as ended cleanly.
+    /// Everything in the directory is made durable, and the session counts as ended cleanly.
     pub(super) fn end(&self) -> io::Result<()> {
-        disk::sync_file_system(&self.dir)?;
+        disk::sync_below(&self.dir)?;
         disk::remove_if_there(&self.dir.join(MARKER))?;
         disk::sync_dir(&self.dir)
     }
@@ -57,7 +57,8 @@ fn write_marker(dir: &Path, boot: Option<String>, verdict: &str) -> io::Result<(
 fn was_cut(dir: &Path, boot: Option<&str>) -> io::Result<bool> {
     let Some(marker) = disk::if_there(std::fs::read_to_string(dir.join(MARKER)))? else { return Ok(false) };
     let mut lines = marker.lines();
-    let same_boot = boot.is_some() && lines.next() == boot;
+    let recorded = lines.next().unwrap_or_default();
+    let same_boot = boot.is_some_and(|boot| disk::boot::is_same(recorded, boot));
     Ok(!same_boot || lines.next() == Some(SUSPECT))
 }
 
@@ -112,7 +113,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         assert!(!Session::begin(dir.path()).unwrap().suspect);
         assert!(!Session::begin(dir.path()).unwrap().suspect, "a dead process is no reason");
-        let after_restart = marker(dir.path()).replace(disk::boot_id().unwrap().as_str(), "another boot");
+        let after_restart = marker(dir.path()).replace(disk::boot::current().unwrap().as_str(), "another boot");
         std::fs::write(dir.path().join(MARKER), after_restart).unwrap();
         assert!(Session::begin(dir.path()).unwrap().suspect);
         let again = Session::begin(dir.path()).unwrap();

@@ -55,7 +55,10 @@ impl StagingDir {
         loop {
             let id = getrandom::u64().map_err(|error| io::Error::other(error.to_string()))?;
             match OpenOptions::new().read(true).write(true).create_new(true).open(self.path(id)) {
-                Ok(file) => return Ok((id, file)),
+                Ok(file) => {
+                    disk::holes::allow(&file);
+                    return Ok((id, file));
+                }
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
                 Err(error) => return Err(error),
             }
@@ -100,11 +103,10 @@ impl StagingDir {
     pub fn set_aside(&self, id: u64, label: &str, reason: &str) -> io::Result<PathBuf> {
         let name = format!("{}-{}", name_of(id), harmless(label));
         let (from, to) = (self.path(id), self.lost.join(&name));
-        let file = File::open(&from)?;
-        file.sync_all()?;
+        disk::sync_file(&from)?;
         // The note first: a note without a file is a riddle, a file without a note is a loss.
-        self.note(&name, file.metadata()?.len(), reason, label)?;
-        fs::rename(&from, &to)?;
+        self.note(&name, fs::metadata(&from)?.len(), reason, label)?;
+        disk::rename(&from, &to)?;
         disk::sync_dir(&self.lost)?;
         disk::sync_dir(&self.staging)?;
         Ok(to)

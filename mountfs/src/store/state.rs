@@ -493,7 +493,7 @@ fn torn_sentence(replay: &Replay) -> Option<String> {
 fn set_segments_aside<'a>(segments: impl Iterator<Item = &'a journal::SegmentFile>) -> io::Result<String> {
     let mut names = Vec::new();
     for segment in segments {
-        std::fs::rename(&segment.path, segment.path.with_extension("damaged"))?;
+        disk::rename(&segment.path, &segment.path.with_extension("damaged"))?;
         names.push(format!("{:08}", segment.number));
     }
     Ok(format!("the journal has a gap; its segments {} are set aside as *.damaged", names.join(", ")))

@@ -389,7 +389,11 @@ impl Entry {
         let Some(oldest) = present.arrived.front().copied() else { return Ok(false) };
         let range = parts.range(oldest);
         let len = range.end - range.start;
-        disk::punch_hole(&parts.file, range)?;
+        match disk::holes::punch(&parts.file, range) {
+            // A file system without holes: what is in the file stays as long as it.
+            Err(error) if error.kind() == io::ErrorKind::Unsupported => return Ok(false),
+            punched => punched?,
+        }
         present.give_back_oldest();
         drop(present);
         core.index.release(&self.hash, charge_of_len(len), Some(self));
@@ -424,7 +428,7 @@ impl Entry {
 
     /// The last part is there: the content gets its final name.
     fn complete(&self, core: &Core, parts: &Parts) -> io::Result<()> {
-        make_read_only(&parts.file)?;
+        disk::make_read_only(&parts.file)?;
         let path = core.layout.partial(&self.hash);
         let attached = if self.is_detached() { None } else { disk::if_there(File::open(&path))? };
         let file = match attached {
@@ -520,10 +524,4 @@ fn remember(wanted: &mut VecDeque<Range<u64>>, range: Range<u64>) {
     if wanted.len() > WANTED_MAX {
         wanted.pop_front();
     }
-}
-
-pub(super) fn make_read_only(file: &File) -> io::Result<()> {
-    let mut permissions = file.metadata()?.permissions();
-    permissions.set_readonly(true);
-    file.set_permissions(permissions)
 }

@@ -43,9 +43,9 @@ pub(super) const fn charge_of_len(len: u64) -> u64 {
     len.next_multiple_of(BLOCK_LEN)
 }
 
-/// What a file takes from the disk.
-pub(super) fn charge_of_file(metadata: &fs::Metadata) -> u64 {
-    charge_of_len(disk::stored_bytes(metadata))
+/// What the file at `path` takes from the disk.
+pub(super) fn charge_of_file(path: &Path, metadata: &fs::Metadata) -> u64 {
+    charge_of_len(disk::stored_bytes(path, metadata))
 }
 
 impl Layout {
@@ -85,10 +85,10 @@ impl Layout {
     /// Makes `from` the whole content `hash`.
     pub(super) fn make_object(&self, from: &Path, hash: &ContentHash) -> io::Result<()> {
         let to = self.object(hash);
-        match fs::rename(from, &to) {
+        match disk::rename(from, &to) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 fs::create_dir_all(to.parent().unwrap_or(&self.dir))?;
-                fs::rename(from, &to)
+                disk::rename(from, &to)
             }
             done => done,
         }
@@ -99,6 +99,7 @@ impl Layout {
         self.remove_map(hash)?;
         let path = self.partial(hash);
         let file = OpenOptions::new().read(true).write(true).create(true).truncate(true).open(path)?;
+        disk::holes::allow(&file);
         file.set_len(size)?;
         Ok(file)
     }
@@ -147,11 +148,11 @@ impl Layout {
             fs::create_dir_all(&target)?;
             for entry in fs::read_dir(&shard)? {
                 let entry = entry?;
-                fs::rename(entry.path(), target.join(entry.file_name()))?;
+                disk::rename(&entry.path(), &target.join(entry.file_name()))?;
             }
         }
         for entry in fs::read_dir(self.dir.join(PARTIAL))? {
-            fs::remove_file(entry?.path())?;
+            disk::remove_if_there(&entry?.path())?;
         }
         Ok(())
     }
@@ -163,9 +164,9 @@ impl Layout {
             let entry = entry?;
             let path = entry.path();
             match hash_of(&path) {
-                Some(hash) if self.map(&hash).exists() => kept.push((hash, charge_of_file(&entry.metadata()?))),
+                Some(hash) if self.map(&hash).exists() => kept.push((hash, charge_of_file(&path, &entry.metadata()?))),
                 None if path.extension().is_some_and(|it| it == MAP) && path.with_extension("").exists() => {}
-                _ => fs::remove_file(&path)?,
+                _ => drop(disk::remove_if_there(&path)?),
             }
         }
         Ok(kept)
@@ -190,7 +191,7 @@ impl Layout {
                     let Some(hash) = hash_of(&entry.path()) else { continue };
                     let Some(metadata) = disk::if_there(entry.metadata())? else { continue };
                     let accessed = metadata.accessed().unwrap_or(SystemTime::UNIX_EPOCH);
-                    if !each(Found { hash, charge: charge_of_file(&metadata), accessed }) {
+                    if !each(Found { hash, charge: charge_of_file(&entry.path(), &metadata), accessed }) {
                         return Ok(());
                     }
                 }

@@ -18,11 +18,11 @@ pub use entry::Entry;
 pub use verify::Verified;
 
 use crate::store::disk;
-use entry::{Squeezed, make_read_only};
+use entry::Squeezed;
 use index::Index;
 use layout::{Found, Layout, charge_of_file};
 use parking_lot::{Mutex, MutexGuard};
-use std::fs::{self, File};
+use std::fs::File;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
@@ -181,7 +181,7 @@ impl Core {
     fn open_whole(self: &Arc<Self>, hash: &ContentHash, file: File) -> io::Result<Arc<Entry>> {
         let metadata = file.metadata()?;
         let entry = Arc::new(Entry::whole(*hash, metadata.len(), file, Arc::downgrade(self)));
-        self.index.opened(&entry, charge_of_file(&metadata));
+        self.index.opened(&entry, charge_of_file(&self.layout.object(hash), &metadata));
         Ok(entry)
     }
 
@@ -244,12 +244,12 @@ impl Core {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "the file does not have the content's size"));
         }
         if let Some(entry) = self.find(hash, None)?.filter(|entry| entry.is_whole()) {
-            fs::remove_file(path)?;
+            disk::remove_if_there(path)?;
             return Ok(entry);
         }
-        let charge = charge_of_file(&metadata);
+        let charge = charge_of_file(path, &metadata);
         self.make_room_for_new(charge)?;
-        make_read_only(&file)?;
+        disk::make_read_only(&file)?;
         let entry = {
             let _stripe = self.stripe(hash);
             self.layout.make_object(path, hash)?;
@@ -350,7 +350,7 @@ fn is_intact(file: &File, manifest: &Manifest, mut each: impl FnMut(u64) -> io::
     let mut raw = Vec::new();
     for (start, extent) in manifest.with_offsets() {
         let intact = match extent {
-            Extent::Hole { len } => disk::is_zero(file, start..start + len)?,
+            Extent::Hole { len } => disk::holes::is_zero(file, start..start + len)?,
             Extent::Chunk { hash, len } => {
                 raw.resize(len as usize, 0);
                 disk::read_exact_at(file, &mut raw, start)?;

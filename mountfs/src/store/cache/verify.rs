@@ -8,8 +8,6 @@ use crate::store::disk;
 use std::collections::BTreeSet;
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::MetadataExt as _;
-use std::path::Path;
 use std::sync::Arc;
 use syncmount_common::{ContentHash, Manifest};
 
@@ -99,7 +97,7 @@ impl Core {
         };
         let intact = readable(is_intact(&file, manifest, each), hash)?;
         let _stripe = self.stripe(hash);
-        if !intact && is_same(&file, &path)? {
+        if !intact && disk::is_at(&file, &path)? {
             tracing::warn!(%hash, "a cached content is damaged and is dropped");
             self.drop_files(hash)?;
         }
@@ -132,11 +130,4 @@ fn readable(read: io::Result<bool>, hash: &ContentHash) -> io::Result<bool> {
         }
         read => read,
     }
-}
-
-/// Whether `path` still leads to the file that was read.
-fn is_same(file: &File, path: &Path) -> io::Result<bool> {
-    let Some(found) = disk::if_there(std::fs::metadata(path))? else { return Ok(false) };
-    let read = file.metadata()?;
-    Ok((found.dev(), found.ino()) == (read.dev(), read.ino()))
 }

@@ -1,163 +1,30 @@
-//! The place of a mount: whether one can be put there, what is there already, and how it is taken away.
-//!
-//! Looks before it leaps: nothing here touches a mount of somebody else in a way that could hang (the kernel's table is
-//! read instead), and a dead mount of ours, left by a process that was killed, is cleared rather than reported.
+//! Whether a mount can be put at a place, what a process that was killed has left there, and how a mount is taken away.
 
+use super::table::MountTable;
+use super::{absolute, is_dead};
 use crate::config::{Dirs, MountConfig, StartError};
 use crate::control;
+#[cfg(target_os = "linux")]
 use rustix::mount::UnmountFlags;
+#[cfg(target_os = "linux")]
 use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::io;
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
+#[cfg(target_os = "linux")]
 use std::process::{Command, Stdio};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
-/// What a mount of ours gives as name and as subtype, so that it is recognised: the helper for ordinary users writes the
-/// subtype into the kernel's table (`fuse.syncmount`), a mount by root itself only the name.
-pub const FS_NAME: &str = "syncmount";
-
-const FS_TYPE: &str = "fuse.syncmount";
-
 /// Mounts can lie on each other; more than this many dead ones are not cleared by themselves.
 const DEAD_MOUNTS_MAX: usize = 8;
 
-/// A mount that does not answer for this long is hung.
 /// How long a process that does not answer any more may take to end.
 const ENDS_WITHIN: Duration = Duration::from_secs(3);
 /// A mount's process that is alive answers within this time.
 const ANSWERS_WITHIN: Duration = Duration::from_secs(2);
+/// A mount that does not answer for this long is hung.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// As many symlinks as the kernel follows.
-const SYMLINKS_MAX: usize = 40;
-
-/// One line of the kernel's table.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Mount {
-    /// Where it is.
-    pub mountpoint: PathBuf,
-    /// The type, like `ext4` or `fuse.syncmount`.
-    pub fs_type: String,
-    /// What is mounted: a device, or a name that the filesystem gave.
-    pub source: String,
-}
-
-impl Mount {
-    /// Whether this program made it.
-    pub fn is_ours(&self) -> bool {
-        self.fs_type == FS_TYPE || (self.fs_type == "fuse" && self.source == FS_NAME)
-    }
-}
-
-/// The mounts that this process sees, in the order in which they were made.
-#[derive(Clone, Debug, Default)]
-pub struct MountTable(Vec<Mount>);
-
-impl MountTable {
-    /// Reads `/proc/self/mountinfo`; touches none of the mounts.
-    pub fn read() -> Result<Self, StartError> {
-        let path = "/proc/self/mountinfo";
-        fs::read(path).map(|bytes| Self::parse(&bytes)).map_err(StartError::io("read", path))
-    }
-
-    fn parse(bytes: &[u8]) -> Self {
-        Self(bytes.split(|byte| *byte == b'\n').filter_map(parse_line).collect())
-    }
-
-    /// The topmost mount exactly at `path`.
-    pub fn at(&self, path: &Path) -> Option<&Mount> {
-        self.0.iter().rfind(|mount| mount.mountpoint == path)
-    }
-
-    /// The mount that `path` belongs to.
-    pub fn around(&self, path: &Path) -> Option<&Mount> {
-        let depth = |mount: &&Mount| mount.mountpoint.as_os_str().len();
-        self.0.iter().filter(|mount| path.starts_with(&mount.mountpoint)).max_by_key(depth)
-    }
-
-    /// All mounts of ours.
-    pub fn ours(&self) -> impl Iterator<Item = &Mount> {
-        self.0.iter().filter(|mount| mount.is_ours())
-    }
-}
-
-/// `36 35 98:0 /root /mount/point options [optional …] - type source options`
-fn parse_line(line: &[u8]) -> Option<Mount> {
-    let mut fields = line.split(|byte| *byte == b' ');
-    let mountpoint = unescape(fields.nth(4)?);
-    let mut fields = fields.skip_while(|field| *field != b"-").skip(1);
-    let mut text = || Some(String::from_utf8_lossy(&unescape(fields.next()?)).into_owned());
-    let (fs_type, source) = (text()?, text()?);
-    Some(Mount { mountpoint: PathBuf::from(OsString::from_vec(mountpoint)), fs_type, source })
-}
-
-/// The kernel writes space, tab, newline, backslash and `#` as a backslash and three octal digits.
-fn unescape(field: &[u8]) -> Vec<u8> {
-    let mut out = Vec::with_capacity(field.len());
-    let mut rest = field;
-    while let Some((first, tail)) = rest.split_first() {
-        match tail {
-            [a @ b'0'..=b'3', b @ b'0'..=b'7', c @ b'0'..=b'7', after @ ..] if *first == b'\\' => {
-                out.push(((a - b'0') << 6) | ((b - b'0') << 3) | (c - b'0'));
-                rest = after;
-            }
-            _ => {
-                out.push(*first);
-                rest = tail;
-            }
-        }
-    }
-    out
-}
-
-/// The one name of a mount point: absolute, without symlinks. Works for one whose mount is dead.
-pub fn canonical(given: &Path) -> Result<PathBuf, StartError> {
-    let absolute = std::path::absolute(given).map_err(StartError::io("find", given))?;
-    resolve(&absolute, SYMLINKS_MAX).map_err(|error| match error.kind() {
-        io::ErrorKind::NotFound => StartError::MountpointMissing(absolute.clone()),
-        io::ErrorKind::NotADirectory => StartError::NotADirectory(absolute.clone()),
-        _ => StartError::io("look at", &absolute)(error),
-    })
-}
-
-fn resolve(path: &Path, symlinks_max: usize) -> io::Result<PathBuf> {
-    let error = match fs::canonicalize(path) {
-        Ok(path) => return Ok(path),
-        Err(error) => error,
-    };
-    let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else { return Err(error) };
-    if !is_dead(&error) || symlinks_max == 0 {
-        return Err(error);
-    }
-    let path = fs::canonicalize(parent)?.join(name);
-    match fs::read_link(&path) {
-        Ok(target) => resolve(&path.with_file_name("").join(target), symlinks_max - 1),
-        Err(_) => Ok(path),
-    }
-}
-
-/// An absolute path without symlinks as far as it exists; the rest of it is taken as it is written.
-pub fn absolute(given: &Path) -> Result<PathBuf, StartError> {
-    let absolute = std::path::absolute(given).map_err(StartError::io("find", given))?;
-    let mut out = PathBuf::new();
-    for component in absolute.components() {
-        match component {
-            Component::ParentDir => drop(out.pop()),
-            other => out.push(other),
-        }
-        if let Ok(canonical) = fs::canonicalize(&out) {
-            out = canonical;
-        }
-    }
-    Ok(out)
-}
-
-fn is_dead(error: &io::Error) -> bool {
-    error.raw_os_error() == Some(libc::ENOTCONN)
-}
 
 /// Everything that must hold before a mount begins. Clears a dead mount of ours, and answers whether there was one;
 /// changes nothing else.
@@ -310,6 +177,7 @@ fn check_state_is_outside(config: &MountConfig, dirs: &Dirs, table: &MountTable)
     Ok(())
 }
 
+#[cfg(target_os = "linux")]
 fn check_fuse() -> Result<(), StartError> {
     match fs::OpenOptions::new().read(true).write(true).open("/dev/fuse") {
         Ok(_) => {}
@@ -324,15 +192,23 @@ fn check_fuse() -> Result<(), StartError> {
     Ok(())
 }
 
+#[cfg(target_os = "macos")]
+fn check_fuse() -> Result<(), StartError> {
+    if Path::new("/Library/Filesystems/macfuse.fs").exists() { Ok(()) } else { Err(StartError::NoMacFuse) }
+}
+
+#[cfg(target_os = "linux")]
 fn is_root() -> bool {
     rustix::process::geteuid().is_root()
 }
 
+#[cfg(target_os = "linux")]
 /// The program that mounts and unmounts for ordinary users, found in the places where the FUSE library looks too.
 fn fusermount() -> Option<PathBuf> {
     find_fusermount(std::env::var_os("FUSERMOUNT_PATH"), &std::env::var_os("PATH").unwrap_or_default())
 }
 
+#[cfg(target_os = "linux")]
 fn find_fusermount(given: Option<OsString>, path: &OsStr) -> Option<PathBuf> {
     if let Some(given) = given {
         return Some(PathBuf::from(given)).filter(|program| program.is_file());
@@ -365,6 +241,7 @@ pub enum UnmountError {
     },
 }
 
+#[cfg(target_os = "linux")]
 /// Takes the mount at `mountpoint` away. `lazy` does it even if files are open: they stay usable as long as the process
 /// behind the mount lives. May be called by that process itself; touches nothing inside of the mount.
 pub fn unmount(mountpoint: &Path, lazy: bool) -> Result<(), UnmountError> {
@@ -385,6 +262,24 @@ pub fn unmount(mountpoint: &Path, lazy: bool) -> Result<(), UnmountError> {
     unmount_by_helper(mountpoint, lazy)
 }
 
+/// Takes the mount at `mountpoint` away. `lazy` does it even if files are open. May be called by the process behind it; touches
+/// nothing inside of the mount.
+#[cfg(target_os = "macos")]
+pub fn unmount(mountpoint: &Path, lazy: bool) -> Result<(), UnmountError> {
+    use std::os::unix::ffi::OsStrExt as _;
+    let failed = |reason: String| UnmountError::Failed { path: mountpoint.into(), reason };
+    let path = std::ffi::CString::new(mountpoint.as_os_str().as_bytes()).map_err(|error| failed(error.to_string()))?;
+    // SAFETY: the path ends with NUL and lives until the call returns.
+    if unsafe { libc::unmount(path.as_ptr(), if lazy { libc::MNT_FORCE } else { 0 }) } == 0 {
+        return Ok(());
+    }
+    match io::Error::last_os_error() {
+        error if error.raw_os_error() == Some(libc::EBUSY) => Err(UnmountError::Busy(mountpoint.into())),
+        error => Err(failed(error.to_string())),
+    }
+}
+
+#[cfg(target_os = "linux")]
 fn unmount_by_helper(mountpoint: &Path, lazy: bool) -> Result<(), UnmountError> {
     let failed = |reason: String| UnmountError::Failed { path: mountpoint.into(), reason };
     let program = fusermount().ok_or(UnmountError::NoFusermount)?;
@@ -401,95 +296,17 @@ fn unmount_by_helper(mountpoint: &Path, lazy: bool) -> Result<(), UnmountError> 
     Err(failed(said.lines().next_back().unwrap_or("fusermount3 failed and said nothing").trim().to_string()))
 }
 
-/// The mount point that a user means by `given`: itself, or the mount of ours that it lies in. Asks no mount for anything
-/// if the table has it.
-pub fn find_mounted(given: &Path) -> Result<PathBuf, StartError> {
-    let lexical = std::path::absolute(given).map_err(StartError::io("find", given))?;
-    let table = MountTable::read()?;
-    if table.at(&lexical).is_some_and(|mount| mount.is_ours()) {
-        return Ok(lexical);
-    }
-    let path = canonical(given)?;
-    let around = table.around(&path).filter(|mount| mount.is_ours());
-    Ok(around.map_or_else(|| path.clone(), |mount| mount.mountpoint.clone()))
-}
-
-/// Whether a mount of ours, alive or dead, is at `mountpoint`.
-pub fn is_mounted(mountpoint: &Path) -> Result<bool, StartError> {
-    Ok(MountTable::read()?.at(mountpoint).is_some_and(|mount| mount.is_ours()))
-}
-
 /// Whether the process behind the mount at `mountpoint` has gone. Takes up to 5 s if the mount does not answer.
 pub fn is_dead_mount(mountpoint: &Path) -> bool {
     probe(mountpoint) == Probe::Dead
 }
 
-/// A path for a person's eyes: bytes that are not text and characters that would steer a terminal are written as escapes.
-pub fn shown(path: &Path) -> String {
-    let mut out = String::new();
-    for chunk in path.as_os_str().as_bytes().utf8_chunks() {
-        for c in chunk.valid().chars() {
-            if c.is_control() { out.extend(c.escape_default()) } else { out.push(c) }
-        }
-        out.extend(chunk.invalid().iter().flat_map(|byte| std::ascii::escape_default(*byte)).map(char::from));
-    }
-    out
-}
-
-#[cfg(test)]
+#[cfg(all(test, target_os = "linux"))]
 mod tests {
+    use super::super::{canonical, is_mounted};
     use super::*;
     use crate::config::Secret;
-
-    const TABLE: &str = "\
-21 27 0:19 / /sys rw,nosuid shared:7 - sysfs sysfs rw
-27 1 8:1 / / rw,relatime shared:1 - ext4 /dev/sda1 rw
-40 27 0:35 / /home/u/My\\040Files rw - fuse.sshfs host:/x rw,user_id=0
-41 27 0:36 / /home/u/Sync rw,nosuid,nodev master:2 propagate_from:3 - fuse.syncmount syncmount rw,user_id=1000
-42 27 0:37 / /mnt/a\\134b\\011c\\012d\\043 rw - tmpfs tmpfs rw
-43 41 0:38 / /home/u/Sync/inner rw - tmpfs none rw
-44 27 0:39 / /home/u/Sync rw - fuse syncmount rw,user_id=0,group_id=0
-nonsense
-45 27 0:39 / /cut rw
-";
-
-    fn table() -> MountTable {
-        MountTable::parse(TABLE.as_bytes())
-    }
-
-    #[test]
-    fn the_table_is_read_with_its_escapes() {
-        let table = table();
-        let paths: Vec<_> = table.0.iter().map(|mount| mount.mountpoint.to_str().unwrap()).collect();
-        let expected =
-            ["/sys", "/", "/home/u/My Files", "/home/u/Sync", "/mnt/a\\b\tc\nd#", "/home/u/Sync/inner", "/home/u/Sync"];
-        assert_eq!(paths, expected);
-        assert_eq!((table.0[3].fs_type.as_str(), table.0[3].source.as_str()), (FS_TYPE, FS_NAME));
-        assert_eq!(table.ours().count(), 2);
-    }
-
-    #[test]
-    fn escapes_that_are_none_stay() {
-        assert_eq!(unescape(b"a\\04"), b"a\\04");
-        assert_eq!(unescape(b"\\"), b"\\");
-        assert_eq!(unescape(b"\\999\\377"), b"\\999\xff");
-        assert_eq!(unescape(b"\\\\040"), b"\\ ");
-    }
-
-    #[test]
-    fn a_path_belongs_to_the_innermost_mount() {
-        let table = table();
-        let around = |path: &str| table.around(Path::new(path)).map(|mount| mount.fs_type.clone());
-        assert_eq!(around("/home/u/Sync/x/y").as_deref(), Some("fuse"));
-        assert_eq!(around("/home/u/Sync/inner/y").as_deref(), Some("tmpfs"));
-        assert_eq!(around("/home/u/Sync2").as_deref(), Some("ext4"));
-        assert!(table.at(Path::new("/home/u")).is_none());
-    }
-
-    #[test]
-    fn this_machine_has_a_root() {
-        assert!(MountTable::read().unwrap().at(Path::new("/")).is_some());
-    }
+    use crate::mountpoint::table::tests as mounts;
 
     struct World {
         root: tempfile::TempDir,
@@ -547,7 +364,7 @@ nonsense
         assert!(!make_way(&world.path("Sync"), &world.dirs).unwrap());
         assert!(!clear_if_dead(&world.path("Sync")).unwrap());
         assert!(!is_mounted(&world.path("Sync")).unwrap());
-        assert!(table().around(Path::new("/home/u/Sync/deep")).unwrap().is_ours());
+        assert!(mounts::table().around(Path::new("/home/u/Sync/deep")).unwrap().is_ours());
     }
 
     #[test]
@@ -572,21 +389,12 @@ nonsense
     fn a_cache_in_another_mount_of_ours_is_refused() {
         let world = World::new();
         let config = MountConfig { cache_dir: "/home/u/Sync/cache".into(), ..world.config() };
-        let result = check_state_is_outside(&config, &world.dirs, &table());
+        let result = check_state_is_outside(&config, &world.dirs, &mounts::table());
         assert!(matches!(result, Err(StartError::StateInsideMount { .. })));
     }
 
     #[test]
-    fn paths_are_named_in_one_way_whether_they_exist_or_not() {
-        let world = World::new();
-        std::os::unix::fs::symlink("Sync", world.path("link")).unwrap();
-        assert_eq!(canonical(&world.path("link")).unwrap(), world.path("Sync"));
-        assert_eq!(absolute(&world.path("link/a/../b")).unwrap(), world.path("Sync/b"));
-        assert_eq!(absolute(&world.path("none/x")).unwrap(), world.path("none/x"));
-        assert!(absolute(Path::new("none")).unwrap().is_absolute());
-    }
-
-    #[test]
+    #[cfg(target_os = "linux")]
     fn the_helper_is_found_on_the_path_or_where_the_variable_says() {
         let world = World::new();
         fs::write(world.path("fusermount3"), "").unwrap();
@@ -600,12 +408,5 @@ nonsense
     fn unmounting_what_is_not_mounted_is_an_error_and_no_panic() {
         let world = World::new();
         assert!(unmount(&world.path("Sync"), false).is_err());
-    }
-
-    #[test]
-    fn shown_paths_cannot_steer_a_terminal() {
-        assert_eq!(shown(Path::new("/a b/ä")), "/a b/ä");
-        assert_eq!(shown(Path::new("/a\x1b[2J\n")), "/a\\u{1b}[2J\\n");
-        assert_eq!(shown(Path::new(OsStr::from_bytes(b"/\xff"))), "/\\xff");
     }
 }

@@ -1,0 +1,23 @@
+//! What the client asks of the operating system and what differs between Linux, macOS and Windows, or is missing in `std`.
+//!
+//! The only place that knows which system it is, beside mounting ([`crate::mountpoint`]) and the control channel. Promises
+//! the same meaning everywhere, or says in its documentation what is weaker where. Must not know what the files are for.
+
+pub(crate) mod at;
+pub(crate) mod boot;
+pub(crate) mod durable;
+pub(crate) mod files;
+pub(crate) mod holes;
+pub(crate) mod private;
+pub mod signals;
+#[cfg(windows)]
+pub(crate) mod windows;
+
+/// What this machine calls itself; empty if it does not say.
+pub(crate) fn host_name() -> String {
+    #[cfg(unix)]
+    let name = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    #[cfg(windows)]
+    let name = std::env::var("COMPUTERNAME").unwrap_or_default();
+    name
+}
