@@ -258,7 +258,7 @@ impl Side {
                     self.engine.supplied(node, &Arc::new(content_of(bytes)));
                 }
                 Effect::DropStaging(id) => drop(self.staging.remove(&id)),
-                Effect::DraftMoved { .. } | Effect::Changed(_) => {}
+                Effect::DraftMoved { .. } | Effect::Changed(_) | Effect::ReadRules => {}
             }
         }
         self.engine.take_record();

@@ -69,6 +69,10 @@ impl Engine {
         if self.in_flight.is_some() || self.feed.has_news() || self.feed.awaits_page() || self.tree.dirty_len() == 0 {
             return None;
         }
+        self.end_rests(now);
+        if self.rules_asked || self.is_rescoping() {
+            return None;
+        }
         let known = self.feed.known()?;
         let batch = self.gather();
         if batch.ops.is_empty() {
@@ -99,7 +103,7 @@ impl Engine {
         let mut batch =
             Batch { ops: Vec::new(), sent: Vec::new(), contents: Vec::new(), known: HashSet::new(), inline: 0 };
         let mut decided = HashMap::new();
-        for id in self.tree.dirty().filter(|id| !self.is_held(*id)).take(LOOK_MAX) {
+        for id in self.tree.dirty().filter(|id| !self.is_held(*id) && !self.is_resting(*id)).take(LOOK_MAX) {
             if batch.ops.len() >= self.ops_max || batch.inline >= INLINE_PER_BATCH {
                 break;
             }
@@ -133,7 +137,7 @@ impl Engine {
             if !entry.is_dirty() {
                 continue;
             }
-            if self.failed.contains_key(&id) || self.is_held(id) || !self.can_go(entry) {
+            if self.failed.contains_key(&id) || self.is_held(id) || self.is_resting(id) || !self.can_go(entry) {
                 return false;
             }
             decided.insert(id, true);
@@ -144,7 +148,7 @@ impl Engine {
     }
 
     fn can_go(&self, entry: &Entry) -> bool {
-        match (&entry.local, entry.synced_state()) {
+        match (entry.outgoing(), entry.synced_state()) {
             (Some(local), None) => local.body.draft().is_none_or(|draft| draft.prepared.is_some()),
             (Some(local), Some(synced)) => {
                 local.names != synced.names
@@ -153,22 +157,17 @@ impl Engine {
             }
             // Other devices should see the new file in the place of the old one, not nothing in between.
             (None, Some(synced)) => synced.names.iter().all(|place| {
-                self.tree
-                    .child(place.parent, place.name.as_bytes())
-                    .and_then(|heir| self.tree.get(heir))
-                    .is_none_or(|heir| self.can_go(heir))
+                self.tree.shared_child(place).and_then(|heir| self.tree.get(heir)).is_none_or(|heir| self.can_go(heir))
             }),
             (None, None) => false,
         }
     }
 
     fn needs(&self, id: NodeId, entry: &Entry, todo: &mut Vec<NodeId>) {
-        let Some(local) = &entry.local else {
+        let Some(local) = entry.outgoing() else {
             todo.extend(self.tree.displaced_from(id));
             if let Some(synced) = entry.synced_state() {
-                let heirs =
-                    synced.names.iter().filter_map(|place| self.tree.child(place.parent, place.name.as_bytes()));
-                todo.extend(heirs);
+                todo.extend(synced.names.iter().filter_map(|place| self.tree.shared_child(place)));
             }
             return;
         };
@@ -203,7 +202,7 @@ impl Engine {
     fn add(&self, id: NodeId, batch: &mut Batch) {
         let Some(entry) = self.tree.get(id) else { return };
         let base = entry.base_rev();
-        let (op, after, content) = match (&entry.local, entry.synced_state()) {
+        let (op, after, content) = match (entry.outgoing(), entry.synced_state()) {
             (Some(local), None) => create_op(id, base, local),
             (Some(local), Some(synced)) => update_op(id, base, local, synced),
             (None, _) => (Op::Remove { id, base }, None, None),

@@ -5,6 +5,7 @@ use crate::conflict::is_conflict_copy;
 use crate::feed::Feed;
 use crate::held::Held;
 use crate::output::{Effect, Position, PrepareAnswer, Record};
+use crate::scope::{NoRules, Rules, Scope};
 use crate::state::{Body, Draft, FileBody, Row, RowSynced, State};
 use crate::tree::{Entry, Synced, Tree};
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
@@ -85,6 +86,16 @@ pub struct Engine {
     random: u64,
     /// Drafts by what they still need, for the status.
     unsent: BTreeMap<NodeId, u64>,
+    pub(crate) rules: Arc<dyn Rules>,
+    /// The rules have to be read before anything is sent.
+    pub(crate) rules_asked: bool,
+    pub(crate) rules_version: u64,
+    /// Files with rules that travel.
+    pub(crate) rule_files: BTreeSet<NodeId>,
+    /// Nodes that may be on the wrong side of the folder's border.
+    pub(crate) to_rescope: VecDeque<NodeId>,
+    /// Removals that wait until then for another node to take their place.
+    pub(crate) resting: BTreeMap<NodeId, Timestamp>,
 }
 
 impl Engine {
@@ -111,6 +122,12 @@ impl Engine {
             retired: Vec::new(),
             random,
             unsent: BTreeMap::new(),
+            rules: Arc::new(NoRules),
+            rules_asked: false,
+            rules_version: 0,
+            rule_files: BTreeSet::new(),
+            to_rescope: VecDeque::new(),
+            resting: BTreeMap::new(),
         };
         engine.restore(restored.rows);
         engine
@@ -134,10 +151,12 @@ impl Engine {
                 self.tree.set_detached(id, local.clone().or_else(|| Some(placeholder())), None, row.changed);
                 self.tree.set_offered(id, true);
             }
-            if local.is_some() && synced.as_ref().is_none_or(|synced| synced.state.is_none()) {
+            let may_be_sent = row.scope == Scope::Shared;
+            if may_be_sent && local.is_some() && synced.as_ref().is_none_or(|synced| synced.state.is_none()) {
                 self.sent_before.insert(id);
             }
             self.tree.set_detached(id, local, synced, row.changed);
+            self.tree.set_scope(id, row.scope);
             if self.tree.get(id).is_some_and(Entry::is_dirty) {
                 self.unanswered.insert(id);
             }
@@ -149,6 +168,7 @@ impl Engine {
             }
             self.note_draft(id);
             self.note_copy(id);
+            self.note_rules(id);
             if self.draft(id).is_some_and(|draft| draft.ready && draft.prepared.is_none()) {
                 self.to_prepare.push_back((id, false));
             }
@@ -166,7 +186,8 @@ impl Engine {
             let (node, upload) = self.to_prepare.pop_front()?;
             let Some(draft) = self.draft(node) else { continue };
             let generation = draft.generation;
-            if draft.ready && draft.prepared.is_none() && !self.preparing.contains_key(&node) {
+            let wanted = draft.ready && draft.prepared.is_none() && !self.stays_here(node);
+            if wanted && !self.preparing.contains_key(&node) {
                 self.preparing.insert(node, generation);
                 return Some(Effect::Prepare { node, generation, upload });
             }
@@ -218,6 +239,7 @@ impl Engine {
             PrepareAnswer::Ready(_) | PrepareAnswer::Outdated | PrepareAnswer::Unreachable => {
                 self.to_prepare.push_back((node, false));
             }
+            PrepareAnswer::Failed(_) if self.stays_here(node) => {}
             PrepareAnswer::Failed(reason) => {
                 self.fail(node, reason, RETRY_AFTER_NS, now);
             }
@@ -287,6 +309,11 @@ impl Engine {
     /// The entries of a directory by name.
     pub fn children(&self, parent: NodeId) -> impl Iterator<Item = (&Name, NodeId)> + '_ {
         self.tree.children(parent)
+    }
+
+    /// The names from the root to a node; none for the root.
+    pub fn names(&self, id: NodeId) -> Vec<Name> {
+        self.names_to(id).into_iter().cloned().collect()
     }
 
     /// The path of a node from the root, for people; `None` if it is gone.
@@ -396,6 +423,7 @@ impl Engine {
         self.touched.insert(id);
         self.note_draft(id);
         self.note_copy(id);
+        self.note_rules(id);
     }
 
     pub(crate) fn touch_cursor(&mut self) {
@@ -465,7 +493,7 @@ impl Engine {
             self.unsent.remove(&id);
             return;
         };
-        let unsent = entry.local.as_ref().filter(|local| {
+        let unsent = entry.outgoing().filter(|local| {
             local.body.draft().is_some() && entry.synced_state().is_none_or(|synced| !local.body.same_as(&synced.body))
         });
         match unsent {
@@ -512,7 +540,13 @@ fn row_of(entry: &Entry) -> Row {
             state: synced.state.as_deref().cloned(),
         },
     };
-    Row { local: entry.local.as_deref().cloned(), synced, changed: entry.changed, offered: entry.offered }
+    Row {
+        local: entry.local.as_deref().cloned(),
+        synced,
+        changed: entry.changed,
+        offered: entry.offered,
+        scope: entry.scope,
+    }
 }
 
 /// Whether a state is a directory's.

@@ -7,6 +7,7 @@ use crate::conflict::{conflict_name, keeps_name};
 use crate::engine::{Engine, is_dir};
 use crate::output::{Changed, Effect};
 use crate::reconcile::{Copy, Facts, merge};
+use crate::scope::Scope;
 use crate::state::{Body, Draft, FileBody, State};
 use crate::tree::{Entry, Synced};
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
@@ -143,6 +144,8 @@ struct Step {
     after: Option<Arc<State>>,
     synced: Option<Synced>,
     copy: Option<(Copy, DeviceId)>,
+    /// A directory that is not in the folder any more and stays here for what is in it.
+    leftover: bool,
 }
 
 type Steps = BTreeMap<NodeId, Step>;
@@ -305,7 +308,7 @@ impl Engine {
     /// Whether the node is a draft of this size that is not being written to, and of which it is not known what it is.
     fn is_unhashed(&self, id: NodeId, size: Option<u64>) -> bool {
         let unknown = |draft: &Draft| draft.ready && draft.prepared.is_none() && Some(draft.size) == size;
-        self.draft(id).is_some_and(unknown) && !self.failed.contains_key(&id)
+        self.draft(id).is_some_and(unknown) && !self.failed.contains_key(&id) && !self.stays_here(id)
     }
 
     /// In another life of the history no earlier agreement counts, and nothing that is absent was removed.
@@ -340,7 +343,7 @@ impl Engine {
         let step = |id| {
             let synced = self.tree.get(id).filter(|entry| entry.local.is_none())?.synced.clone()?;
             let after = Some(synced.state.clone()?);
-            Some((id, Step { before: None, after, synced: Some(synced), copy: None }))
+            Some((id, Step { before: None, after, synced: Some(synced), copy: None, leftover: false }))
         };
         let steps = ids.into_iter().filter_map(step).collect();
         self.carry_out(steps, now);
@@ -348,16 +351,21 @@ impl Engine {
 
     fn carry_out(&mut self, mut steps: Steps, now: Timestamp) {
         self.keep_parents(&mut steps);
+        self.leave_behind(&mut steps);
         self.leave_out_homeless(&mut steps);
         let mut before: BTreeMap<NodeId, Option<Arc<State>>> = BTreeMap::new();
         for (id, step) in &steps {
             before.insert(*id, step.before.clone());
             self.tree.detach(*id);
         }
+        if steps.values().any(is_moved_dir) {
+            self.note_moved_dir();
+        }
         let mut queue = VecDeque::new();
         let mut copies = Vec::new();
         for (id, step) in steps {
             self.put_detached(id, step.after.clone(), step.synced, now);
+            self.set_scope(id, if step.leftover { Scope::Leftover } else { Scope::Shared });
             self.unanswered_touched |= self.unanswered.remove(&id);
             self.release(id);
             if self.failed.remove(&id).is_some() {
@@ -390,14 +398,15 @@ impl Engine {
             let me = self.identity.device.id;
             let facts = Facts {
                 content_changed: entry.is_none_or(|entry| node.content_rev > entry.content_rev()),
-                content_mine: node.content_author == me && entry.is_some(),
-                mine: node.author == me && entry.is_some(),
+                content_mine: node.content_author == me && entry.is_some_and(Entry::is_shared),
+                mine: node.author == me && entry.is_some_and(Entry::is_shared),
                 unanswered: self.unanswered.contains(&node.id),
             };
             let remote = State::of_node(&node);
             let synced = entry.and_then(Entry::synced_state).map(Arc::as_ref);
             let local = entry.and_then(|entry| entry.local.as_ref());
-            let merged = merge(synced, local.map(Arc::as_ref), remote.as_ref(), facts);
+            let outgoing = entry.and_then(Entry::outgoing);
+            let merged = merge(synced, outgoing.map(Arc::as_ref), remote.as_ref(), facts);
             let remote = remote.map(Arc::new);
             let after = merged.local.map(|after| match &remote {
                 // One allocation for both views of the ordinary case.
@@ -406,7 +415,11 @@ impl Engine {
             });
             let synced = Some(Synced { rev: node.rev, content_rev: node.content_rev, state: remote });
             let copy = merged.copy.map(|copy| (copy, node.content_author));
-            steps.insert(node.id, Step { before: local.cloned(), after, synced, copy });
+            if let Some(local) = local.filter(|_| entry.is_some_and(|entry| !entry.is_shared())) {
+                steps.insert(node.id, meet_what_stays(local, after, synced, node.content_author));
+                continue;
+            }
+            steps.insert(node.id, Step { before: local.cloned(), after, synced, copy, leftover: false });
         }
         steps
     }
@@ -420,7 +433,7 @@ impl Engine {
                 None if step.before.as_deref().is_some_and(is_dir) => {
                     let stays = self.tree.children(*id).any(|(_, child)| match steps.get(&child) {
                         Some(child) => child.after.as_ref().is_some_and(|after| lies_in(after, *id)),
-                        None => true,
+                        None => !self.stays_here(child),
                     });
                     if stays {
                         todo.push(*id);
@@ -442,7 +455,21 @@ impl Engine {
             let former = entry.and_then(Entry::synced_state).cloned();
             let Some(state) = last.or_else(|| before.clone()).or(former) else { continue };
             todo.extend(state.names.iter().map(|place| place.parent));
-            steps.insert(id, Step { before, after: Some(state), synced, copy: None });
+            steps.insert(id, Step { before, after: Some(state), synced, copy: None, leftover: false });
+        }
+    }
+
+    /// A directory that goes stays on this machine as long as something is in it that does.
+    fn leave_behind(&self, steps: &mut Steps) {
+        let goes = |step: &Step| step.after.is_none() && step.before.as_deref().is_some_and(is_dir);
+        let holds = |id: NodeId| self.tree.children(id).any(|(_, child)| self.stays_here(child));
+        let mut todo: Vec<NodeId> =
+            steps.iter().filter(|(id, step)| goes(step) && holds(**id)).map(|(id, _)| *id).collect();
+        while let Some(id) = todo.pop() {
+            let Some(step) = steps.get_mut(&id).filter(|step| goes(step)) else { continue };
+            step.after.clone_from(&step.before);
+            step.leftover = true;
+            todo.extend(step.before.iter().flat_map(|state| state.names.iter().map(|place| place.parent)));
         }
     }
 
@@ -599,15 +626,19 @@ impl Engine {
             synced.is_some_and(|synced| synced.names.contains(&place))
         };
         let (a_there, b_there) = (at_server(id), at_server(other));
+        // A name belongs to the folder before it belongs to this machine.
+        let (a_stays, b_stays) = (self.stays_here(id), self.stays_here(other));
+        let b_first = if a_stays == b_stays { b_there } else { a_stays };
         if is_dir(&a) && is_dir(&b) {
-            let (winner, loser) = if b_there { (other, id) } else { (id, other) };
+            let (winner, loser) = if b_first { (other, id) } else { (id, other) };
             return Clash::Merged { loser, winner };
         }
         if a.body.same_as(&b.body) {
-            let (loser, winner) = if b_there { (id, other) } else { (other, id) };
+            let (loser, winner) = if b_first { (id, other) } else { (other, id) };
             return Clash::Same { loser, winner };
         }
         let a_keeps = if a_there || !b_there { keeps_name(&a, &b, true) } else { !keeps_name(&b, &a, true) };
+        let a_keeps = if a_stays == b_stays { a_keeps } else { b_stays };
         let loser = if a_keeps { other } else { id };
         let device = self.author_of(loser);
         self.tree.detach(loser);
@@ -625,6 +656,9 @@ impl Engine {
         let Some(state) = self.tree.local(id) else { return };
         let name = self.free_name(from.parent, &from.name, device, state.attrs.mtime);
         self.set_place_detached(id, from, &Placement { parent: from.parent, name }, now);
+        if self.tree.get(id).is_some_and(|entry| entry.scope == Scope::Ignored) {
+            self.set_scope(id, Scope::Aside);
+        }
     }
 
     pub(crate) fn free_name(&self, parent: NodeId, name: &Name, device: &str, at: Timestamp) -> Name {
@@ -732,6 +766,18 @@ enum Clash {
     Same { loser: NodeId, winner: NodeId },
 }
 
+/// The feed tells of a node that is on this machine only: a directory that was left over may be in the folder again.
+fn meet_what_stays(local: &Arc<State>, after: Option<Arc<State>>, synced: Option<Synced>, author: DeviceId) -> Step {
+    let before = Some(local.clone());
+    match after {
+        None => Step { after: before.clone(), before, synced, copy: None, leftover: true },
+        Some(after) => {
+            let copy = Some((Copy::Local(Box::new(State::clone(local))), author)).filter(|_| !is_dir(local));
+            Step { before, after: Some(after), synced, copy, leftover: false }
+        }
+    }
+}
+
 /// Pages that were asked for one after the other may have a node twice, if it changed in between.
 fn latest(news: Vec<Node>) -> Vec<Node> {
     let mut by_id: BTreeMap<NodeId, Node> = BTreeMap::new();
@@ -745,6 +791,15 @@ fn latest(news: Vec<Node>) -> Vec<Node> {
 
 fn lies_in(state: &State, parent: NodeId) -> bool {
     state.names.iter().any(|place| place.parent == parent)
+}
+
+fn is_moved_dir(step: &Step) -> bool {
+    let is_dir = step.before.as_deref().is_some_and(is_dir);
+    is_dir
+        && step
+            .after
+            .as_ref()
+            .is_some_and(|after| step.before.as_ref().is_some_and(|before| before.names != after.names))
 }
 
 fn staging_of(state: Option<&State>) -> Option<u64> {

@@ -37,9 +37,7 @@ impl Engine {
     /// Whether it was removed here and nothing has taken its place.
     fn is_plain_removal(&self, id: NodeId) -> bool {
         let Some(entry) = self.tree.get(id).filter(|entry| entry.local.is_none()) else { return false };
-        let is_taken = |state: &crate::State| {
-            state.names.iter().any(|place| self.tree.child(place.parent, place.name.as_bytes()).is_some())
-        };
+        let is_taken = |state: &crate::State| state.names.iter().any(|place| self.tree.shared_child(place).is_some());
         entry.synced_state().is_some_and(|state| !is_taken(state))
     }
 

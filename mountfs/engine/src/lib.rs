@@ -19,14 +19,16 @@ mod output;
 mod reconcile;
 #[cfg(test)]
 mod rig;
+mod scope;
 mod state;
 mod tree;
 
 pub use batch::INLINE_FILE_MAX;
 pub use conflict::conflict_name;
 pub use engine::{Engine, Identity, Pending, Restored};
-pub use local::{DraftUpdate, Expected, Refusal, RenameMode};
+pub use local::{DraftUpdate, Expected, Refusal, RenameMode, Renamed};
 pub use output::{Changed, CommitAnswer, Effect, Position, PrepareAnswer, Record};
 pub use reconcile::{Copy, Facts, Kept, Merged, merge};
+pub use scope::{RULES_NAME, Rules, Scope};
 pub use state::{Body, Draft, FileBody, Row, RowSynced, State};
 pub use tree::{Entry, Synced};

@@ -1,6 +1,7 @@
 //! What a user's process does to the tree here: create, write, rename, remove. Checked and done at once, in memory.
 
 use crate::engine::{Engine, is_dir};
+use crate::scope::Scope;
 use crate::state::{Body, Draft, FileBody, State};
 use std::sync::Arc;
 use syncmount_common::{Attrs, Content, ContentHash, Name, NodeId, NodeKind, Placement, Timestamp};
@@ -26,6 +27,9 @@ pub enum Refusal {
     /// EINVAL: a directory into itself.
     #[error("a directory cannot be moved into itself")]
     IntoItself,
+    /// EXDEV: from the folder to where names stay on this machine, of what cannot simply change sides. A copy can.
+    #[error("it cannot be moved where names stay on this machine; it can be copied")]
+    OtherScope,
     /// No errno: the feed has just changed the file under the writer, who must look again before telling.
     #[error("the file has just become another one")]
     Stale,
@@ -49,6 +53,28 @@ pub enum RenameMode {
     NoReplace,
     /// Gets the old name in turn. Both must exist.
     Exchange,
+}
+
+/// What became of a rename.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Renamed {
+    /// The node that was removed to make place.
+    pub replaced: Option<NodeId>,
+    /// Nodes that went from the folder to where names stay here, and as which nodes they go on there. Whoever has them
+    /// open follows.
+    pub became: Vec<(NodeId, NodeId)>,
+}
+
+/// What a rename is to where a node belongs.
+enum Crossing {
+    /// Nothing: it is the folder's and stays so.
+    None,
+    /// It stays on this machine, as this.
+    Stays(Scope),
+    /// It becomes the folder's.
+    Into,
+    /// It was the folder's and stays on this machine from now on.
+    OutOf,
 }
 
 /// How far a file has been written.
@@ -100,8 +126,14 @@ impl Engine {
             return Err(Refusal::Exists);
         }
         let id = self.new_id(now);
-        let state = State { names: vec![Placement { parent, name }], attrs, body };
+        let place = Placement { parent, name };
+        let scope = self.scope_at(&place, body.kind() == NodeKind::Dir);
+        let state = State { names: vec![place], attrs, body };
         self.put(id, Some(Arc::new(state)), None, now);
+        match scope {
+            Scope::Shared => self.revive(parent),
+            scope => self.set_scope(id, scope),
+        }
         Ok(id)
     }
 
@@ -134,25 +166,31 @@ impl Engine {
             self.put(id, Some(Arc::new(State { names, ..State::clone(&local) })), synced, now);
             return;
         }
+        self.drop_local(id, now);
+        if let Some(staging) = local.body.draft().and_then(|draft| draft.staging) {
+            self.retire(staging);
+        }
+    }
+
+    /// The user does not see the node any more. Its places are taken from it.
+    pub(crate) fn drop_local(&mut self, id: NodeId, now: Timestamp) {
+        let Some(synced) = self.tree.get(id).map(|entry| entry.synced.clone()) else { return };
         if (self.is_in_flight(id) || self.sent_before.contains(&id))
             && synced.as_ref().is_none_or(|synced| synced.state.is_none())
         {
             self.tree.set_offered(id, true);
         }
         self.put(id, None, synced, now);
-        if let Some(staging) = local.body.draft().and_then(|draft| draft.staging) {
-            self.retire(staging);
-        }
     }
 
-    /// Renames or moves. Returns the node that was removed to make place, if any.
+    /// Renames or moves.
     pub fn rename(
         &mut self,
         from: (NodeId, &[u8]),
         to: (NodeId, Name),
         mode: RenameMode,
         now: Timestamp,
-    ) -> Result<Option<NodeId>, Refusal> {
+    ) -> Result<Renamed, Refusal> {
         self.require_dir(from.0)?;
         self.require_dir(to.0)?;
         let id = self.tree.child(from.0, from.1).ok_or(Refusal::NotFound)?;
@@ -165,18 +203,29 @@ impl Engine {
         match (mode, target) {
             (RenameMode::NoReplace, Some(_)) => Err(Refusal::Exists),
             (RenameMode::Exchange, None) => Err(Refusal::NotFound),
-            (_, Some(other)) if other == id => Ok(None),
-            (RenameMode::Exchange, Some(other)) => self.exchange((id, from), (other, to), now).map(|()| None),
+            (_, Some(other)) if other == id => Ok(Renamed::default()),
+            (RenameMode::Exchange, Some(other)) => self.exchange((id, from), (other, to), now),
             (RenameMode::Replace, Some(other)) => {
                 self.may_replace(id, other)?;
+                let crossing = self.crossing(id, &to, Some(other))?;
                 self.remove_name(other, to.parent, to.name.as_bytes(), now);
-                self.replace_place(id, &from, &to, now);
-                Ok(Some(other))
+                let became = self.replace_place(id, &from, &to, crossing, now);
+                Ok(Renamed { replaced: Some(other), became })
             }
             (_, None) => {
-                self.replace_place(id, &from, &to, now);
-                Ok(None)
+                let crossing = self.crossing(id, &to, None)?;
+                Ok(Renamed { replaced: None, became: self.replace_place(id, &from, &to, crossing, now) })
             }
+        }
+    }
+
+    /// What a node becomes at a place, which it takes from `other`.
+    fn crossing(&self, id: NodeId, to: &Placement, other: Option<NodeId>) -> Result<Crossing, Refusal> {
+        match (self.stays_here(id), self.scope_after(id, to, other)) {
+            (false, Scope::Shared) => Ok(Crossing::None),
+            (true, Scope::Shared) => Ok(Crossing::Into),
+            (true, scope) => Ok(Crossing::Stays(scope)),
+            (false, _) => self.may_leave(id).map(|_| Crossing::OutOf),
         }
     }
 
@@ -194,23 +243,52 @@ impl Engine {
         (a, place_a): (NodeId, Placement),
         (b, place_b): (NodeId, Placement),
         now: Timestamp,
-    ) -> Result<(), Refusal> {
+    ) -> Result<Renamed, Refusal> {
         if self.tree.is_dir(b) && self.tree.is_within(place_a.parent, b) {
             return Err(Refusal::IntoItself);
         }
+        let (to_b, to_a) = (self.crossing(a, &place_b, Some(b))?, self.crossing(b, &place_a, Some(a))?);
         self.tree.detach(a);
         self.tree.detach(b);
-        self.set_place_detached(a, &place_a, &place_b, now);
-        self.set_place_detached(b, &place_b, &place_a, now);
-        self.attach_or_step_aside(a, now);
-        self.attach_or_step_aside(b, now);
-        Ok(())
+        let new_a = self.cross(a, &place_a, &place_b, to_b, now);
+        let new_b = self.cross(b, &place_b, &place_a, to_a, now);
+        self.attach_or_step_aside(new_a, now);
+        self.attach_or_step_aside(new_b, now);
+        let pairs = [(a, new_a), (b, new_b)];
+        Ok(Renamed { replaced: None, became: pairs.into_iter().filter(|(old, new)| old != new).collect() })
     }
 
-    fn replace_place(&mut self, id: NodeId, from: &Placement, to: &Placement, now: Timestamp) {
+    /// Returns what the node has become, if it goes on as another one.
+    fn replace_place(
+        &mut self,
+        id: NodeId,
+        from: &Placement,
+        to: &Placement,
+        crossing: Crossing,
+        now: Timestamp,
+    ) -> Vec<(NodeId, NodeId)> {
         self.tree.detach(id);
+        let new = self.cross(id, from, to, crossing, now);
+        self.attach_or_step_aside(new, now);
+        if new == id { Vec::new() } else { vec![(id, new)] }
+    }
+
+    /// Gives a node that has no places another one, on whichever side of the folder's border.
+    fn cross(&mut self, id: NodeId, from: &Placement, to: &Placement, crossing: Crossing, now: Timestamp) -> NodeId {
+        if let Crossing::OutOf = crossing {
+            return self.leave(id, from, to, now);
+        }
         self.set_place_detached(id, from, to, now);
-        self.attach_or_step_aside(id, now);
+        match crossing {
+            Crossing::Into => self.release_to_folder(id),
+            Crossing::Stays(scope) => self.set_scope(id, scope),
+            Crossing::None => self.revive(to.parent),
+            Crossing::OutOf => {}
+        }
+        if self.tree.is_dir(id) {
+            self.note_moved_dir();
+        }
+        id
     }
 
     pub(crate) fn set_place_detached(&mut self, id: NodeId, from: &Placement, to: &Placement, now: Timestamp) {
@@ -337,7 +415,7 @@ mod tests {
         assert_eq!(rename("dir", ROOT, "file", RenameMode::Replace), Err(Refusal::NotDir));
         assert_eq!(rename("file", ROOT, "dir", RenameMode::NoReplace), Err(Refusal::Exists));
         assert_eq!(rename("file", ROOT, "no", RenameMode::Exchange), Err(Refusal::NotFound));
-        assert_eq!(rename("dir", ROOT, "dir", RenameMode::Replace), Ok(None));
+        assert_eq!(rename("dir", ROOT, "dir", RenameMode::Replace), Ok(Renamed::default()));
         assert_eq!(rig.engine.remove(ROOT, b"dir", true, NOW), Err(Refusal::NotEmpty));
     }
 

@@ -46,6 +46,9 @@ pub enum Effect {
         /// The node that has the bytes now.
         to: NodeId,
     },
+    /// Files that say which names stay here came, went, changed or moved ([`crate::Engine::rule_files`]): read them and
+    /// call [`crate::Engine::set_rules`]. Nothing is sent before.
+    ReadRules,
     /// A node changed because of the feed. Not answered.
     Changed(Changed),
 }

@@ -2,7 +2,7 @@
 
 use crate::{
     Body, CommitAnswer, Draft, DraftUpdate, Effect, Engine, Expected, FileBody, Identity, Position, PrepareAnswer,
-    Restored, Row,
+    Restored, Row, Rules,
 };
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -25,6 +25,7 @@ pub(crate) struct Rig {
     position: Position,
     /// The end of this device's newest commit.
     own: Option<Cursor>,
+    rules: Option<Arc<dyn Rules>>,
 }
 
 /// What a device has kept at some time.
@@ -57,6 +58,7 @@ impl Rig {
             unanswered: Vec::new(),
             position: Position::default(),
             own: None,
+            rules: None,
         };
         rig.news(Vec::new());
         rig
@@ -70,8 +72,10 @@ impl Rig {
     /// Carries out what is to be done: drafts turn out to be what they were written as.
     pub(crate) fn drive(&mut self) {
         while let Some(effect) = self.engine.poll(NOW) {
-            if let Effect::Settle { node, generation, .. } = effect {
-                self.engine.settle(node, generation);
+            match effect {
+                Effect::Settle { node, generation, .. } => drop(self.engine.settle(node, generation)),
+                Effect::ReadRules => self.apply_rules(),
+                _ => {}
             }
         }
         let record = self.engine.take_record();
@@ -86,9 +90,24 @@ impl Rig {
         self.engine.check();
     }
 
+    /// These names stay here from now on.
+    pub(crate) fn ignore(&mut self, rules: impl Fn(&[&Name], bool) -> bool + Send + Sync + 'static) {
+        self.rules = Some(Arc::new(rules));
+        self.apply_rules();
+        self.drive();
+    }
+
+    fn apply_rules(&mut self) {
+        if let Some(rules) = &self.rules {
+            self.engine.set_rules(rules.clone(), self.engine.rules_version());
+            while self.engine.rescope(1) {}
+        }
+    }
+
     /// The process ends and another one goes on with what was kept.
     pub(crate) fn restart(&mut self) {
         self.engine = Self::start(self.restored());
+        self.apply_rules();
         self.drive();
     }
 

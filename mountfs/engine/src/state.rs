@@ -1,5 +1,6 @@
 //! What one node looks like from one point of view, and the form in which the client keeps it on disk.
 
+use crate::scope::Scope;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 use syncmount_common::{Attrs, Content, ContentHash, Node, NodeKind, Placement, Rev, SymlinkTarget, Timestamp};
@@ -165,6 +166,9 @@ pub struct Row {
     /// Whether the node is to be known although it is not there: a commit with its creation may have reached the server
     /// without an answer, or the feed has not told yet of its removal.
     pub offered: bool,
+    /// Whether the node is part of the folder. Kept apart: rows that were written before there were others go on to be read.
+    #[serde(skip)]
+    pub scope: Scope,
 }
 
 /// What both sides agreed on, in the form kept on disk.

@@ -3,8 +3,9 @@
 //! Owns the invariants: a name in a directory belongs to one node; an entry is in the order of work exactly while what the
 //! user sees differs from what both sides agreed on. Knows nothing of feeds, commits or conflicts.
 
+use crate::scope::Scope;
 use crate::state::State;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use syncmount_common::{Attrs, Name, NodeId, NodeKind, Placement, Rev, Timestamp};
 
@@ -31,14 +32,26 @@ pub struct Entry {
     /// Whether it is to be known although it is not there: its creation may have reached the server without an answer, or
     /// the feed has not told yet of its removal.
     pub offered: bool,
+    /// Whether it is part of the folder.
+    pub scope: Scope,
     /// Place in the order of work, 0 if there is none.
     order: u64,
 }
 
 impl Entry {
+    /// Whether it is part of the folder.
+    pub fn is_shared(&self) -> bool {
+        self.scope == Scope::Shared
+    }
+
+    /// What the server is to have: what the user sees, if it is part of the folder.
+    pub fn outgoing(&self) -> Option<&Arc<State>> {
+        self.local.as_ref().filter(|_| self.is_shared())
+    }
+
     /// Whether something has to be sent.
     pub fn is_dirty(&self) -> bool {
-        match (&self.local, self.synced.as_ref().and_then(|synced| synced.state.as_ref())) {
+        match (self.outgoing(), self.synced.as_ref().and_then(|synced| synced.state.as_ref())) {
             (None, None) => false,
             (Some(local), Some(synced)) => !Arc::ptr_eq(local, synced) && !local.agrees_with(synced),
             _ => true,
@@ -72,6 +85,8 @@ pub(crate) struct Tree {
     displaced: HashMap<NodeId, Names>,
     /// Nodes with work, in the order in which they were last changed.
     dirty: BTreeMap<u64, NodeId>,
+    /// Nodes that are on this machine only.
+    staying: BTreeSet<NodeId>,
     next_order: u64,
 }
 
@@ -88,6 +103,7 @@ impl Tree {
             synced: Some(Synced { rev: 0, content_rev: 0, state: Some(root) }),
             changed: Timestamp(0),
             offered: false,
+            scope: Scope::Shared,
             order: 0,
         };
         Self {
@@ -95,6 +111,7 @@ impl Tree {
             children: HashMap::new(),
             displaced: HashMap::new(),
             dirty: BTreeMap::new(),
+            staying: BTreeSet::new(),
             next_order: 1,
         }
     }
@@ -114,6 +131,12 @@ impl Tree {
 
     pub(crate) fn child(&self, parent: NodeId, name: &[u8]) -> Option<NodeId> {
         self.children.get(&parent)?.get(name).copied()
+    }
+
+    /// The node of the folder at a place: not one that is on this machine only.
+    pub(crate) fn shared_child(&self, place: &Placement) -> Option<NodeId> {
+        let child = self.child(place.parent, place.name.as_bytes())?;
+        self.get(child).filter(|entry| entry.is_shared()).map(|_| child)
     }
 
     pub(crate) fn children(&self, parent: NodeId) -> impl Iterator<Item = (&Name, NodeId)> + '_ {
@@ -151,6 +174,15 @@ impl Tree {
         self.dirty.len()
     }
 
+    /// Nodes that are on this machine only.
+    pub(crate) fn staying(&self) -> impl Iterator<Item = NodeId> + '_ {
+        self.staying.iter().copied()
+    }
+
+    pub(crate) fn staying_len(&self) -> usize {
+        self.staying.len()
+    }
+
     /// Whether `id` is `ancestor` or lies below it.
     pub(crate) fn is_within(&self, id: NodeId, ancestor: NodeId) -> bool {
         let mut at = id;
@@ -185,10 +217,18 @@ impl Tree {
         self.drop_displaced(id);
         let old = self.entries.get(&id);
         let (old_order, offered) = old.map_or((0, false), |entry| (entry.order, entry.offered));
+        let scope = old.map_or(Scope::Shared, |entry| entry.scope);
         if old_order != 0 {
             self.dirty.remove(&old_order);
         }
-        let mut entry = Entry { local, synced, changed, offered, order: 0 };
+        // What is not there is nowhere else either.
+        let scope = if local.is_some() { scope } else { Scope::Shared };
+        let mut entry = Entry { local, synced, changed, offered, scope, order: 0 };
+        if entry.is_shared() {
+            self.staying.remove(&id);
+        } else {
+            self.staying.insert(id);
+        }
         if entry.is_dirty() {
             entry.order = self.next_order;
             self.next_order += 1;
@@ -211,6 +251,14 @@ impl Tree {
                 self.entries.remove(&id);
             }
         }
+    }
+
+    /// Moves a node that is there across the border of the folder; its places stay.
+    pub(crate) fn set_scope(&mut self, id: NodeId, scope: Scope) {
+        let Some(entry) = self.entries.get_mut(&id) else { return };
+        entry.scope = scope;
+        let (local, synced, changed) = (entry.local.clone(), entry.synced.clone(), entry.changed);
+        self.set_detached(id, local, synced, changed);
     }
 
     /// Takes a node's names out of the directories.
@@ -281,12 +329,16 @@ impl Tree {
             if entry.order != 0 {
                 assert_eq!(self.dirty.get(&entry.order), Some(id));
             }
+            assert_eq!(entry.is_shared(), !self.staying.contains(id), "{id:?} among those that stay here");
             let Some(local) = &entry.local else { continue };
+            assert!(entry.is_shared() || entry.synced_state().is_none(), "{id:?} stays here and is not at the server");
             assert_eq!(local.names.is_empty(), *id == NodeId::ROOT, "{id:?} has a name");
             for place in &local.names {
                 places += 1;
                 assert_eq!(self.child(place.parent, place.name.as_bytes()), Some(*id), "{id:?} at {place:?}");
                 assert!(self.is_dir(place.parent), "{id:?} lies in a directory");
+                let above = self.get(place.parent).is_some_and(Entry::is_shared);
+                assert!(above || !entry.is_shared(), "{id:?} is in the folder and lies in what is not");
             }
             assert!(self.leads_to_root(*id), "{id:?} hangs below the root");
         }

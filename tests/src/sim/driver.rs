@@ -180,6 +180,8 @@ impl World {
                     device.fsynced.insert(to, hash);
                 }
             }
+            // No user of these worlds makes such files.
+            Effect::ReadRules => {}
             Effect::Changed(changed) => self.devices[index].refresh_open(&changed),
         }
     }

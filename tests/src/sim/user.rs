@@ -557,7 +557,7 @@ impl World {
         let source = (from.parent, from.name.as_bytes());
         let mut replaced = None;
         self.call(index, what, |engine, now| {
-            replaced = engine.rename(source, to.clone(), mode, now)?;
+            replaced = engine.rename(source, to.clone(), mode, now)?.replaced;
             Ok(())
         });
         if let (Some(id), Some((target, bytes))) = (replaced, lost)
