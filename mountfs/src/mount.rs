@@ -236,6 +236,8 @@ fn problems_of(client: &Client) -> Vec<Problem> {
         let reason = format!("{}; {} bytes of it lie in {}", lost.reason, lost.len, lost.path.display());
         Problem { kind: ProblemKind::SetAside, path: lost.label, reason }
     }));
+    let bad_rule = |(path, reason)| Problem { kind: ProblemKind::Note, path, reason };
+    problems.extend(client.bad_rules().into_iter().map(bad_rule));
     let unsent = |(path, reason)| Problem { kind: ProblemKind::Unsent, path, reason };
     problems.extend(client.problems().into_iter().map(unsent));
     problems.extend(client.conflicts().into_iter().map(|path| Problem {
@@ -259,6 +261,7 @@ impl ControlHandler for Running {
             pending_files: pending.files,
             pending_bytes: pending.bytes,
             pending_nodes: pending.nodes - pending.held,
+            only_here: self.client.look(syncmount_engine::Engine::staying),
             cache_used: self.client.cache().used(),
             cache_limit: self.client.cache().limit(),
             last_error: self.client.link.last_error().map(|(at, message)| LastError { at, message }),

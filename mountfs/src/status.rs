@@ -34,6 +34,9 @@ pub struct Status {
     pub pending_bytes: u64,
     /// Nodes with another change to send: new, renamed, removed, other attributes. Without what the server holds back.
     pub pending_nodes: u64,
+    /// Files, directories and symlinks whose names stay on this machine. They are never pending.
+    #[serde(default)]
+    pub only_here: u64,
     /// Bytes of content in the cache.
     pub cache_used: u64,
     /// The most it may hold.
@@ -96,7 +99,7 @@ pub enum ProblemKind {
     Conflict,
     /// Found after an unclean stop and set aside, because it may be incomplete.
     SetAside,
-    /// Something happened since the start that concerns no single file.
+    /// Something to know: what happened since the start and concerns no single file, or a rule that counts for nothing.
     Note,
 }
 
@@ -113,6 +116,7 @@ impl Status {
             pending_files: 0,
             pending_bytes: 0,
             pending_nodes: 0,
+            only_here: 0,
             cache_used: 0,
             cache_limit: config.cache_size,
             last_error: None,
@@ -162,6 +166,12 @@ impl Status {
         line("server", &plain(&format!("{}, folder {}", self.server, self.folder)));
         line("state", &format!("{phase}, {connected}"));
         line("pending", &self.pending());
+        if self.only_here > 0 {
+            line(
+                "only here",
+                &format!("{}, by .syncignore and its defaults", counted(self.only_here, "name", "names")),
+            );
+        }
         line("cache", &format!("{} of {}", HumanBytes(self.cache_used), HumanBytes(self.cache_limit)));
         let sent = format!("{} sent, {} received", HumanBytes(self.bytes_sent), HumanBytes(self.bytes_received));
         line("moved", &format!("{sent} in {}", age(self.since, now)));
@@ -231,6 +241,7 @@ pub(crate) mod tests {
             pending_files: 0,
             pending_bytes: 0,
             pending_nodes: 0,
+            only_here: 0,
             cache_used: 1 << 20,
             cache_limit: 10 << 30,
             last_error: None,
@@ -250,7 +261,7 @@ pub(crate) mod tests {
         let json = serde_json::to_value(&status).unwrap();
         let expected = serde_json::json!({
             "mountpoint": "/home/u/Sync", "server": "http://h", "folder": "default", "pid": 7, "connected": true,
-            "phase": "live", "pending_files": 0, "pending_bytes": 0, "pending_nodes": 0, "cache_used": 1048576,
+            "phase": "live", "pending_files": 0, "pending_bytes": 0, "pending_nodes": 0, "only_here": 0, "cache_used": 1048576,
             "cache_limit": 10737418240u64, "last_error": {"at": 5, "message": "x"},
             "problems": [{"kind": "set_aside", "path": "a", "reason": "because"}], "problems_more": 0,
             "bytes_sent": 0, "bytes_received": 5242880, "since": 1000000000000u64,

@@ -3,6 +3,7 @@
 //! Order of every change: the engine decides, the journal has the record, the caller is answered, effects run. Locks are
 //! taken in the order open files, one open file, engine, journal; none is held across the network.
 
+mod border;
 mod content;
 mod durable;
 mod link;
@@ -11,6 +12,7 @@ mod prepare;
 mod pump;
 mod recover;
 mod rows;
+mod rules;
 mod session;
 mod settle;
 mod verify;
@@ -78,6 +80,7 @@ pub struct Client {
     /// Held while names are synced: whoever finds nothing to do must not go on before it is done.
     syncing_names: Mutex<()>,
     marks: durable::Marks,
+    rules: rules::RuleBook,
 }
 
 impl Client {

@@ -105,6 +105,11 @@ async fn work(client: Arc<Client>) {
             }
         };
         if effects.is_empty() {
+            match client.rescope_some() {
+                Ok(true) => continue,
+                Ok(false) => {}
+                Err(error) => client.link.failed(&format!("the journal cannot be written: {error}")),
+            }
             client.commit_wake.notify_one();
             client.wake.notified().await;
             continue;
@@ -163,6 +168,9 @@ fn run(client: &Arc<Client>, effect: Effect, prepares: &Arc<Semaphore>, settles:
                 report(&client, settled.unwrap_or_else(|error| Err(io::Error::other(error))));
             });
         }
+        Effect::ReadRules => {
+            client.runtime.spawn(read_rules(client.clone()));
+        }
         Effect::DropStaging(id) => report(client, client.drop_staging(id)),
         Effect::DraftMoved { from, to } => client.files.moved(from, to),
         Effect::Changed(changed) => {
@@ -171,6 +179,20 @@ fn run(client: &Arc<Client>, effect: Effect, prepares: &Arc<Semaphore>, settles:
                 on_changed(&changed);
             }
         }
+    }
+}
+
+/// Until it is done: nothing is sent before.
+async fn read_rules(client: Arc<Client>) {
+    loop {
+        let worker = client.clone();
+        let read = tokio::task::spawn_blocking(move || worker.read_rules()).await;
+        match read.unwrap_or_else(|error| Err(io::Error::other(error).into())) {
+            Ok(()) => return,
+            Err(error) => client.link.failed(&format!("the .syncignore files cannot be read: {error}")),
+        }
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        client.link.wait_online(Duration::from_secs(30)).await;
     }
 }
 

@@ -77,6 +77,7 @@ impl Client {
             // What the last session sent has arrived by then, or is refused from then on.
             engine.look_first();
         }
+        engine.set_rules(Arc::new(crate::ignore::Rules::default()), 0);
         let cache = Cache::open(&dir.join("cache"), cache_limit, suspect)?;
         let manifests = content::Manifests::open(dir.join("manifests"))?;
         let client = Self {
@@ -104,6 +105,7 @@ impl Client {
             unsynced_names: AtomicBool::new(false),
             syncing_names: Mutex::default(),
             marks,
+            rules: super::rules::RuleBook::default(),
         };
         let last = client.look(|engine| engine.stagings().map(|(_, draft)| draft.generation).max());
         client.generations.store(last.map_or(1, |last| last + 1), Ordering::Relaxed);

@@ -2,9 +2,10 @@
 //! values. The only place that knows both forms.
 
 use crate::store::{Loaded, Record as Kept};
+use serde::{Deserialize, Serialize};
 use std::io;
 use syncmount_common::NodeId;
-use syncmount_engine::{Position, Record, Restored, Row};
+use syncmount_engine::{Position, Record, Restored, Row, Scope};
 
 const CURSOR: &str = "cursor";
 const AHEAD: &str = "ahead";
@@ -16,11 +17,38 @@ fn other(error: impl std::error::Error + Send + Sync + 'static) -> io::Error {
     io::Error::other(error)
 }
 
+/// What a row has beside the form that the first version wrote, behind it. Variants are only ever added at the end.
+#[derive(Serialize, Deserialize)]
+enum Extra {
+    /// That the node is not part of the folder.
+    Scope(Scope),
+}
+
+fn encode_row(row: &Row) -> io::Result<Vec<u8>> {
+    let mut data = postcard::to_stdvec(row).map_err(other)?;
+    if row.scope != Scope::Shared {
+        data = postcard::to_extend(&Extra::Scope(row.scope), data).map_err(other)?;
+    }
+    Ok(data)
+}
+
+fn decode_row(data: &[u8]) -> io::Result<Row> {
+    let (mut row, mut rest): (Row, _) = postcard::take_from_bytes(data).map_err(other)?;
+    while !rest.is_empty() {
+        let (extra, behind) = postcard::take_from_bytes(rest).map_err(other)?;
+        rest = behind;
+        match extra {
+            Extra::Scope(scope) => row.scope = scope,
+        }
+    }
+    Ok(row)
+}
+
 /// The store's form of a record.
 pub(super) fn encode(record: &Record) -> io::Result<Kept> {
     let mut rows = Vec::with_capacity(record.rows.len());
     for (id, row) in &record.rows {
-        let data = row.as_ref().map(postcard::to_stdvec).transpose().map_err(other)?;
+        let data = row.as_ref().map(encode_row).transpose()?;
         rows.push((*id.as_bytes(), data));
     }
     let mut meta = Vec::new();
@@ -81,8 +109,34 @@ pub(super) fn decode(loaded: Loaded) -> io::Result<(Restored, Vec<u64>)> {
     let unanswered = bytes.as_chunks().0.iter().map(|id| NodeId::from_bytes(*id)).collect();
     let mut rows = Vec::with_capacity(loaded.rows.len());
     for (id, data) in loaded.rows {
-        let row: Row = postcard::from_bytes(&data).map_err(other)?;
-        rows.push((NodeId::from_bytes(id), row));
+        rows.push((NodeId::from_bytes(id), decode_row(&data)?));
     }
     Ok((Restored { rows, cursor, ahead, unanswered }, retired))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use syncmount_common::{Attrs, Name, Placement, Timestamp};
+    use syncmount_engine::{Body, RowSynced, State};
+
+    #[test]
+    fn rows_of_the_first_version_and_of_names_that_stay_here_come_back() {
+        let names = vec![Placement { parent: NodeId::ROOT, name: Name::try_from("a~").unwrap() }];
+        let state = State { names, attrs: Attrs { mode: 0o755, mtime: Timestamp(1) }, body: Body::Dir };
+        let row = |scope| Row {
+            local: Some(state.clone()),
+            synced: RowSynced::Never,
+            changed: Timestamp(2),
+            offered: false,
+            scope,
+        };
+        let first = encode_row(&row(Scope::Shared)).unwrap();
+        assert_eq!(first, postcard::to_stdvec(&row(Scope::Shared)).unwrap(), "as the first version wrote it");
+        for scope in [Scope::Shared, Scope::Ignored, Scope::Aside, Scope::Leftover] {
+            let data = encode_row(&row(scope)).unwrap();
+            assert_eq!(decode_row(&data).unwrap(), row(scope));
+            assert!(decode_row(&data[..data.len() - 1]).is_err());
+        }
+    }
 }

@@ -249,7 +249,13 @@ impl Client {
         }
     }
 
-    fn tell_as(&self, inner: &Inner, overlay: &Overlay, generation: u64, ready: bool) -> Result<(), WriteError> {
+    pub(super) fn tell_as(
+        &self,
+        inner: &Inner,
+        overlay: &Overlay,
+        generation: u64,
+        ready: bool,
+    ) -> Result<(), WriteError> {
         let expected = match &inner.backing {
             Backing::Clean(content) => Expected::Clean(content.hash),
             Backing::Draft(known) => Expected::Draft(known.staging.as_ref().map(|staging| staging.id)),

@@ -31,6 +31,7 @@ fn of_refusal(refusal: Refusal) -> Errno {
         Refusal::IsDir => Errno::EISDIR,
         Refusal::NotEmpty => Errno::ENOTEMPTY,
         Refusal::IntoItself => Errno::EINVAL,
+        Refusal::OtherScope => Errno::EXDEV,
         Refusal::Stale => Errno::EIO,
     }
 }

@@ -106,6 +106,12 @@ impl Rules {
     }
 }
 
+impl syncmount_engine::Rules for Rules {
+    fn is_ignored(&self, path: &[&Name], dir: bool) -> bool {
+        Self::is_ignored(self, path, dir)
+    }
+}
+
 fn join<'a>(names: impl Iterator<Item = &'a Name>) -> Joined {
     let mut joined = Vec::new();
     for name in names {

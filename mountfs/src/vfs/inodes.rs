@@ -54,6 +54,16 @@ impl Inodes {
         ino
     }
 
+    /// A node goes on as another one: the kernel's number for it stands for that now.
+    pub fn moved(&self, from: NodeId, to: NodeId) {
+        let mut table = self.0.lock();
+        let Some(ino) = table.by_node.remove(&from) else { return };
+        if let Some((node, _)) = table.by_ino.get_mut(&ino) {
+            *node = to;
+        }
+        table.by_node.insert(to, ino);
+    }
+
     /// The kernel has forgotten `count` of the times it was told.
     pub fn forget(&self, ino: u64, count: u64) {
         let mut table = self.0.lock();
@@ -83,6 +93,18 @@ impl Table {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_number_follows_a_node_that_goes_on_as_another() {
+        let inodes = Inodes::default();
+        let (old, new) = (NodeId::new_v7(1, &[7; 10]), NodeId::new_v7(2, &[8; 10]));
+        let ino = inodes.remember(old);
+        inodes.moved(old, new);
+        assert_eq!((inodes.node(ino), inodes.known(new), inodes.known(old)), (Some(new), Some(ino), None));
+        assert_ne!(inodes.remember(old), ino, "the old one may come back");
+        inodes.forget(ino, 1);
+        assert_eq!(inodes.known(new), None);
+    }
 
     #[test]
     fn numbers_stay_and_are_forgotten_when_the_kernel_forgets() {

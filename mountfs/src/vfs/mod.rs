@@ -392,11 +392,11 @@ impl Vfs {
                 self.client.sync_replacement(other)?;
             }
         }
-        let (replaced, attrs) = self.client.change(|engine, now| {
-            let attrs = attrs_of(engine, engine.child(to_dir, to.1));
-            engine.rename((from_dir, from.1), (to_dir, name), mode, now).map(|replaced| (replaced, attrs))
-        })??;
-        if let Some(node) = replaced {
+        let (renamed, attrs) = self.client.rename((from_dir, from.1), (to_dir, name), mode)?;
+        for (old, new) in renamed.became {
+            self.inodes.moved(old, new);
+        }
+        if let Some(node) = renamed.replaced {
             self.orphan(node, attrs);
         }
         self.entries_changed(from_dir);
