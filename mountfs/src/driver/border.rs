@@ -26,49 +26,26 @@ impl Client {
         to: (NodeId, Name),
         mode: RenameMode,
     ) -> Result<(Renamed, Option<Attrs>), WriteError> {
-        let leaving = self.look(|engine| engine.leaving(from, (to.0, &to.1), mode));
-        let mut files = Vec::new();
-        let held = leaving.into_iter().try_for_each(|node| {
-            if self.look(|engine| engine.local(node).is_some_and(|state| state.kind() == NodeKind::File)) {
-                files.push(self.open(node, false)?);
-                self.own_bytes(files.last().ok_or(Refusal::NotFound)?)?;
-            }
-            Ok(())
+        let leaving = self.look(|engine| {
+            let is_file = |id: &NodeId| engine.local(*id).is_some_and(|state| state.kind() == NodeKind::File);
+            engine.leaving(from, (to.0, &to.1), mode).into_iter().find(is_file)
         });
-        let renamed = held.and_then(|()| self.rename_held(from, to, mode, &files));
-        for file in files {
-            self.files.close(&file, false);
-        }
+        let Some(node) = leaving else { return self.rename_with(from, to, mode, None) };
+        let file = self.open(node, false)?;
+        let renamed = self.rename_out(from, to, mode, &file);
+        self.files.close(&file, false);
         renamed
     }
 
-    /// The locks keep writers away until they know as which node their file goes on.
-    fn rename_held(
+    /// The lock keeps writers away until they know as which node their file goes on, and keeps the bytes where they are.
+    /// (Of two files that are exchanged at most one leaves.)
+    fn rename_out(
         &self,
         from: (NodeId, &[u8]),
         to: (NodeId, Name),
         mode: RenameMode,
-        files: &[Arc<OpenFile>],
+        file: &Arc<OpenFile>,
     ) -> Result<(Renamed, Option<Attrs>), WriteError> {
-        // Of two that are exchanged at most one leaves, so that nobody holds two.
-        let mut inners: Vec<_> = files.iter().map(|file| file.inner.write()).collect();
-        let (renamed, attrs) = self.change(|engine, now| {
-            let other = engine.child(to.0, to.1.as_bytes());
-            let attrs = other.and_then(|node| engine.local(node)).map(|state| state.attrs);
-            engine.rename(from, to, mode, now).map(|renamed| (renamed, attrs))
-        })??;
-        for (old, new) in &renamed.became {
-            for (file, inner) in files.iter().zip(&mut inners).filter(|(_, inner)| inner.node == *old) {
-                inner.node = *new;
-                self.files.detach(*old, file);
-                self.files.attach(*new, file);
-            }
-        }
-        Ok((renamed, attrs))
-    }
-
-    /// Gives a file a staging file with all of its bytes, synced. Refused if that would take long or wait for the network.
-    fn own_bytes(&self, file: &Arc<OpenFile>) -> Result<(), WriteError> {
         let mut inner = file.inner.write();
         let (overlay, ready) = match &inner.backing {
             Backing::Clean(content) => (Overlay::over(content.clone()), true),
@@ -80,12 +57,34 @@ impl Client {
             }
             self.own(&mut inner, &overlay, ready)?;
         }
-        drop(inner);
-        self.sync_bytes(file)?;
+        self.sync_held(&inner)?;
         self.state.sync()?;
-        Ok(())
+        self.rename_with(from, to, mode, Some((file, &mut inner)))
     }
 
+    fn rename_with(
+        &self,
+        from: (NodeId, &[u8]),
+        to: (NodeId, Name),
+        mode: RenameMode,
+        held: Option<(&Arc<OpenFile>, &mut Inner)>,
+    ) -> Result<(Renamed, Option<Attrs>), WriteError> {
+        let (renamed, attrs) = self.change(|engine, now| {
+            let other = engine.child(to.0, to.1.as_bytes());
+            let attrs = other.and_then(|node| engine.local(node)).map(|state| state.attrs);
+            engine.rename(from, to, mode, now).map(|renamed| (renamed, attrs))
+        })??;
+        if let Some((file, inner)) = held
+            && let Some((old, new)) = renamed.became.iter().find(|(old, _)| *old == inner.node)
+        {
+            inner.node = *new;
+            self.files.detach(*old, file);
+            self.files.attach(*new, file);
+        }
+        Ok((renamed, attrs))
+    }
+
+    /// Gives a file a staging file with all of its bytes. Refused if that would wait for the network.
     fn own(&self, inner: &mut Inner, overlay: &Overlay, ready: bool) -> Result<(), WriteError> {
         let (id, staging) = self.staging.create()?;
         self.unsynced_names.store(true, Ordering::Release);

@@ -53,6 +53,17 @@ impl Client {
         self.mark(&file.inner.write(), &staging, generation)
     }
 
+    /// The same for a file that is locked already.
+    pub(super) fn sync_held(&self, inner: &Inner) -> io::Result<()> {
+        let Backing::Draft(Overlay { staging: Some(staging), .. }) = &inner.backing else { return Ok(()) };
+        if self.marks.has(staging.id, inner.generation) {
+            return Ok(());
+        }
+        staging.file.sync_data()?;
+        self.sync_names()?;
+        self.mark(inner, staging, inner.generation)
+    }
+
     /// The lock on `inner` keeps writers away until the mark is kept.
     fn mark(&self, inner: &Inner, synced: &StagingFile, generation: u64) -> io::Result<()> {
         let is_told = inner.generation == generation && inner.told == generation && inner.told_ready;

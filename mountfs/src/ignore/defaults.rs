@@ -7,7 +7,9 @@ use std::sync::{Arc, LazyLock};
 pub const DEFAULTS: &str = r"
 # Microsoft Office, LibreOffice
 ~$*
+~*.tmp
 .~lock.*#
+lu[0-9]*.tmp
 # vim: swap files, the probe whether a directory can be written
 *.swp
 *.swo
@@ -19,8 +21,6 @@ pub const DEFAULTS: &str = r"
 ?*~
 # GNOME: what is being saved
 .goutputstream-*
-# What is being written and will be renamed
-*.tmp
 # Systems
 .DS_Store
 ._*

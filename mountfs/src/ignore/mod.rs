@@ -161,7 +161,8 @@ mod tests {
             "a.txt~",
             ".#a.txt",
             "#a.txt#",
-            "download.tmp",
+            "~WRD0001.tmp",
+            "lu12345a6b.tmp",
             ".DS_Store",
             "Thumbs.db",
             "desktop.ini",
@@ -205,6 +206,7 @@ mod tests {
             "node_modules/",
             "a.bak",
             "a.part",
+            "a.tmp",
             ".syncmount",
         ] {
             assert!(!ignored(&rules, name), "{name}");

@@ -11,6 +11,7 @@ mod curl;
 mod durability;
 mod full_disk;
 mod held;
+mod ignore;
 mod large_files;
 mod offline;
 mod open_files;
