@@ -66,6 +66,7 @@ pub struct Renamed {
 }
 
 /// What a rename is to where a node belongs.
+#[derive(Clone, Copy)]
 enum Crossing {
     /// Nothing: it is the folder's and stays so.
     None,

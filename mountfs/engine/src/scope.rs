@@ -555,7 +555,7 @@ mod tests {
         let backup = rig.file(dir, "f~", 1);
         rig.sync();
         rig.engine.begin_resync();
-        rig.page_from(None, Vec::new(), 3, false);
+        rig.page(Vec::new(), 3, false);
         rig.drive();
         assert_eq!(rig.engine.child(dir, b"f~"), Some(backup));
         assert!(rig.engine.stays_here(backup));

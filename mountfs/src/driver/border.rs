@@ -5,8 +5,8 @@
 
 use super::{Client, WriteError};
 use crate::files::{Backing, Inner, OpenFile, Overlay, Segment, StagingFile};
+use crate::system::at;
 use std::io;
-use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use syncmount_common::{Attrs, Name, NodeId, NodeKind};
@@ -89,7 +89,7 @@ impl Client {
         let (id, staging) = self.staging.create()?;
         self.unsynced_names.store(true, Ordering::Release);
         let generation = self.next_generation();
-        let told = self.copied_whole(overlay, StagingFile { id, file: Arc::new(staging) }).and_then(|whole| {
+        let told = self.copied_whole(overlay, &StagingFile { id, file: Arc::new(staging) }).and_then(|whole| {
             self.tell_as(inner, &whole, generation, ready)?;
             Ok(whole)
         });
@@ -111,7 +111,7 @@ impl Client {
         }
     }
 
-    fn copied_whole(&self, overlay: &Overlay, staging: StagingFile) -> Result<Overlay, WriteError> {
+    fn copied_whole(&self, overlay: &Overlay, staging: &StagingFile) -> Result<Overlay, WriteError> {
         let mut whole = Overlay { staging: Some(staging.clone()), size: overlay.size, ..Overlay::empty() };
         let mut buf = vec![0; COPY_LEN];
         for segment in overlay.segments(0..overlay.size) {
@@ -119,13 +119,13 @@ impl Client {
             if matches!(segment, Segment::Zero(_)) {
                 continue;
             }
-            let mut at = range.start;
-            while at < range.end {
-                let part = &mut buf[..(range.end - at).min(COPY_LEN as u64) as usize];
-                match self.read_draft_local(overlay, at, part)? {
+            let mut offset = range.start;
+            while offset < range.end {
+                let part = &mut buf[..(range.end - offset).min(COPY_LEN as u64) as usize];
+                match self.read_draft_local(overlay, offset, part)? {
                     Some(got) if got > 0 => {
-                        staging.file.write_all_at(&part[..got], at)?;
-                        at += got as u64;
+                        at::write_all_at(&staging.file, &part[..got], offset)?;
+                        offset += got as u64;
                     }
                     Some(_) => return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into()),
                     None => return Err(Refusal::OtherScope.into()),

@@ -505,3 +505,32 @@ fn what_waits_for_a_server_is_synced_without_being_asked() {
     a.wait_synced();
     assert_become_equal(&mirror, &b.folder, DirTimes::Ignored);
 }
+
+#[test]
+fn what_is_ignored_survives_if_it_was_synced_or_waited_and_is_set_aside_else() {
+    let world = World::new();
+    let (mut disk, a, cache) = on_disk(&world, "A", Ordering::Journalled);
+    a.wait_synced();
+    fs::write(a.path("waited~"), "x".repeat(50_000)).unwrap();
+    fs::write(a.path("doc"), "y".repeat(50_000)).unwrap();
+    a.wait_synced();
+    // What leaves the folder is durable before it is gone elsewhere.
+    fs::rename(a.path("doc"), a.path("doc~")).unwrap();
+    std::thread::sleep(Duration::from_secs(14));
+    let mut synced = File::create(a.path("synced~")).unwrap();
+    synced.write_all(&[b'z'; 50_000]).unwrap();
+    synced.sync_all().unwrap();
+    fs::write(a.path("late~"), "w".repeat(50_000)).unwrap();
+    a.kill();
+    drop(synced);
+    disk.power_cut(1);
+    another_boot(&cache);
+    a.mount();
+    for (name, byte) in [("waited~", "x"), ("doc~", "y"), ("synced~", "z")] {
+        assert!(fs::read_to_string(a.path(name)).unwrap() == byte.repeat(50_000), "{name}");
+    }
+    a.wait_synced();
+    assert!(!a.path("doc").exists());
+    let late = fs::read_to_string(a.path("late~")).unwrap_or_else(|_| "w".repeat(50_000));
+    assert!(late == "w".repeat(50_000), "whole or not at all");
+}
