@@ -39,8 +39,8 @@ pub struct Cursor {
     pub epoch: Epoch,
     /// The last change known.
     pub seq: Seq,
-    /// The tag of the newest commit that ends at or before `seq`; 0: none, and the server does not check it. It tells a
-    /// server that was restored from a backup and has gone on since that this position is not in its history.
+    /// The tag of the commit that `seq` belongs to; 0: none, and the server does not check it. It tells a server that was
+    /// restored from a backup and has gone on since that this position is not in its history.
     #[serde(with = "tag", default)]
     #[schema(value_type = String)]
     pub tag: u64,

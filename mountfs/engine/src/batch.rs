@@ -172,6 +172,10 @@ impl Engine {
             return;
         };
         let synced = entry.synced_state();
+        // The version that this replaces was put beside it here: until that is sent, this device alone has it there.
+        let replaced =
+            synced.filter(|synced| !local.body.same_as(&synced.body)).and_then(|synced| synced.body.content_hash());
+        todo.extend(replaced.and_then(|hash| self.copies.get(&hash)?.first().copied()));
         for place in &local.names {
             if self.tree.get(place.parent).is_some_and(|parent| parent.synced_state().is_none()) {
                 todo.push(place.parent);
@@ -418,6 +422,19 @@ mod tests {
         let batches = rig.sync();
         assert_eq!(batches.len(), 1);
         assert_eq!(ids(&batches[0]), HashSet::from([old, new]));
+    }
+
+    #[test]
+    fn a_version_that_is_replaced_goes_with_the_copy_of_it() {
+        let mut rig = Rig::new();
+        let file = rig.file(ROOT, "a", 1);
+        rig.sync();
+        rig.edit(file, 2, crate::rig::NOW.0 + 10);
+        rig.news(vec![rig.theirs(file, ROOT, "a", Some(3))]);
+        rig.engine.ops_max = 1;
+        let batches = rig.sync();
+        assert_eq!((batches.len(), batches[0].len()), (1, 2), "{batches:?}");
+        assert_eq!(rig.names(ROOT).len(), 2);
     }
 
     #[test]

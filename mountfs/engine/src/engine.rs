@@ -11,7 +11,7 @@ use crate::tree::{Entry, Synced, Tree};
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 use syncmount_common::protocol::changes::{Cursor, Device};
-use syncmount_common::{Content, Name, NodeId, NodeKind, Timestamp};
+use syncmount_common::{Content, ContentHash, Name, NodeId, NodeKind, Timestamp};
 
 /// How many drafts may be prepared at the same time; more wait here without costing anything.
 const PREPARING_MAX: usize = 64;
@@ -80,6 +80,9 @@ pub struct Engine {
     pub(crate) unanswered_touched: bool,
     /// Nodes whose name has a conflict note.
     conflicts: BTreeSet<NodeId>,
+    /// Nodes without an agreement whose bytes came from the server, by content: copies of versions that were replaced here.
+    pub(crate) copies: BTreeMap<ContentHash, BTreeSet<NodeId>>,
+    copied: BTreeMap<NodeId, ContentHash>,
     touched: BTreeSet<NodeId>,
     cursor_touched: bool,
     retired: Vec<u64>,
@@ -117,6 +120,8 @@ impl Engine {
             unanswered: restored.unanswered.into_iter().collect(),
             unanswered_touched: false,
             conflicts: BTreeSet::new(),
+            copies: BTreeMap::new(),
+            copied: BTreeMap::new(),
             touched: BTreeSet::new(),
             cursor_touched: false,
             retired: Vec::new(),
@@ -169,6 +174,7 @@ impl Engine {
             self.note_draft(id);
             self.note_copy(id);
             self.note_rules(id);
+            self.note_copied(id);
             if self.draft(id).is_some_and(|draft| draft.ready && draft.prepared.is_none()) {
                 self.to_prepare.push_back((id, false));
             }
@@ -424,6 +430,7 @@ impl Engine {
         self.note_draft(id);
         self.note_copy(id);
         self.note_rules(id);
+        self.note_copied(id);
     }
 
     pub(crate) fn touch_cursor(&mut self) {
@@ -485,6 +492,32 @@ impl Engine {
             self.conflicts.insert(id);
         } else {
             self.conflicts.remove(&id);
+        }
+    }
+
+    fn note_copied(&mut self, id: NodeId) {
+        let unsent = self.tree.get(id).filter(|entry| entry.synced_state().is_none());
+        let hash = unsent.and_then(|entry| match &entry.outgoing()?.body {
+            Body::File(FileBody::Clean(content)) => Some(content.hash),
+            _ => None,
+        });
+        let before = match hash {
+            Some(hash) => self.copied.insert(id, hash),
+            None => self.copied.remove(&id),
+        };
+        if before == hash {
+            return;
+        }
+        if let Some(before) = before
+            && let Some(ids) = self.copies.get_mut(&before)
+        {
+            ids.remove(&id);
+            if ids.is_empty() {
+                self.copies.remove(&before);
+            }
+        }
+        if let Some(hash) = hash {
+            self.copies.entry(hash).or_default().insert(id);
         }
     }
 

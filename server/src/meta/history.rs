@@ -56,7 +56,7 @@ pub struct HoldRow {
 
 /// What a consistent view tells about the past.
 pub trait ReadHistory {
-    /// The tag of the newest commit that ends at or before `seq`; 0 if there is none.
+    /// The tag of the commit that `seq` belongs to; 0 if there is none.
     fn tag_at(&self, folder: FolderKey, seq: Seq) -> Result<u64>;
     /// The end and the tag of the newest commit of a device; none if it has made none.
     fn newest_by(&self, folder: FolderKey, device: DeviceId) -> Result<Option<(Seq, u64)>>;

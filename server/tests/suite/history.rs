@@ -1,9 +1,10 @@
 //! Tags: which history a cursor belongs to; and the list of commits.
 
 use crate::support::*;
-use syncmount_common::Epoch;
 use syncmount_common::protocol::changes::Cursor;
-use syncmount_server::service::ServiceError;
+use syncmount_common::protocol::commit::CommitRequest;
+use syncmount_common::{DeviceId, Epoch};
+use syncmount_server::service::{Poll, ServiceError};
 
 async fn is_refused(world: &World, cursor: Cursor) -> bool {
     match world.service.changes(F, Some(cursor), 10, 0).await {
@@ -14,7 +15,7 @@ async fn is_refused(world: &World, cursor: Cursor) -> bool {
 }
 
 #[tokio::test]
-async fn every_position_has_the_tag_of_the_commit_before_it() {
+async fn every_position_has_the_tag_of_its_commit() {
     for world in worlds().await {
         assert_eq!(world.cursor().await.tag, 0, "nothing has happened yet");
         let first = world.commit((0..3).map(|index| mkdir(id(), ROOT, &format!("a{index}"))).collect()).await.unwrap();
@@ -36,7 +37,7 @@ async fn every_position_has_the_tag_of_the_commit_before_it() {
                 break;
             }
         }
-        assert_eq!(tags[..4], [0, 0, first.tag, second.tag]);
+        assert_eq!(tags[..4], [first.tag, first.tag, first.tag, second.tag]);
         assert_eq!(world.cursor().await, since.unwrap());
     }
 }
@@ -71,15 +72,35 @@ async fn a_cursor_of_a_lost_future_begins_a_new_epoch_once() {
     }
 }
 
-fn poll_from(cursor: Cursor) -> syncmount_server::service::Poll {
-    syncmount_server::service::Poll {
-        since: Some(cursor),
-        known: None,
-        limit: 10,
-        inline: 0,
-        device: None,
-        session: None,
+#[tokio::test]
+async fn what_a_client_knows_beyond_its_place_in_the_feed_must_be_in_the_history_too() {
+    for world in worlds().await {
+        let since = world.cursor().await;
+        let done = world.commit(vec![mkdir(id(), ROOT, "a")]).await.unwrap();
+        let end = world.cursor().await;
+        let ask = |known| Poll { known: Some(known), device: Some(device().id), ..poll_from(since) };
+        let page = world.service.page(F, ask(end)).await.unwrap().page;
+        assert_eq!((page.cursor, page.own), (end, Some(Cursor { seq: done.last_seq, tag: done.tag, ..end })));
+        let stranger = Poll { device: Some(DeviceId::from_bytes([99; 16])), ..ask(end) };
+        assert_eq!(world.service.page(F, stranger).await.unwrap().page.own, None);
+        let other = Cursor { tag: end.tag ^ 1, ..end };
+        let commit = |known, name| {
+            let request = request(end.epoch, vec![mkdir(id(), ROOT, name)]);
+            world.service.commit(F, CommitRequest { known: Some(known), ..request }, Vec::new())
+        };
+        commit(end, "b").await.unwrap();
+        assert!(matches!(commit(other, "c").await, Err(ServiceError::Resync(_))));
+        assert_eq!(world.all().await.len(), 3, "nothing of it is stored: the root, a and b");
+        let renewed = world.cursor().await;
+        assert_ne!(renewed.epoch, end.epoch, "it proves that the store was set back");
+        let ask = Poll { known: Some(Cursor { tag: 7, ..renewed }), ..poll_from(Cursor { seq: 1, tag: 0, ..renewed }) };
+        assert!(matches!(world.service.page(F, ask).await, Err(ServiceError::Resync(_))));
+        assert_ne!(world.cursor().await.epoch, renewed.epoch);
     }
+}
+
+fn poll_from(cursor: Cursor) -> Poll {
+    Poll { since: Some(cursor), known: None, limit: 10, inline: 0, device: None, session: None }
 }
 
 #[tokio::test]

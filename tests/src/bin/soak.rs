@@ -6,9 +6,9 @@ use std::io::{Write as _, stdout};
 use std::num::NonZero;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 use syncmount_tests::sim::shrink::shrink;
-use syncmount_tests::sim::{Rng, Setup, run};
+use syncmount_tests::sim::{Setup, fresh_seed, run};
 
 /// How often it is told how far it is.
 const TELL_EVERY: Duration = Duration::from_secs(60);
@@ -38,8 +38,7 @@ fn number(words: &mut impl Iterator<Item = String>, name: &str) -> Result<u64> {
 }
 
 fn orders() -> Result<Soak> {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    let mut from = Rng::new(since.as_nanos() as u64).below(1 << 40);
+    let mut from = fresh_seed();
     let (mut worlds, mut minutes) = (None, None);
     let mut words = std::env::args().skip(1);
     while let Some(word) = words.next() {

@@ -43,6 +43,9 @@ impl World {
             disk.sync_journal();
             disk.suspect = false;
             self.changed(index);
+        } else {
+            // A client that cannot keep what it found at its start ends.
+            self.crash(index);
         }
         self.poll_soon(index, 0);
     }

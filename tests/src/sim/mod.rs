@@ -34,6 +34,13 @@ use sha2::{Digest, Sha256};
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+/// Where to begin with worlds that nobody has lived through: drawn from the time of day.
+pub fn fresh_seed() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    Rng::new(since.as_nanos() as u64).below(1 << 40)
+}
 
 /// Everything that decides what happens in a world.
 #[derive(Clone, PartialEq, Eq, Debug)]

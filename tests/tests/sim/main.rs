@@ -1,8 +1,8 @@
-//! Worlds of engines and a server: a fixed set of seeds, seeds that found something once, and bugs that must be found.
+//! Worlds of engines and a server: fresh seeds, seeds that found something once, and bugs that must be found.
 
 use std::sync::Mutex;
 use syncmount_tests::sim::shrink::shrink;
-use syncmount_tests::sim::{Planted, Setup, run};
+use syncmount_tests::sim::{Planted, Setup, fresh_seed, run};
 
 /// A few seconds of debug builds; a soak runs more.
 const WORLDS: u64 = 500;
@@ -31,13 +31,12 @@ fn failures(from: u64, end: u64) -> usize {
     count
 }
 
-/// The same worlds at each run, so that a failure is that of the change at hand; `./dev soak` looks for new ones.
-/// `SYNCMOUNT_SIM_WORLDS` says how many, `SYNCMOUNT_SIM_FROM` where they begin.
+/// Fresh worlds at each run. `SYNCMOUNT_SIM_WORLDS` says how many, `SYNCMOUNT_SIM_FROM` where they begin.
 #[test]
 fn worlds_hold() {
     let worlds = setting("SYNCMOUNT_SIM_WORLDS").unwrap_or(WORLDS);
-    let from = setting("SYNCMOUNT_SIM_FROM").unwrap_or(0);
-    eprintln!("worlds {from} to {}", from + worlds);
+    let from = setting("SYNCMOUNT_SIM_FROM").unwrap_or_else(fresh_seed);
+    eprintln!("worlds from seed {from} on: SYNCMOUNT_SIM_FROM={from} SYNCMOUNT_SIM_WORLDS={worlds} repeats them");
     let failures = std::thread::scope(|scope| {
         let parts: Vec<_> =
             (0..THREADS).map(|part| scope.spawn(move || failures(from + part, from + worlds))).collect();

@@ -49,7 +49,10 @@ const COUNTS: &str = "SELECT coalesce(sum(created), 0), coalesce(sum(changed), 0
 
 impl ReadHistory for Tx<'_> {
     fn tag_at(&self, folder: FolderKey, seq: Seq) -> Result<u64> {
-        let sql = "SELECT tag FROM commits WHERE folder = ? AND last_seq <= ? ORDER BY last_seq DESC LIMIT 1";
+        if seq == 0 {
+            return Ok(0);
+        }
+        let sql = "SELECT tag FROM commits WHERE folder = ? AND last_seq >= ? ORDER BY last_seq LIMIT 1";
         // What nobody can have stored is past every commit.
         let seq = to_column(seq).unwrap_or(i64::MAX);
         Ok(self.first(sql, params![folder.0, seq], |row| tag(row, 0))?.unwrap_or(0))
