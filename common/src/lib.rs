@@ -14,6 +14,7 @@ pub mod node;
 pub mod portable;
 pub mod protocol;
 pub mod time;
+pub mod xattr;
 
 pub use hash::{ChunkHash, ContentHash, FileHash};
 pub use ids::{DeviceId, Epoch, FolderId, NodeId, OpId, Rev, Seq};
@@ -21,3 +22,4 @@ pub use manifest::{Extent, Manifest};
 pub use name::Name;
 pub use node::{Attrs, Content, Node, NodeKind, Placement, SymlinkTarget};
 pub use time::Timestamp;
+pub use xattr::{XattrError, Xattrs};

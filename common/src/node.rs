@@ -5,9 +5,13 @@ use crate::ids::{DeviceId, NodeId, Rev};
 use crate::manifest::Manifest;
 use crate::name::Name;
 use crate::time::Timestamp;
+use crate::xattr::Xattrs;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use std::fmt;
 use utoipa::ToSchema;
+
+/// The largest number of names that one node may have.
+pub const NAMES_MAX: usize = 10_000;
 
 /// Manifests up to this many extents travel inside the node; longer ones are fetched by content hash.
 pub const INLINE_EXTENTS_MAX: usize = 32;
@@ -24,7 +28,7 @@ pub enum NodeKind {
     Symlink,
 }
 
-/// Where a node is found: a directory and a name in it. A hard-linked file has several.
+/// Where a node is found: a directory and a name in it. A hard-linked file or symlink has several.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Hash, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Placement {
@@ -142,10 +146,13 @@ pub struct Node {
     pub kind: NodeKind,
     /// Whether it has been removed.
     pub deleted: bool,
-    /// Where it is found; empty for a tombstone and for the root.
+    /// Where it is found, in order; empty for a tombstone and for the root.
     pub names: Vec<Placement>,
     /// Mode and mtime.
     pub attrs: Attrs,
+    /// Extended attributes.
+    #[serde(skip_serializing_if = "Xattrs::is_empty", default)]
+    pub xattrs: Xattrs,
     /// For files: the bytes.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub content: Option<Content>,

@@ -68,6 +68,9 @@ pub struct MountArgs {
     /// Refuse every change through this mount
     #[arg(long)]
     pub read_only: bool,
+    /// Let other users of this machine in, as far as modes allow; whatever is made here belongs to you all the same
+    #[arg(long)]
+    pub allow_other: bool,
     /// When close and fsync return: once this machine has kept the change, or once the server has it
     #[arg(long, value_enum, value_name = "WHERE", default_value_t)]
     pub durability: Durability,
@@ -282,6 +285,7 @@ mod tests {
             "--cache-dir=/c",
             "--cache-size=10G",
             "--read-only",
+            "--allow-other",
             "-f",
             "--log-file=/l",
             "-vv",
@@ -295,6 +299,7 @@ mod tests {
             cache_dir: Some("/c".into()),
             cache_size: Some(10 << 30),
             read_only: true,
+            allow_other: true,
             durability: Durability::Local,
             foreground: true,
             log_file: Some("/l".into()),

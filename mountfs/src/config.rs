@@ -170,6 +170,9 @@ pub enum StartError {
     /// The helper for ordinary users is missing.
     #[error("fusermount3 is missing; install it, on Debian and Ubuntu with `sudo apt-get install fuse3`")]
     NoFusermount,
+    /// The machine does not let users open their mounts to others.
+    #[error("--allow-other needs the line `user_allow_other` in /etc/fuse.conf; root can add it")]
+    OthersNotAllowed,
     /// The path of the control socket does not fit into an address.
     #[error("no directory for the control socket has a path short enough; set XDG_RUNTIME_DIR to a short one")]
     SocketPathTooLong,
@@ -225,6 +228,7 @@ impl StartError {
             | Self::NoFuseDevice
             | Self::FuseDenied(_)
             | Self::NoMacFuse
+            | Self::OthersNotAllowed
             | Self::NoFusermount
             | Self::SocketPathTooLong
             | Self::BackgroundDied { .. }
@@ -353,6 +357,8 @@ pub struct MountConfig {
     pub cache_size: u64,
     /// Every change is refused.
     pub read_only: bool,
+    /// Other users may come in.
+    pub allow_other: bool,
     /// Where a change must be before close and fsync return.
     pub durability: Durability,
     /// The process stays with the terminal.
@@ -401,6 +407,7 @@ impl MountConfig {
             cache_dir,
             cache_size,
             read_only: args.read_only,
+            allow_other: args.allow_other,
             durability: args.durability,
             foreground: args.foreground,
             log_file,

@@ -82,7 +82,8 @@ pub fn run(config: &MountConfig, ready: &Ready) -> anyhow::Result<()> {
         await_first_state(&client, ready)?;
     }
     let vfs = Arc::new(Vfs::new(client.clone(), config.read_only, config.durability));
-    let mount = fuse::mount(vfs, &config.mountpoint, runtime.handle().clone(), config.read_only)
+    let options = fuse::Options { read_only: config.read_only, allow_other: config.allow_other };
+    let mount = fuse::mount(vfs, &config.mountpoint, runtime.handle().clone(), options)
         .map_err(|error| MountError::Kernel { mountpoint: config.mountpoint.display().to_string(), error })?;
     let running = Arc::new(Running {
         client: client.clone(),

@@ -45,6 +45,7 @@ fn node(number: u64) -> Node {
         author,
         content_rev: number + 1,
         content_author: author,
+        xattrs: syncmount_common::Xattrs::default(),
     }
 }
 

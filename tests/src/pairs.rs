@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use syncmount_common::protocol::changes::Device as Named;
 use syncmount_common::protocol::commit::ConflictDetails;
-use syncmount_common::{Attrs, DeviceId, Name, NodeId, NodeKind, SymlinkTarget, Timestamp};
+use syncmount_common::{Attrs, DeviceId, Name, NodeId, NodeKind, Placement, SymlinkTarget, Timestamp};
 use syncmount_engine::{
     Body, CommitAnswer, Draft, DraftUpdate, Effect, Engine, Expected, FileBody, Identity, PrepareAnswer, RenameMode,
     Restored,
@@ -103,7 +103,7 @@ fn pick<'a>(lists: &'a str, separator: &str, first: bool) -> &'a str {
 }
 
 /// Plays a pair in every order. `expected` lists what both devices show at the end, separated by `; `: `d/` a directory,
-/// `f=x` a file and its bytes, `l->t` a symlink, ` [600]` behind it a mode that is not the usual one, ` @x` the mtime
+/// `f=x` a file and its bytes, `g&f` another name of it, `l->t` a symlink, ` {a=x}` extended attributes, ` [600]` behind it a mode that is not the usual one, ` @x` the mtime
 /// that X has set; ` (conflict x)` in a name stands for a conflict note that names device x. `{new}` and `{old}` are `x` and
 /// `y`, in the order of their clocks; `{first}` is the one that reaches the server first; `{made}` is
 /// the device that made what was there before. Two lists separated by ` | ` are chosen by who came first, X or Y; two
@@ -295,6 +295,11 @@ impl Side {
         match words[..] {
             ["put", path, bytes] => self.put(path, bytes.as_bytes()),
             ["mkdir", path] => self.create(path, DIR_MODE, Body::Dir).map(drop),
+            ["link", path, to] => {
+                let (node, (parent, name)) = (self.find(path)?, self.place(to)?);
+                self.engine.link(node, parent, name, now).map_err(|error| error.to_string())
+            }
+            ["attr", path, name, value] => self.set_xattr(path, name, value),
             ["ln", path, target] => {
                 let target = SymlinkTarget::new(target.as_bytes()).map_err(|error| error.to_string())?;
                 self.create(path, 0o777, Body::Symlink(target)).map(drop)
@@ -309,6 +314,15 @@ impl Side {
             ["touch", path] => self.set_attrs(path, |attrs| Attrs { mtime: now, ..attrs }),
             _ => Err("what is that?".to_owned()),
         }
+    }
+
+    /// The first of a node's paths.
+    fn first_path(&self, state: &syncmount_engine::State) -> String {
+        let path = |place: &Placement| {
+            let dir = self.engine.path(place.parent).unwrap_or_default();
+            if dir.is_empty() { place.name.to_string() } else { format!("{dir}/{}", place.name) }
+        };
+        state.names.iter().map(path).min().unwrap_or_default()
     }
 
     fn find(&self, path: &str) -> Result<NodeId, String> {
@@ -376,9 +390,17 @@ impl Side {
         self.engine.set_attrs(node, change(attrs), now).map_err(|error| error.to_string())
     }
 
+    fn set_xattr(&mut self, path: &str, name: &str, value: &str) -> Result<(), String> {
+        let (node, now) = (self.find(path)?, self.now());
+        let mut xattrs = self.engine.local(node).map(|state| state.xattrs.clone()).ok_or("it is gone")?;
+        xattrs.set(format!("user.{name}").as_bytes(), value.as_bytes()).map_err(|error| error.to_string())?;
+        self.engine.set_xattrs(node, xattrs, now).map_err(|error| error.to_string())
+    }
+
     fn show(&self, clocks: (i64, i64)) -> BTreeSet<String> {
         let mut shown = BTreeSet::new();
         let mut todo = vec![(String::new(), NodeId::ROOT)];
+        let mut first: BTreeMap<NodeId, String> = BTreeMap::new();
         while let Some((path, node)) = todo.pop() {
             for (name, child) in self.engine.children(node) {
                 let Some(state) = self.engine.local(child) else { continue };
@@ -390,13 +412,29 @@ impl Side {
                     }
                     Body::File(_) => (format!("{}={}", plain(&path), bytes_of(&state.body)), FILE_MODE),
                 };
+                if state.names.len() > 1 {
+                    // The first path shows what it is, the others that they are names of the same.
+                    let paths = first.entry(child).or_insert_with(|| self.first_path(state));
+                    if *paths != path {
+                        shown.insert(format!("{}&{}", plain(&path), plain(paths)));
+                        continue;
+                    }
+                }
                 let mode = if state.attrs.mode == usual { String::new() } else { format!(" [{:o}]", state.attrs.mode) };
-                shown.insert(format!("{text}{mode}{}", touched(state, clocks)));
+                shown.insert(format!("{text}{mode}{}{}", shown_xattrs(state), touched(state, clocks)));
                 todo.push((path, child));
             }
         }
         shown
     }
+}
+
+/// ` {name=value,…}` if there are any.
+fn shown_xattrs(state: &syncmount_engine::State) -> String {
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    let shown = |(name, value): (&[u8], &[u8])| format!("{}={}", text(&name["user.".len()..]), text(value));
+    let all: Vec<String> = state.xattrs.iter().map(shown).collect();
+    if all.is_empty() { String::new() } else { format!(" {{{}}}", all.join(",")) }
 }
 
 /// Who set the mtime of a file whose bytes are those from before.

@@ -105,10 +105,32 @@ pairs! {
     mtime_edit: "put f 0", "touch f", "put f y" => "f=y";
     directory_attributes_remove: "mkdir d", "chmod d 700", "rm d" => "";
     directory_attributes_new_child: "mkdir d", "chmod d 700", "put d/f y" => "d/ [700]; d/f=y";
+    xattrs_of_two_names: "put f 0", "attr f a 1", "attr f b 2" => "f=0 {a=1,b=2}";
+    xattrs_of_one_name: "put f 0", "attr f a 1", "attr f a 2" => "f=0 {a=1} | f=0 {a=2}";
+    xattrs_edit: "put f 0", "attr f a 1", "put f y" => "f=y {a=1}";
+    xattrs_remove: "put f 0", "attr f a 1", "rm f" => "";
+
+    // Several names of one file.
+    link_link: "put f 0", "link f g", "link f h" => "f=0; g&f; h&f";
+    link_edit: "put f 0", "link f g", "put f y" => "f=y; g&f";
+    link_remove: "put f 0", "link f g", "rm f" => "g=0";
+    link_rename: "put f 0", "link f g", "mv f h" => "g=0; h&g";
+    link_create: "put f 0", "link f g", "put g y" => "f=0; g=y; g (conflict x)&f";
+    link_links_one_name: "put f 0; put g 1", "link f n", "link g n"
+        => "f=0; g=1; n&f; n (conflict y)&g | f=0; g=1; n&g; n (conflict x)&f";
+    link_remove_directory: "mkdir d; put f 0", "link f d/g", "rm d" => "d/; d/g=0; f&d/g";
+    linked_edit_edit: "put f 0; link f g", "put f x", "put g y" => "f={new}; g&f; f (conflict {old})={old}";
+    linked_remove_edit: "put f 0; link f g", "rm f", "put g y" => "g=y";
+    linked_remove_other: "put f 0; link f g", "rm f", "rm g" => "g=0 | f=0";
+    linked_remove_rename: "put f 0; link f g", "rm f", "mv f h" => "g=0; h&g";
+    linked_remove_all: "put f 0; link f g", "rm f; rm g", "rm f" => "";
+    linked_rename_rename: "put f 0; link f g", "mv f a", "mv f b" => "a=0; g&a | b=0; g&b";
+    linked_rename_both: "put f 0; link f g", "mv f a", "mv g b" => "a=0; b&a";
+    linked_replace_edit: "put f 0; link f g", "put t x; mv t f", "put f y" => "f=x; g=y";
 }
 
 /// What either side may do to the same small tree; `W` is what the side writes.
-const CHANGES: [&str; 30] = [
+const CHANGES: [&str; 35] = [
     "put f W",
     "put n W",
     "rm f",
@@ -139,6 +161,11 @@ const CHANGES: [&str; 30] = [
     "mkdir n; put n/i W",
     "ln n W",
     "mv d/f f; rm d; mkdir d; put d/f W",
+    "link f n",
+    "link f d/n",
+    "link d/f n; rm d",
+    "rm f; link g f",
+    "link f t; mv t d/f; put f W",
 ];
 
 /// All pairs of them: the devices agree, and what was written is there, once.

@@ -16,6 +16,7 @@ use crate::manifest::Manifest;
 use crate::node::{Attrs, Node, NodeKind, Placement, SymlinkTarget};
 use crate::protocol::session::Session;
 use crate::protocol::tag;
+use crate::xattr::Xattrs;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -73,10 +74,13 @@ pub enum Op {
         base: Rev,
         /// What it is.
         kind: NodeKind,
-        /// Where; at least one, exactly one unless it is a file.
+        /// Where; at least one, exactly one for a directory.
         names: Vec<Placement>,
         /// Mode and mtime.
         attrs: Attrs,
+        /// Extended attributes.
+        #[serde(skip_serializing_if = "Xattrs::is_empty", default)]
+        xattrs: Xattrs,
         /// For files: the bytes.
         #[serde(skip_serializing_if = "Option::is_none", default)]
         content: Option<ContentHash>,
@@ -96,6 +100,9 @@ pub enum Op {
         /// Its new mode and mtime.
         #[serde(skip_serializing_if = "Option::is_none", default)]
         attrs: Option<Attrs>,
+        /// Its new extended attributes, all of them.
+        #[serde(skip_serializing_if = "Option::is_none", default)]
+        xattrs: Option<Xattrs>,
         /// Its new bytes.
         #[serde(skip_serializing_if = "Option::is_none", default)]
         content: Option<ContentHash>,

@@ -153,6 +153,7 @@ impl Engine {
             (Some(local), Some(synced)) => {
                 local.names != synced.names
                     || local.attrs.mode != synced.attrs.mode
+                    || local.xattrs != synced.xattrs
                     || local.body.draft().is_none_or(|draft| draft.prepared.is_some())
             }
             // Other devices should see the new file in the place of the old one, not nothing in between.
@@ -211,6 +212,7 @@ impl Engine {
             (Some(local), Some(synced)) => update_op(id, base, local, synced),
             (None, _) => (Op::Remove { id, base }, None, None),
         };
+        batch.inline += entry.local.as_ref().map_or(0, |local| weight(local));
         batch.ops.push(op);
         batch.sent.push(Sent { node: id, after: after.map(Arc::new), content: content.is_some() });
         if let Some(content) = content
@@ -325,6 +327,12 @@ impl Engine {
     }
 }
 
+/// What an operation is long because of, in bytes.
+fn weight(state: &State) -> u64 {
+    let names: usize = state.names.iter().skip(1).map(|place| 64 + place.name.as_bytes().len()).sum();
+    (names + state.xattrs.len()) as u64
+}
+
 type Part = (Op, Option<State>, Option<Arc<Content>>);
 
 /// The body as it is once the server has it.
@@ -347,6 +355,7 @@ fn create_op(id: NodeId, base: Rev, local: &State) -> Part {
         kind: local.kind(),
         names: local.names.clone(),
         attrs: local.attrs,
+        xattrs: local.xattrs.clone(),
         content: content.as_ref().map(|content| content.hash),
         target,
     };
@@ -363,12 +372,14 @@ fn update_op(id: NodeId, base: Rev, local: &State, synced: &State) -> Part {
         attrs.mtime = synced.attrs.mtime;
     }
     let body = if content.is_some() { settled(&local.body) } else { synced.body.clone() };
-    let after = State { names: local.names.clone(), attrs, body };
+    let xattrs = (local.xattrs != synced.xattrs).then(|| local.xattrs.clone());
+    let after = State { names: local.names.clone(), attrs, body, xattrs: local.xattrs.clone() };
     let op = Op::Update {
         id,
         base,
         names,
         attrs: (attrs != synced.attrs).then_some(attrs),
+        xattrs,
         content: content.as_ref().map(|content| content.hash),
     };
     (op, Some(after), content)

@@ -276,7 +276,7 @@ impl Engine {
         let draft = local.body.draft().filter(|draft| draft.generation == generation)?;
         let agreed = synced.state.as_ref().filter(|state| state.body.same_as(&local.body))?;
         let staging = draft.staging;
-        let local = if local.names == agreed.names && local.attrs == agreed.attrs {
+        let local = if local.names == agreed.names && local.attrs == agreed.attrs && local.xattrs == agreed.xattrs {
             agreed.clone()
         } else {
             Arc::new(State { body: agreed.body.clone(), ..State::clone(&local) })
@@ -320,6 +320,16 @@ impl Engine {
     /// The names from the root to a node; none for the root.
     pub fn names(&self, id: NodeId) -> Vec<Name> {
         self.names_to(id).into_iter().cloned().collect()
+    }
+
+    /// How many directories lie in a directory.
+    pub fn subdirs(&self, parent: NodeId) -> u32 {
+        self.tree.subdirs(parent)
+    }
+
+    /// Whether one of the node's names has a conflict note.
+    pub fn is_conflict_copy(&self, id: NodeId) -> bool {
+        self.conflicts.contains(&id)
     }
 
     /// The path of a node from the root, for people; `None` if it is gone.
@@ -558,6 +568,7 @@ fn placeholder() -> Arc<State> {
         names: Vec::new(),
         attrs: syncmount_common::Attrs { mode: 0, mtime: Timestamp(0) },
         body: Body::Dir,
+        xattrs: syncmount_common::Xattrs::default(),
     })
 }
 

@@ -585,7 +585,14 @@ impl Engine {
                             break;
                         }
                     }
-                    Clash::Same { loser, winner } => {
+                    Clash::Same { loser, winner, place } => {
+                        if place.is_some_and(|place| self.give_up_place(loser, &place, now)) {
+                            // It goes on under its other names.
+                            if loser != id && self.tree.attach(loser).is_err() {
+                                queue.push_back(loser);
+                            }
+                            continue;
+                        }
                         became.insert(loser, winner);
                         self.vanish(loser, before, now);
                         if loser == id {
@@ -596,6 +603,19 @@ impl Engine {
             }
         }
         became
+    }
+
+    /// Takes one of several names away; `false` if it is the only one. The node has no places then.
+    fn give_up_place(&mut self, id: NodeId, place: &Placement, now: Timestamp) -> bool {
+        let Some(entry) = self.tree.get(id) else { return false };
+        let (Some(mut local), synced) = (entry.local.clone(), entry.synced.clone()) else { return false };
+        if local.names.len() < 2 {
+            return false;
+        }
+        self.tree.detach(id);
+        Arc::make_mut(&mut local).names.retain(|other| other != place);
+        self.put_detached(id, Some(local), synced, now);
+        true
     }
 
     /// Entries of a directory that went up into another one go there.
@@ -614,12 +634,12 @@ impl Engine {
 
     fn settle_clash(&mut self, id: NodeId, other: NodeId, before: &mut Before, now: Timestamp) -> Clash {
         let (Some(a), Some(b)) = (self.tree.local(id).cloned(), self.tree.local(other).cloned()) else {
-            return Clash::Same { loser: id, winner: other };
+            return Clash::Same { loser: id, winner: other, place: None };
         };
         before.entry(id).or_insert_with(|| Some(a.clone()));
         before.entry(other).or_insert_with(|| Some(b.clone()));
         let Some(place) = a.names.iter().find(|place| b.names.contains(place)).cloned() else {
-            return Clash::Same { loser: id, winner: other };
+            return Clash::Same { loser: id, winner: other, place: None };
         };
         let at_server = |id: NodeId| {
             let synced = self.tree.get(id).and_then(Entry::synced_state);
@@ -635,7 +655,7 @@ impl Engine {
         }
         if a.body.same_as(&b.body) {
             let (loser, winner) = if b_first { (id, other) } else { (other, id) };
-            return Clash::Same { loser, winner };
+            return Clash::Same { loser, winner, place: Some(place) };
         }
         let a_keeps = if a_there || !b_there { keeps_name(&a, &b, true) } else { !keeps_name(&b, &a, true) };
         let a_keeps = if a_stays == b_stays { a_keeps } else { b_stays };
@@ -707,9 +727,9 @@ impl Engine {
             home = *other;
         }
         let Some(place) = self.tree.local(home).and_then(|state| state.names.first().cloned()) else { return };
-        let (body, attrs, device) = match copy {
-            Copy::Local(state) => (state.body.clone(), state.attrs, self.identity.device.id),
-            Copy::Remote { content, attrs } => (Body::File(FileBody::Clean(content)), attrs, author),
+        let (body, attrs, xattrs, device) = match copy {
+            Copy::Local(state) => (state.body, state.attrs, state.xattrs, self.identity.device.id),
+            Copy::Remote { content, attrs, xattrs } => (Body::File(FileBody::Clean(content)), attrs, xattrs, author),
         };
         let device = self.device_name(device).to_owned();
         let name = self.free_name(place.parent, &place.name, &device, attrs.mtime);
@@ -717,7 +737,7 @@ impl Engine {
         let moved = body.draft().is_some();
         let unprepared = body.draft().is_some_and(|draft| draft.ready && draft.prepared.is_none());
         let attrs = Attrs { mode: attrs.mode, mtime: attrs.mtime };
-        let state = State { names: vec![Placement { parent: place.parent, name }], attrs, body };
+        let state = State { names: vec![Placement { parent: place.parent, name }], attrs, body, xattrs };
         before.insert(to, None);
         self.put(to, Some(Arc::new(state)), None, now);
         if moved {
@@ -763,7 +783,7 @@ type Before = BTreeMap<NodeId, Option<Arc<State>>>;
 enum Clash {
     Renamed(NodeId),
     Merged { loser: NodeId, winner: NodeId },
-    Same { loser: NodeId, winner: NodeId },
+    Same { loser: NodeId, winner: NodeId, place: Option<Placement> },
 }
 
 /// The feed tells of a node that is on this machine only: a directory that was left over may be in the folder again.
@@ -823,6 +843,37 @@ mod tests {
         rig.news(vec![rig.theirs(id(9), ROOT, "a.txt", Some(2))]);
         assert_eq!(rig.names(ROOT).len(), 2);
         assert_eq!(rig.engine.child(ROOT, b"a.txt"), Some(mine), "the newer one keeps the name");
+    }
+
+    #[test]
+    fn an_equal_file_takes_one_name_of_several() {
+        let mut rig = Rig::new();
+        let mine = rig.file(ROOT, "a", 1);
+        rig.engine.link(mine, ROOT, name("b"), NOW).unwrap();
+        let theirs = rig.theirs(id(9), ROOT, "a", Some(1));
+        rig.news(vec![theirs]);
+        assert_eq!((rig.engine.child(ROOT, b"a"), rig.engine.child(ROOT, b"b")), (Some(id(9)), Some(mine)));
+        rig.sync();
+        assert_eq!(rig.names(ROOT), ["a", "b"]);
+    }
+
+    #[test]
+    fn both_names_of_a_file_in_directories_that_become_one_are_one() {
+        let mut rig = Rig::new();
+        let dir = rig.mkdir(ROOT, "d");
+        rig.sync();
+        let moved = rig.mkdir(ROOT, "e");
+        let file = rig.file(dir, "f", 1);
+        rig.engine.link(file, moved, name("f"), NOW).unwrap();
+        rig.sync();
+        // Elsewhere the one directory takes the other's name, which is not known here yet.
+        let mut theirs = rig.theirs(dir, ROOT, "e", None);
+        theirs.attrs = rig.engine.local(dir).unwrap().attrs;
+        rig.news(vec![theirs]);
+        assert_eq!(rig.names(ROOT), ["e"]);
+        let left = rig.engine.child(ROOT, b"e").unwrap();
+        assert_eq!((rig.names(left), rig.engine.local(file).unwrap().names.len()), (vec!["f".to_owned()], 1));
+        rig.sync();
     }
 
     #[test]

@@ -2,9 +2,10 @@
 
 use crate::engine::{Engine, is_dir};
 use crate::scope::Scope;
-use crate::state::{Body, Draft, FileBody, State};
+use crate::state::{Body, Draft, FileBody, State, in_order};
 use std::sync::Arc;
-use syncmount_common::{Attrs, Content, ContentHash, Name, NodeId, NodeKind, Placement, Timestamp};
+use syncmount_common::node::NAMES_MAX;
+use syncmount_common::{Attrs, Content, ContentHash, Name, NodeId, NodeKind, Placement, Timestamp, Xattrs};
 
 /// Why a change of the tree is refused. The names are POSIX's.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
@@ -24,6 +25,12 @@ pub enum Refusal {
     /// ENOTEMPTY.
     #[error("the directory is not empty")]
     NotEmpty,
+    /// EMLINK.
+    #[error("the file has as many names as it can have")]
+    TooManyNames,
+    /// EPERM: a second name for a directory.
+    #[error("a directory has one name")]
+    OneName,
     /// EINVAL: a directory into itself.
     #[error("a directory cannot be moved into itself")]
     IntoItself,
@@ -129,13 +136,43 @@ impl Engine {
         let id = self.new_id(now);
         let place = Placement { parent, name };
         let scope = self.scope_at(&place, body.kind() == NodeKind::Dir);
-        let state = State { names: vec![place], attrs, body };
+        let state = State { names: vec![place], attrs, body, xattrs: Xattrs::default() };
         self.put(id, Some(Arc::new(state)), None, now);
         match scope {
             Scope::Shared => self.revive(parent),
             scope => self.set_scope(id, scope),
         }
         Ok(id)
+    }
+
+    /// Gives a file or symlink one more name.
+    pub fn link(&mut self, id: NodeId, parent: NodeId, name: Name, now: Timestamp) -> Result<(), Refusal> {
+        self.require_dir(parent)?;
+        let entry = self.tree.get(id).ok_or(Refusal::NotFound)?;
+        let mut local = entry.local.clone().ok_or(Refusal::NotFound)?;
+        let synced = entry.synced.clone();
+        if is_dir(&local) {
+            return Err(Refusal::OneName);
+        }
+        if self.tree.child(parent, name.as_bytes()).is_some() {
+            return Err(Refusal::Exists);
+        }
+        if local.names.len() >= NAMES_MAX {
+            return Err(Refusal::TooManyNames);
+        }
+        let stays = !entry.is_shared();
+        let place = Placement { parent, name };
+        if stays != (self.scope_at(&place, false) != Scope::Shared) {
+            return Err(Refusal::OtherScope);
+        }
+        let state = Arc::make_mut(&mut local);
+        state.names.push(place);
+        state.names.sort_unstable();
+        self.put(id, Some(local), synced, now);
+        if !stays {
+            self.revive(parent);
+        }
+        Ok(())
     }
 
     /// Takes a name away, and with its last name the node. `dir` says which call it was: rmdir or unlink.
@@ -296,11 +333,8 @@ impl Engine {
         let Some(entry) = self.tree.get(id) else { return };
         let Some(mut local) = entry.local.clone() else { return };
         let synced = entry.synced.clone();
-        for place in &mut Arc::make_mut(&mut local).names {
-            if place == from {
-                *place = to.clone();
-            }
-        }
+        let names = local.names.iter().map(|place| if place == from { to } else { place }).cloned().collect();
+        Arc::make_mut(&mut local).names = in_order(names);
         self.put_detached(id, Some(local), synced, now);
     }
 
@@ -316,6 +350,16 @@ impl Engine {
         let mut local = entry.local.clone().ok_or(Refusal::NotFound)?;
         let synced = entry.synced.clone();
         Arc::make_mut(&mut local).attrs = attrs;
+        self.put(id, Some(local), synced, now);
+        Ok(())
+    }
+
+    /// Replaces the extended attributes.
+    pub fn set_xattrs(&mut self, id: NodeId, xattrs: Xattrs, now: Timestamp) -> Result<(), Refusal> {
+        let entry = self.tree.get(id).ok_or(Refusal::NotFound)?;
+        let mut local = entry.local.clone().ok_or(Refusal::NotFound)?;
+        let synced = entry.synced.clone();
+        Arc::make_mut(&mut local).xattrs = xattrs;
         self.put(id, Some(local), synced, now);
         Ok(())
     }
@@ -354,7 +398,7 @@ impl Engine {
         let ready = update.ready;
         let attrs = Attrs { mtime: update.mtime, ..local.attrs };
         let body = draft_of(update, prepared);
-        self.put(id, Some(Arc::new(State { names: local.names.clone(), attrs, body })), synced, changed);
+        self.put(id, Some(Arc::new(State { attrs, body, ..State::clone(&local) })), synced, changed);
         if let Some(staging) = old_staging {
             self.retire(staging);
         }
@@ -379,7 +423,8 @@ impl Engine {
         let names = vec![Placement { parent: place.parent, name }];
         let attrs = Attrs { mtime: update.mtime, ..local.attrs };
         let (copy, ready) = (self.new_id(now), update.ready);
-        self.put(copy, Some(Arc::new(State { names, attrs, body: draft_of(update, None) })), None, now);
+        let state = State { names, attrs, body: draft_of(update, None), xattrs: local.xattrs.clone() };
+        self.put(copy, Some(Arc::new(state)), None, now);
         if ready {
             self.to_prepare.push_back((copy, false));
         }
@@ -418,6 +463,75 @@ mod tests {
         assert_eq!(rename("file", ROOT, "no", RenameMode::Exchange), Err(Refusal::NotFound));
         assert_eq!(rename("dir", ROOT, "dir", RenameMode::Replace), Ok(Renamed::default()));
         assert_eq!(rig.engine.remove(ROOT, b"dir", true, NOW), Err(Refusal::NotEmpty));
+    }
+
+    fn place(text: &str) -> Placement {
+        Placement { parent: ROOT, name: name(text) }
+    }
+
+    #[test]
+    fn a_file_may_have_several_names_and_goes_with_the_last() {
+        let mut rig = Rig::new();
+        let (file, dir) = (rig.file(ROOT, "b", 1), rig.mkdir(ROOT, "dir"));
+        assert_eq!(rig.engine.link(dir, ROOT, name("x"), NOW), Err(Refusal::OneName));
+        assert_eq!(rig.engine.link(file, ROOT, name("dir"), NOW), Err(Refusal::Exists));
+        assert_eq!(rig.engine.link(file, file, name("x"), NOW), Err(Refusal::NotDir));
+        rig.engine.link(file, ROOT, name("a"), NOW).unwrap();
+        rig.engine.link(file, dir, name("c"), NOW).unwrap();
+        let ops = rig.sync().concat();
+        assert_eq!(ops.len(), 2, "one node, made with all its names");
+        rig.engine.rename((ROOT, b"a"), (ROOT, name("b")), RenameMode::Replace, NOW).unwrap();
+        assert_eq!(rig.names(ROOT), ["a", "b", "dir"], "two names of one file: nothing happens");
+        rig.engine.remove(ROOT, b"b", false, NOW).unwrap();
+        rig.engine.rename((dir, b"c"), (ROOT, name("z")), RenameMode::Replace, NOW).unwrap();
+        let [syncmount_common::protocol::commit::Op::Update { names: Some(names), .. }] = &rig.sync().concat()[..]
+        else {
+            panic!("one update");
+        };
+        assert_eq!(names, &[place("a"), place("z")]);
+        rig.restart();
+        rig.engine.remove(ROOT, b"a", false, NOW).unwrap();
+        assert!(rig.engine.local(file).is_some());
+        rig.engine.remove(ROOT, b"z", false, NOW).unwrap();
+        assert!(rig.engine.local(file).is_none());
+        assert_eq!(rig.sync().concat().len(), 1);
+        rig.engine.check();
+    }
+
+    #[test]
+    fn a_link_that_takes_a_name_sends_away_what_the_server_has_there() {
+        let mut rig = Rig::new();
+        let (file, other) = (rig.file(ROOT, "a", 1), rig.file(ROOT, "b", 2));
+        rig.sync();
+        rig.engine.ops_max = 1;
+        rig.engine.remove(ROOT, b"b", false, NOW).unwrap();
+        rig.engine.link(file, ROOT, name("b"), NOW).unwrap();
+        let batches = rig.sync();
+        assert_eq!(batches.len(), 1);
+        let ids: Vec<NodeId> = batches[0].iter().map(syncmount_common::protocol::commit::Op::id).collect();
+        assert!(ids.contains(&file) && ids.contains(&other));
+    }
+
+    #[test]
+    fn extended_attributes_are_sent_and_kept() {
+        let mut rig = Rig::new();
+        let file = rig.file(ROOT, "a", 1);
+        rig.sync();
+        let mut xattrs = Xattrs::default();
+        xattrs.set(b"user.note", b"value").unwrap();
+        rig.engine.set_xattrs(file, xattrs.clone(), NOW).unwrap();
+        let [syncmount_common::protocol::commit::Op::Update { xattrs: sent, content: None, .. }] =
+            &rig.sync().concat()[..]
+        else {
+            panic!("one update");
+        };
+        assert_eq!(sent.as_ref(), Some(&xattrs));
+        let mut theirs = rig.theirs(file, ROOT, "a", Some(2));
+        xattrs.set(b"user.other", b"").unwrap();
+        theirs.xattrs = xattrs.clone();
+        rig.news(vec![theirs]);
+        assert_eq!(rig.engine.local(file).unwrap().xattrs, xattrs);
+        assert!(rig.sync().is_empty());
     }
 
     #[test]

@@ -4,9 +4,10 @@
 //! bytes never conflict; an edit beats a removal; when both edited, the newer mtime keeps the node and the other bytes
 //! become a copy beside it; when both moved it, the server's place counts, because other devices already see it there.
 
-use crate::state::{Body, FileBody, State};
+use crate::state::{Body, FileBody, State, in_order};
 use std::sync::Arc;
-use syncmount_common::{Attrs, Content};
+use syncmount_common::node::NAMES_MAX;
+use syncmount_common::{Attrs, Content, Placement, Xattrs};
 
 /// What is known about the remote change beyond the state itself.
 #[derive(Clone, Copy, Debug, Default)]
@@ -32,6 +33,8 @@ pub enum Copy {
         content: Arc<Content>,
         /// Their mode and mtime.
         attrs: Attrs,
+        /// Their extended attributes.
+        xattrs: Xattrs,
     },
 }
 
@@ -81,7 +84,7 @@ pub fn merge(synced: Option<&State>, local: Option<&State>, remote: Option<&Stat
     }
     match (local, remote) {
         (None, None) => Merged::plain(None, Kept::Both),
-        (None, Some(remote)) => removed_here(remote, facts),
+        (None, Some(remote)) => removed_here(synced, remote, facts),
         (Some(local), None) => removed_there(synced, local),
         (Some(local), Some(remote)) => changed_on_both(synced, local, remote, facts),
     }
@@ -98,12 +101,24 @@ fn keep_draft(local: Option<&State>, remote: &State) -> State {
     }
 }
 
-fn removed_here(remote: &State, facts: Facts) -> Merged {
+fn removed_here(synced: Option<&State>, remote: &State, facts: Facts) -> Merged {
     if facts.content_changed && !facts.content_mine {
-        Merged::plain(Some(remote.clone()), Kept::Remote)
-    } else {
-        Merged::plain(None, Kept::Local)
+        return Merged::plain(Some(remote.clone()), Kept::Remote);
     }
+    match synced.filter(|_| !facts.mine).and_then(|synced| only_linked(synced, remote)) {
+        Some(linked) => Merged::plain(Some(linked), Kept::Both),
+        None => Merged::plain(None, Kept::Local),
+    }
+}
+
+/// The node under the names that it was given beside those that both sides knew, if it was: a removal takes away what its
+/// user saw.
+fn only_linked(synced: &State, now: &State) -> Option<State> {
+    if now.names.len() <= synced.names.len() {
+        return None;
+    }
+    let given = now.names.iter().filter(|place| !synced.names.contains(place)).cloned().collect();
+    Some(State { names: given, ..now.clone() })
 }
 
 fn removed_there(synced: Option<&State>, local: &State) -> Merged {
@@ -111,15 +126,27 @@ fn removed_there(synced: Option<&State>, local: &State) -> Merged {
         Some(synced) => !local.body.same_as(&synced.body),
         None => true,
     };
-    if edited { Merged::plain(Some(local.clone()), Kept::Local) } else { Merged::plain(None, Kept::Remote) }
+    if edited {
+        return Merged::plain(Some(local.clone()), Kept::Local);
+    }
+    match synced.and_then(|synced| only_linked(synced, local)) {
+        Some(linked) => Merged::plain(Some(linked), Kept::Both),
+        None => Merged::plain(None, Kept::Remote),
+    }
 }
 
 fn changed_on_both(synced: Option<&State>, local: &State, remote: &State, facts: Facts) -> Merged {
-    let names = three_way(synced.map(|state| &state.names), &local.names, &remote.names, facts.mine).clone();
+    let names = merge_names(synced.map(|state| &*state.names), &local.names, &remote.names, facts.mine);
+    let xattrs = merge_xattrs(synced.map(|state| &state.xattrs), &local.xattrs, &remote.xattrs, facts.mine);
     let mode = *three_way(synced.map(|state| &state.attrs.mode), &local.attrs.mode, &remote.attrs.mode, facts.mine);
     let edited_here = synced.is_none_or(|synced| !local.body.same_as(&synced.body));
     let edited_there = facts.content_changed && !facts.content_mine;
-    let with = |body: &Body, mtime| State { names: names.clone(), attrs: Attrs { mode, mtime }, body: body.clone() };
+    let with = |body: &Body, mtime| State {
+        names: names.clone(),
+        attrs: Attrs { mode, mtime },
+        body: body.clone(),
+        xattrs: xattrs.clone(),
+    };
     if local.body.same_as(&remote.body) {
         let mtime =
             *three_way(synced.map(|state| &state.attrs.mtime), &local.attrs.mtime, &remote.attrs.mtime, facts.mine);
@@ -134,7 +161,7 @@ fn changed_on_both(synced: Option<&State>, local: &State, remote: &State, facts:
     if local.attrs.mtime > remote.attrs.mtime {
         let copy = match &remote.body {
             Body::File(FileBody::Clean(content)) => {
-                Some(Copy::Remote { content: content.clone(), attrs: remote.attrs })
+                Some(Copy::Remote { content: content.clone(), attrs: remote.attrs, xattrs: remote.xattrs.clone() })
             }
             _ => None,
         };
@@ -149,10 +176,35 @@ fn changed_on_both(synced: Option<&State>, local: &State, remote: &State, facts:
 }
 
 /// The side that changed; the remote one if both did, unless the remote change was made here.
-fn three_way<'a, T: PartialEq>(synced: Option<&T>, local: &'a T, remote: &'a T, mine: bool) -> &'a T {
+fn three_way<'a, T: PartialEq + ?Sized>(synced: Option<&T>, local: &'a T, remote: &'a T, mine: bool) -> &'a T {
     let changed_here = synced != Some(local);
     let changed_there = synced != Some(remote);
     if changed_here && (!changed_there || mine) { local } else { remote }
+}
+
+/// Names are merged one by one: each that either side has given or taken away counts. Where both took the same name away,
+/// what the other side put in its place counts, so that one file that both have moved is in one place. The last name is
+/// not taken away by two sides that each leave another one.
+fn merge_names(synced: Option<&[Placement]>, local: &[Placement], remote: &[Placement], mine: bool) -> Vec<Placement> {
+    let Some(synced) = synced.filter(|synced| !mine && *synced != local && *synced != remote) else {
+        return three_way(synced, local, remote, mine).to_vec();
+    };
+    let kept = remote.iter().filter(|place| local.contains(place) || !synced.contains(place));
+    let mut names: Vec<Placement> = kept.cloned().collect();
+    let is_gone = |place: &&Placement| !local.contains(place) && !remote.contains(place);
+    let moved_there = remote.iter().filter(|place| !synced.contains(place)).count();
+    let moved_by_both = synced.iter().filter(is_gone).count().min(moved_there);
+    let given_here = local.iter().filter(|place| !synced.contains(place) && !remote.contains(place));
+    let room = NAMES_MAX.saturating_sub(names.len());
+    names.extend(given_here.skip(moved_by_both).take(room).cloned());
+    if names.is_empty() { remote.to_vec() } else { in_order(names) }
+}
+
+fn merge_xattrs(synced: Option<&Xattrs>, local: &Xattrs, remote: &Xattrs, mine: bool) -> Xattrs {
+    match synced {
+        Some(synced) if !mine => Xattrs::merged(synced, local, remote),
+        _ => three_way(synced, local, remote, mine).clone(),
+    }
 }
 
 #[cfg(test)]
@@ -160,7 +212,7 @@ mod tests {
     use super::*;
     use crate::state::Draft;
     use proptest::prelude::*;
-    use syncmount_common::{ChunkHash, Extent, Manifest, Name, NodeId, Placement, Timestamp};
+    use syncmount_common::{ChunkHash, Extent, Manifest, Name, NodeId, Timestamp};
 
     fn content(seed: u8) -> Arc<Content> {
         let extent = Extent::Chunk { hash: ChunkHash::of(&[seed]), len: 1 };
@@ -173,6 +225,7 @@ mod tests {
             names: vec![Placement { parent: NodeId::ROOT, name }],
             attrs: Attrs { mode, mtime: Timestamp(mtime) },
             body,
+            xattrs: Xattrs::default(),
         }
     }
 
@@ -258,6 +311,31 @@ mod tests {
         let (local, synced) = (state(0, 0o644, 1, draft(1)), state(0, 0o644, 1, clean(1)));
         let merged = merge(Some(&synced), Some(&local), Some(&state(1, 0o644, 1, clean(1))), Facts::default());
         assert_eq!(merged.local, Some(state(1, 0o644, 1, draft(1))));
+    }
+
+    fn names(letters: &str) -> Vec<Placement> {
+        letters.bytes().map(|at| Placement { parent: NodeId::ROOT, name: Name::new([at]).unwrap() }).collect()
+    }
+
+    #[test]
+    fn names_are_given_and_taken_one_by_one() {
+        for (synced, local, remote, merged) in [
+            ("a", "ab", "ac", "abc"),
+            ("ab", "a", "abc", "ac"),
+            ("ab", "b", "ac", "c"),
+            ("a", "b", "c", "c"),
+            ("a", "ab", "c", "bc"),
+            ("a", "b", "ac", "bc"),
+            ("ab", "bc", "bd", "bd"),
+            ("ab", "ac", "bd", "cd"),
+            ("ab", "b", "bc", "bc"),
+            ("ab", "a", "b", "b"),
+            ("ab", "ab", "a", "a"),
+        ] {
+            let found = merge_names(Some(&names(synced)), &names(local), &names(remote), false);
+            assert_eq!(found, names(merged), "{synced}: {local} and {remote}");
+        }
+        assert_eq!(merge_names(Some(&names("a")), &names("ab"), &names("c"), true), names("ab"), "its own past");
     }
 
     fn any_state() -> impl Strategy<Value = Option<State>> {

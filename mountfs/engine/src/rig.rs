@@ -252,6 +252,7 @@ impl Rig {
             deleted: false,
             names: vec![Placement { parent, name: name(text) }],
             attrs: Attrs { mode: 0o644, mtime: Timestamp(NOW.0 - 5) },
+            xattrs: syncmount_common::Xattrs::default(),
             content: inside.map(content),
             target: None,
             author: OTHER,

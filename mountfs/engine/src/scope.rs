@@ -118,8 +118,12 @@ impl Engine {
     fn rescope_one(&mut self, id: NodeId) {
         let Some(entry) = self.tree.get(id) else { return };
         let (scope, Some(state)) = (entry.scope, entry.local.clone()) else { return };
-        let Some(place) = state.names.first() else { return };
-        let belongs = self.scope_at(place, is_dir(&state));
+        if state.names.is_empty() {
+            return;
+        }
+        // Of several names each has to be one of the folder.
+        let is_shared = |place: &Placement| self.scope_at(place, is_dir(&state)) == Scope::Shared;
+        let belongs = if state.names.iter().all(is_shared) { Scope::Shared } else { Scope::Ignored };
         match (scope, belongs) {
             (Scope::Ignored, Scope::Shared) => self.release_to_folder(id),
             (Scope::Shared, Scope::Ignored) if self.is_unknown(id, entry) => {

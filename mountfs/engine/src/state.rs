@@ -3,17 +3,20 @@
 use crate::scope::Scope;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
-use syncmount_common::{Attrs, Content, ContentHash, Node, NodeKind, Placement, Rev, SymlinkTarget, Timestamp};
+use syncmount_common::{Attrs, Content, ContentHash, Node, NodeKind, Placement, Rev, SymlinkTarget, Timestamp, Xattrs};
 
 /// A node as the user sees it, or as both sides last agreed on it.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct State {
-    /// Where it is found; empty for the root only.
+    /// Where it is found, sorted, each once; empty for the root only.
     pub names: Vec<Placement>,
     /// Mode and mtime.
     pub attrs: Attrs,
     /// What is inside.
     pub body: Body,
+    /// Extended attributes. Kept apart: rows that were written before there were any go on to be read.
+    #[serde(skip)]
+    pub xattrs: Xattrs,
 }
 
 /// What is inside a node.
@@ -129,6 +132,13 @@ impl Body {
     }
 }
 
+/// Names as a state has them: sorted, each once, so that equal sets are equal.
+pub(crate) fn in_order(mut names: Vec<Placement>) -> Vec<Placement> {
+    names.sort_unstable();
+    names.dedup();
+    names
+}
+
 impl State {
     /// File, directory or symlink.
     pub const fn kind(&self) -> NodeKind {
@@ -137,7 +147,10 @@ impl State {
 
     /// Whether nothing has to be sent to turn `synced` into this. A prepared draft counts as its content.
     pub fn agrees_with(&self, synced: &Self) -> bool {
-        self.names == synced.names && self.attrs == synced.attrs && self.body.same_as(&synced.body)
+        self.names == synced.names
+            && self.attrs == synced.attrs
+            && self.xattrs == synced.xattrs
+            && self.body.same_as(&synced.body)
     }
 
     /// The state that a live node of the feed describes; `None` for a tombstone or a node without what its kind needs.
@@ -150,7 +163,7 @@ impl State {
             NodeKind::Symlink => Body::Symlink(node.target.clone()?),
             NodeKind::File => Body::File(FileBody::Clean(Arc::new(node.content.clone()?))),
         };
-        Some(Self { names: node.names.clone(), attrs: node.attrs, body })
+        Some(Self { names: in_order(node.names.clone()), attrs: node.attrs, body, xattrs: node.xattrs.clone() })
     }
 }
 

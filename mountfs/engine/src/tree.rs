@@ -81,6 +81,8 @@ pub(crate) struct Tree {
     entries: HashMap<NodeId, Entry>,
     /// Directory -> name -> node, as the user sees it.
     children: HashMap<NodeId, Names>,
+    /// Directory -> number of directories in it, as the user sees it; none: 0.
+    subdirs: HashMap<NodeId, u32>,
     /// Directory -> name -> node, on the server's side, for nodes that are not there for the user any more.
     displaced: HashMap<NodeId, Names>,
     /// Nodes with work, in the order in which they were last changed.
@@ -97,6 +99,7 @@ impl Tree {
             names: Vec::new(),
             attrs: Attrs { mode: 0o755, mtime: Timestamp(0) },
             body: crate::state::Body::Dir,
+            xattrs: syncmount_common::Xattrs::default(),
         });
         let entry = Entry {
             local: Some(root.clone()),
@@ -109,6 +112,7 @@ impl Tree {
         Self {
             entries: HashMap::from([(NodeId::ROOT, entry)]),
             children: HashMap::new(),
+            subdirs: HashMap::new(),
             displaced: HashMap::new(),
             dirty: BTreeMap::new(),
             staying: BTreeSet::new(),
@@ -141,6 +145,19 @@ impl Tree {
 
     pub(crate) fn children(&self, parent: NodeId) -> impl Iterator<Item = (&Name, NodeId)> + '_ {
         self.children.get(&parent).into_iter().flatten().map(|(name, id)| (name, *id))
+    }
+
+    /// How many directories lie in `parent`.
+    pub(crate) fn subdirs(&self, parent: NodeId) -> u32 {
+        self.subdirs.get(&parent).copied().unwrap_or(0)
+    }
+
+    fn count_subdir(&mut self, parent: NodeId, more: bool) {
+        let count = self.subdirs(parent);
+        match if more { count + 1 } else { count.saturating_sub(1) } {
+            0 => self.subdirs.remove(&parent),
+            count => self.subdirs.insert(parent, count),
+        };
     }
 
     pub(crate) fn is_empty_dir(&self, id: NodeId) -> bool {
@@ -237,6 +254,7 @@ impl Tree {
         if entry.local.is_none() && entry.synced_state().is_none() && !entry.offered {
             self.entries.remove(&id);
             self.children.remove(&id);
+            self.subdirs.remove(&id);
         } else {
             self.entries.insert(id, entry);
             self.note_displaced(id);
@@ -272,6 +290,9 @@ impl Tree {
                 if names.is_empty() {
                     self.children.remove(&place.parent);
                 }
+                if state.kind() == NodeKind::Dir {
+                    self.count_subdir(place.parent, false);
+                }
             }
         }
     }
@@ -286,7 +307,10 @@ impl Tree {
             }
         }
         for place in &state.names {
-            self.children.entry(place.parent).or_default().insert(place.name.clone(), id);
+            let before = self.children.entry(place.parent).or_default().insert(place.name.clone(), id);
+            if before.is_none() && state.kind() == NodeKind::Dir {
+                self.count_subdir(place.parent, true);
+            }
         }
         Ok(())
     }
@@ -333,6 +357,8 @@ impl Tree {
             let Some(local) = &entry.local else { continue };
             assert!(entry.is_shared() || entry.synced_state().is_none(), "{id:?} stays here and is not at the server");
             assert_eq!(local.names.is_empty(), *id == NodeId::ROOT, "{id:?} has a name");
+            assert!(local.names.is_sorted_by(|a, b| a < b), "{id:?} has its names in order");
+            assert!(local.names.len() < 2 || local.kind() != NodeKind::Dir, "{id:?} has one name");
             for place in &local.names {
                 places += 1;
                 assert_eq!(self.child(place.parent, place.name.as_bytes()), Some(*id), "{id:?} at {place:?}");
@@ -343,6 +369,14 @@ impl Tree {
             assert!(self.leads_to_root(*id), "{id:?} hangs below the root");
         }
         assert_eq!(places, self.children.values().map(BTreeMap::len).sum::<usize>(), "no name without a node");
+        let mut subdirs: HashMap<NodeId, u32> = HashMap::new();
+        for (parent, names) in &self.children {
+            let count = names.values().filter(|id| self.is_dir(**id)).count() as u32;
+            if count > 0 {
+                subdirs.insert(*parent, count);
+            }
+        }
+        assert_eq!(subdirs, self.subdirs, "directories in directories are counted");
         assert_eq!(self.dirty.len(), self.entries.values().filter(|entry| entry.order != 0).count());
     }
 }

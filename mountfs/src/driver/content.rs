@@ -17,7 +17,8 @@ use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use syncmount_common::{ChunkHash, Content, ContentHash, Extent, Manifest};
+use syncmount_common::{ChunkHash, Content, ContentHash, Extent, Manifest, NodeId};
+use syncmount_engine::{Body, FileBody};
 
 /// How many bytes one request asks for, about.
 const REQUEST_BYTES: u64 = 2 * 1024 * 1024;
@@ -40,6 +41,17 @@ pub enum ReadError {
     /// The disk.
     #[error(transparent)]
     Io(#[from] io::Error),
+}
+
+/// How much of a file is on this machine.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Presence {
+    /// Every byte.
+    Whole,
+    /// Some.
+    Part,
+    /// None.
+    None,
 }
 
 /// Manifests that do not travel inside nodes.
@@ -117,6 +129,25 @@ impl Default for Downloads {
 }
 
 impl Client {
+    /// How much of a node is on this machine. What has no bytes is always here.
+    pub fn presence(&self, node: NodeId) -> Presence {
+        let state = self.look(|engine| engine.local(node).cloned());
+        let Some(Body::File(FileBody::Clean(content))) = state.as_ref().map(|state| &state.body) else {
+            return Presence::Whole;
+        };
+        if content.size == 0 {
+            return Presence::Whole;
+        }
+        let Some(entry) = self.cache.get(&content.hash) else { return Presence::None };
+        let missing: u64 = entry.missing(0..content.size).iter().map(|(_, _, len)| u64::from(*len)).sum();
+        match missing {
+            _ if entry.is_whole() => Presence::Whole,
+            0 => Presence::Whole,
+            missing if missing >= entry.size() => Presence::None,
+            _ => Presence::Part,
+        }
+    }
+
     /// Reads what is on this machine already; `None` if any of it is not. Never waits for the network.
     pub fn read_local(&self, content: &Content, offset: u64, buf: &mut [u8]) -> io::Result<Option<usize>> {
         if content.size == 0 || offset >= content.size {
@@ -218,7 +249,7 @@ impl Client {
     }
 
     /// The manifest of a content, if it is on this machine.
-    pub(super) fn manifest_here(&self, content: &Content) -> Option<Arc<Manifest>> {
+    pub fn manifest_here(&self, content: &Content) -> Option<Arc<Manifest>> {
         content.manifest.clone().map(Arc::new).or_else(|| self.manifests.known(&content.hash))
     }
 

@@ -151,6 +151,22 @@ impl Client {
         self.is_intact(&Overlay::restore(draft, Some(staging)), &manifest)
     }
 
+    /// Whether the disk has no data in any of the segments that are in the staging file.
+    fn is_all_hole(&self, overlay: &Overlay, segments: &[crate::files::Segment]) -> io::Result<bool> {
+        use crate::files::Segment;
+        for segment in segments {
+            let is_hole = match segment {
+                Segment::Staging(range) => overlay.next_staged(range.clone())?.is_empty(),
+                Segment::Zero(_) => true,
+                Segment::Base(_) => false,
+            };
+            if !is_hole {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
     fn is_intact(&self, overlay: &Overlay, manifest: &Manifest) -> io::Result<bool> {
         use crate::files::Segment;
         if manifest.size() != overlay.size {
@@ -161,7 +177,12 @@ impl Client {
             if segments.iter().all(|segment| !matches!(segment, Segment::Staging(_))) {
                 continue;
             }
-            let Extent::Chunk { hash, len } = extent else { return Ok(false) };
+            let Extent::Chunk { hash, len } = extent else {
+                if self.is_all_hole(overlay, &segments)? {
+                    continue;
+                }
+                return Ok(false);
+            };
             let mut raw = vec![0; len as usize];
             match self.read_draft_local(overlay, start, &mut raw) {
                 Ok(Some(got)) if got == raw.len() && hash.matches(&raw) => {}

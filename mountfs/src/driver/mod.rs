@@ -18,7 +18,7 @@ mod settle;
 mod verify;
 mod write;
 
-pub use content::ReadError;
+pub use content::{Presence, ReadError};
 pub use link::Link;
 pub use pump::Pump;
 pub use recover::OpenError;
@@ -253,7 +253,7 @@ fn now() -> Timestamp {
 }
 
 /// Free space that is left to the client itself.
-const RESERVE_BYTES: u64 = 32 * 1024 * 1024;
+pub const RESERVE_BYTES: u64 = 32 * 1024 * 1024;
 
 /// How much may be written between two looks at the disk.
 const RECHECK_BYTES: u64 = 8 * 1024 * 1024;

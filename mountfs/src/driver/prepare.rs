@@ -104,6 +104,10 @@ impl Client {
         overlay: &Overlay,
         upload: bool,
     ) -> Result<Content, PrepareError> {
+        if let Some(known) = overlay.is_all_of().filter(|_| !upload) {
+            // A copy of what the server has.
+            return Ok(Content::clone(known));
+        }
         let mut cutter = Cutter::new(self, overlay, upload || overlay.size > INLINE_FILE_MAX);
         match self.reusable(overlay)? {
             Some(base) => cutter.change(&base, || self.require_unchanged(node, generation))?,
@@ -136,6 +140,7 @@ struct Cutter<'a> {
     overlay: &'a Overlay,
     chunker: Chunker,
     hasher: Option<FileHasher>,
+    hashed_holes: u64,
     extents: Vec<Extent>,
     uploads: Uploads<'a>,
 }
@@ -146,7 +151,8 @@ impl<'a> Cutter<'a> {
             client,
             overlay,
             chunker: Chunker::new(ChunkSizes::for_content(overlay.size)),
-            hasher: Some(FileHasher::default()),
+            hasher: (zeros_in(overlay) <= HASHED_HOLES_MAX).then(FileHasher::default),
+            hashed_holes: 0,
             extents: Vec::new(),
             uploads: Uploads { client, upload, gathered: Vec::new(), bytes: 0, running: Vec::new() },
         }
@@ -163,6 +169,9 @@ impl<'a> Cutter<'a> {
                     Segment::Zero(range) if range.end - range.start >= HOLE_LEN_MIN => {
                         self.hole(range.end - range.start)?;
                     }
+                    Segment::Staging(range) if range.end - range.start >= HOLE_LEN_MIN => {
+                        self.staged(range, &unchanged)?;
+                    }
                     segment => self.bytes(segment.range(), &unchanged)?,
                 }
             }
@@ -171,11 +180,33 @@ impl<'a> Cutter<'a> {
         Ok(())
     }
 
+    /// A part that the staging file has: holes in it were punched, and are holes of the file.
+    fn staged(
+        &mut self,
+        range: std::ops::Range<u64>,
+        unchanged: &impl Fn() -> Result<(), PrepareError>,
+    ) -> Result<(), PrepareError> {
+        let mut at = range.start;
+        while at < range.end {
+            let data = self.overlay.next_staged(at..range.end)?;
+            if data.start - at >= HOLE_LEN_MIN {
+                self.hole(data.start - at)?;
+                at = data.start;
+            }
+            if at < data.end {
+                self.bytes(at..data.end, unchanged)?;
+            }
+            at = data.end;
+        }
+        Ok(())
+    }
+
     fn hole(&mut self, len: u64) -> Result<(), PrepareError> {
         self.end_chunk()?;
         self.push_hole(len);
         let mut left = len;
-        if len > HASHED_HOLES_MAX {
+        self.hashed_holes = self.hashed_holes.saturating_add(len);
+        if self.hashed_holes > HASHED_HOLES_MAX {
             self.hasher = None;
         }
         if let Some(hasher) = &mut self.hasher {
@@ -305,6 +336,12 @@ impl<'a> Cutter<'a> {
         let manifest = Manifest::new(self.extents)?;
         Ok((manifest, self.hasher.map(FileHasher::finish)))
     }
+}
+
+/// How many bytes are zeros that nobody wrote, at least.
+fn zeros_in(overlay: &Overlay) -> u64 {
+    let beneath = if overlay.base.is_some() { overlay.base_len } else { 0 };
+    overlay.size.saturating_sub(overlay.present.covered()).saturating_sub(beneath)
 }
 
 /// Length of the first chunk of `window`, which is at least one longest chunk or all there is.

@@ -4,8 +4,8 @@
 use crate::store::{Loaded, Record as Kept};
 use serde::{Deserialize, Serialize};
 use std::io;
-use syncmount_common::NodeId;
-use syncmount_engine::{Position, Record, Restored, Row, Scope};
+use syncmount_common::{NodeId, Xattrs};
+use syncmount_engine::{Position, Record, Restored, Row, RowSynced, Scope, State};
 
 const CURSOR: &str = "cursor";
 const AHEAD: &str = "ahead";
@@ -22,12 +22,29 @@ fn other(error: impl std::error::Error + Send + Sync + 'static) -> io::Error {
 enum Extra {
     /// That the node is not part of the folder.
     Scope(Scope),
+    /// Extended attributes of both views.
+    Xattrs { local: Xattrs, synced: Xattrs },
+}
+
+fn synced_state(row: &mut Row) -> Option<&mut State> {
+    match &mut row.synced {
+        RowSynced::Differs { state, .. } => state.as_mut(),
+        RowSynced::Never | RowSynced::SameAsLocal { .. } => None,
+    }
 }
 
 fn encode_row(row: &Row) -> io::Result<Vec<u8>> {
     let mut data = postcard::to_stdvec(row).map_err(other)?;
     if row.scope != Scope::Shared {
         data = postcard::to_extend(&Extra::Scope(row.scope), data).map_err(other)?;
+    }
+    let local = row.local.as_ref().map(|state| state.xattrs.clone()).unwrap_or_default();
+    let synced = match &row.synced {
+        RowSynced::Differs { state: Some(state), .. } => state.xattrs.clone(),
+        RowSynced::Differs { state: None, .. } | RowSynced::Never | RowSynced::SameAsLocal { .. } => Xattrs::default(),
+    };
+    if !local.is_empty() || !synced.is_empty() {
+        data = postcard::to_extend(&Extra::Xattrs { local, synced }, data).map_err(other)?;
     }
     Ok(data)
 }
@@ -39,6 +56,10 @@ fn decode_row(data: &[u8]) -> io::Result<Row> {
         rest = behind;
         match extra {
             Extra::Scope(scope) => row.scope = scope,
+            Extra::Xattrs { local, synced } => {
+                row.local.iter_mut().for_each(|state| state.xattrs = local.clone());
+                synced_state(&mut row).into_iter().for_each(|state| state.xattrs = synced.clone());
+            }
         }
     }
     Ok(row)
@@ -118,24 +139,34 @@ pub(super) fn decode(loaded: Loaded) -> io::Result<(Restored, Vec<u64>)> {
 mod tests {
     use super::*;
     use syncmount_common::{Attrs, Name, Placement, Timestamp};
-    use syncmount_engine::{Body, RowSynced, State};
+    use syncmount_engine::Body;
+
+    fn state(xattrs: Xattrs) -> State {
+        let names = vec![Placement { parent: NodeId::ROOT, name: Name::try_from("a~").unwrap() }];
+        State { names, attrs: Attrs { mode: 0o755, mtime: Timestamp(1) }, body: Body::Dir, xattrs }
+    }
 
     #[test]
-    fn rows_of_the_first_version_and_of_names_that_stay_here_come_back() {
-        let names = vec![Placement { parent: NodeId::ROOT, name: Name::try_from("a~").unwrap() }];
-        let state = State { names, attrs: Attrs { mode: 0o755, mtime: Timestamp(1) }, body: Body::Dir };
-        let row = |scope| Row {
-            local: Some(state.clone()),
-            synced: RowSynced::Never,
-            changed: Timestamp(2),
-            offered: false,
-            scope,
-        };
-        let first = encode_row(&row(Scope::Shared)).unwrap();
-        assert_eq!(first, postcard::to_stdvec(&row(Scope::Shared)).unwrap(), "as the first version wrote it");
-        for scope in [Scope::Shared, Scope::Ignored, Scope::Aside, Scope::Leftover] {
-            let data = encode_row(&row(scope)).unwrap();
-            assert_eq!(decode_row(&data).unwrap(), row(scope));
+    fn rows_of_the_first_version_and_what_they_have_beside_come_back() {
+        let mut xattrs = Xattrs::default();
+        xattrs.set(b"user.note", b"value").unwrap();
+        let none = Xattrs::default();
+        let differs = |state| RowSynced::Differs { rev: 1, content_rev: 1, state };
+        let row = |local, synced| Row { local, synced, changed: Timestamp(2), offered: false, scope: Scope::Shared };
+        let plain = row(Some(state(none.clone())), RowSynced::Never);
+        assert_eq!(encode_row(&plain).unwrap(), postcard::to_stdvec(&plain).unwrap(), "as the first version wrote it");
+        let scopes = [Scope::Ignored, Scope::Aside, Scope::Leftover];
+        let staying = scopes.map(|scope| Row { scope, ..row(Some(state(xattrs.clone())), RowSynced::Never) });
+        let others = [
+            plain,
+            row(Some(state(xattrs.clone())), RowSynced::SameAsLocal { rev: 1, content_rev: 1 }),
+            row(Some(state(xattrs.clone())), differs(Some(state(none.clone())))),
+            row(Some(state(none)), differs(Some(state(xattrs.clone())))),
+            row(None, differs(Some(state(xattrs.clone())))),
+        ];
+        for row in staying.into_iter().chain(others) {
+            let data = encode_row(&row).unwrap();
+            assert_eq!(decode_row(&data).unwrap(), row);
             assert!(decode_row(&data[..data.len() - 1]).is_err());
         }
     }

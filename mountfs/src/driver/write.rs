@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 use syncmount_common::manifest::FILE_SIZE_MAX;
-use syncmount_common::{Attrs, NodeId, Timestamp};
+use syncmount_common::{Attrs, Content, NodeId, Timestamp};
 use syncmount_engine::{Body, DraftUpdate, Expected, FileBody, Refusal};
 
 /// A file that stays open is sent when its writer has been quiet for this long …
@@ -96,6 +96,41 @@ impl Client {
             overlay.set_size(size)?;
             Ok(())
         })
+    }
+
+    /// Makes a part of the file read as zeros, as far as the file goes.
+    pub fn zero(&self, file: &Arc<OpenFile>, range: std::ops::Range<u64>) -> Result<(), WriteError> {
+        self.edit(file, |inner| {
+            let Backing::Draft(overlay) = &mut inner.backing else { return Ok(()) };
+            Ok(overlay.zero(range)?)
+        })
+    }
+
+    /// Takes a range of a content that the server has as the next bytes of the file, without copying any. `false`, and
+    /// nothing is done, unless the file is the content up to there.
+    pub fn share(
+        &self,
+        file: &Arc<OpenFile>,
+        content: &Arc<Content>,
+        range: std::ops::Range<u64>,
+    ) -> Result<bool, WriteError> {
+        let is_begin = |backing: &Backing| match backing {
+            Backing::Draft(overlay) => overlay.is_begin_of(content, range.start),
+            Backing::Clean(own) => own.size == range.start && (own.size == 0 || own.hash == content.hash),
+        };
+        if !is_begin(&file.inner.read().backing) {
+            return Ok(false);
+        }
+        let mut shared = false;
+        self.edit(file, |inner| {
+            // Somebody may have written since.
+            shared = is_begin(&inner.backing);
+            if let (true, Backing::Draft(overlay)) = (shared, &mut inner.backing) {
+                overlay.share(content.clone(), range.end);
+            }
+            Ok(())
+        })?;
+        Ok(shared)
     }
 
     fn edit(

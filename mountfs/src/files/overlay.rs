@@ -2,7 +2,7 @@
 //! zeros. So one written byte in a huge file costs one byte, whatever of it is on this machine.
 
 use crate::store::RangeSet;
-use crate::system::at;
+use crate::system::{at, holes};
 use std::fs::File;
 use std::io;
 use std::ops::Range;
@@ -126,6 +126,59 @@ impl Overlay {
         Ok(())
     }
 
+    /// A range reads as zeros from now on, and takes no room where that can be had. What lies behind the end stays away.
+    pub fn zero(&mut self, range: Range<u64>) -> io::Result<()> {
+        let range = range.start..range.end.min(self.size);
+        if range.is_empty() {
+            return Ok(());
+        }
+        let staging = self.staging.as_ref().ok_or_else(|| io::Error::other("a draft without a staging file"))?;
+        clear(&staging.file, range.clone())?;
+        let base_end = if self.base.is_some() { self.base_len } else { 0 };
+        self.present.remove(range.clone());
+        if base_end <= range.end {
+            self.base_len = self.base_len.min(range.start);
+        } else if range.start < base_end {
+            // Zeros over the content beneath, which goes on behind them.
+            if staging.file.metadata()?.len() < range.end {
+                staging.file.set_len(range.end)?;
+            }
+            self.present.insert(range);
+        }
+        Ok(())
+    }
+
+    /// The next part of `range`, of bounded length, of which the disk says that the staging file has data there; empty and at
+    /// the end if it has none.
+    pub fn next_staged(&self, range: Range<u64>) -> io::Result<Range<u64>> {
+        let staging = self.staging.as_ref().ok_or_else(|| io::Error::other("a draft without a staging file"))?;
+        let start = match holes::next_data(&staging.file, range.start) {
+            Ok(found) => found.map_or(range.end, |start| start.min(range.end)),
+            // A disk that does not tell has data everywhere.
+            Err(error) if is_unknown(&error) => range.start,
+            Err(error) => return Err(error),
+        };
+        Ok(start..range.end.min(start.saturating_add(COPY_LEN as u64)))
+    }
+
+    /// The bytes are those of a content from now on, up to `len`.
+    pub fn share(&mut self, content: Arc<Content>, len: u64) {
+        self.base = Some(content);
+        (self.base_len, self.size) = (len, len);
+    }
+
+    /// Whether a range may be taken from `content` by [`Self::share`]: what is there already is its begin.
+    pub fn is_begin_of(&self, content: &Content, len: u64) -> bool {
+        self.present.is_empty()
+            && self.size == len
+            && (len == 0 || (self.base_len == len && self.base.as_ref().is_some_and(|base| base.hash == content.hash)))
+    }
+
+    /// The content that this is, byte for byte, if it is known without reading it.
+    pub fn is_all_of(&self) -> Option<&Arc<Content>> {
+        self.base.as_ref().filter(|base| self.is_begin_of(base, base.size) && base.size > 0)
+    }
+
     /// The same with its own bytes in another staging file, which is empty. The overlay's may have lost its name.
     pub fn copied_to(&self, to: &File) -> io::Result<Self> {
         let mut buf = vec![0; COPY_LEN];
@@ -152,6 +205,34 @@ impl Overlay {
     pub fn present_pairs(&self) -> Vec<(u64, u64)> {
         self.present.iter().map(|range| (range.start, range.end)).collect()
     }
+}
+
+/// Makes a part of a file zeros: a hole where the disk has them.
+fn clear(file: &File, range: Range<u64>) -> io::Result<()> {
+    let end = range.end.min(file.metadata()?.len());
+    if range.start >= end {
+        return Ok(());
+    }
+    match holes::punch(file, range.start..end) {
+        Err(error) if is_unknown(&error) => write_zeros(file, range.start..end),
+        done => done,
+    }
+}
+
+/// Whether the disk knows of no holes.
+fn is_unknown(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::Unsupported | io::ErrorKind::InvalidInput)
+}
+
+fn write_zeros(file: &File, range: Range<u64>) -> io::Result<()> {
+    let zeros = vec![0; COPY_LEN];
+    let mut at = range.start;
+    while at < range.end {
+        let part = &zeros[..(range.end - at).min(COPY_LEN as u64) as usize];
+        at::write_all_at(file, part, at)?;
+        at += part.len() as u64;
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -193,5 +274,39 @@ mod tests {
         assert_eq!(overlay.segments(0..100), [Segment::Base(0..50), Segment::Zero(50..100)]);
         overlay.wrote(0..50);
         assert!(overlay.is_self_contained());
+    }
+
+    fn staged(size: u32) -> Overlay {
+        let staging = StagingFile { id: 1, file: Arc::new(tempfile::tempfile().unwrap()) };
+        Overlay { staging: Some(staging), ..over(size) }
+    }
+
+    #[test]
+    fn zeros_hide_what_lies_beneath_and_what_was_written() {
+        let mut overlay = staged(100);
+        overlay.zero(20..40).unwrap();
+        assert_eq!(overlay.segments(0..100), [Segment::Base(0..20), Segment::Staging(20..40), Segment::Base(40..100)]);
+        let file = overlay.staging.clone().unwrap().file;
+        at::write_all_at(&file, b"bytes", 10).unwrap();
+        overlay.wrote(10..15);
+        overlay.zero(12..200).unwrap();
+        assert_eq!(overlay.segments(0..100), [Segment::Base(0..10), Segment::Staging(10..12), Segment::Zero(12..100)]);
+        let mut bytes = [9; 20];
+        at::read_exact_at(&file, &mut bytes, 10).unwrap();
+        assert_eq!(&bytes[..5], b"by\0\0\0");
+        assert_eq!(overlay.size, 100);
+    }
+
+    #[test]
+    fn a_content_is_shared_where_its_begin_is_all_there_is() {
+        let content = over(100).base.unwrap();
+        let mut overlay = Overlay::empty();
+        assert!(overlay.is_begin_of(&content, 0) && !overlay.is_begin_of(&content, 10));
+        overlay.share(content.clone(), 60);
+        assert!(overlay.is_begin_of(&content, 60) && overlay.is_all_of().is_none());
+        overlay.share(content.clone(), 100);
+        assert_eq!(overlay.is_all_of(), Some(&content));
+        overlay.wrote(5..6);
+        assert!(overlay.is_all_of().is_none() && !overlay.is_begin_of(&content, 100));
     }
 }

@@ -4,6 +4,7 @@ use crate::driver::{ReadError, WriteError};
 use crate::vfs::VfsError;
 use fuser::Errno;
 use std::io;
+use syncmount_common::XattrError;
 use syncmount_common::name::NameError;
 use syncmount_engine::Refusal;
 
@@ -19,6 +20,12 @@ pub(super) fn errno(error: &VfsError) -> Errno {
         VfsError::BadHandle => Errno::EBADF,
         VfsError::Owner => Errno::EPERM,
         VfsError::Invalid => Errno::EINVAL,
+        VfsError::NoXattr => Errno::ENODATA,
+        VfsError::XattrExists => Errno::EEXIST,
+        VfsError::StatusXattr => Errno::EPERM,
+        VfsError::Xattr(error) => of_xattr(*error),
+        VfsError::NotSupported => Errno::EOPNOTSUPP,
+        VfsError::NoData => Errno::ENXIO,
         VfsError::ReadOnly => Errno::EROFS,
     }
 }
@@ -32,7 +39,19 @@ fn of_refusal(refusal: Refusal) -> Errno {
         Refusal::NotEmpty => Errno::ENOTEMPTY,
         Refusal::IntoItself => Errno::EINVAL,
         Refusal::OtherScope => Errno::EXDEV,
+        Refusal::TooManyNames => Errno::EMLINK,
+        Refusal::OneName => Errno::EPERM,
         Refusal::Stale => Errno::EIO,
+    }
+}
+
+fn of_xattr(error: XattrError) -> Errno {
+    match error {
+        XattrError::Name => Errno::EOPNOTSUPP,
+        XattrError::NameTooLong => Errno::ERANGE,
+        XattrError::ValueTooLong => Errno::E2BIG,
+        XattrError::NoRoom => Errno::ENOSPC,
+        XattrError::Malformed => Errno::EIO,
     }
 }
 

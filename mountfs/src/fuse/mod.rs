@@ -6,7 +6,8 @@
 mod errno;
 mod notify;
 
-use crate::vfs::{DirEntry, SetAttrs, Stat, Vfs, VfsError};
+use crate::driver::RESERVE_BYTES;
+use crate::vfs::{Allocate, DirEntry, SetAttrs, Sought, Stat, Vfs, VfsError};
 use errno::errno;
 use fuser::{
     AccessFlags, BackgroundSession, BsdFileFlags, Config, CopyFileRangeFlags, Errno, FileAttr, FileHandle, FileType,
@@ -40,8 +41,17 @@ pub struct Mount {
     vfs: Arc<Vfs>,
 }
 
+/// How the kernel is to mount.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Options {
+    /// Every change is refused.
+    pub read_only: bool,
+    /// Other users may come in, as far as modes let them.
+    pub allow_other: bool,
+}
+
 /// Mounts `vfs` at `mountpoint`. The kernel has agreed when this returns.
-pub fn mount(vfs: Arc<Vfs>, mountpoint: &Path, runtime: tokio::runtime::Handle, read_only: bool) -> io::Result<Mount> {
+pub fn mount(vfs: Arc<Vfs>, mountpoint: &Path, runtime: tokio::runtime::Handle, options: Options) -> io::Result<Mount> {
     let mut config = Config::default();
     config.mount_options = vec![
         MountOption::FSName("syncmount".into()),
@@ -50,9 +60,9 @@ pub fn mount(vfs: Arc<Vfs>, mountpoint: &Path, runtime: tokio::runtime::Handle, 
         MountOption::NoDev,
         MountOption::NoSuid,
         MountOption::NoAtime,
-        if read_only { MountOption::RO } else { MountOption::RW },
+        if options.read_only { MountOption::RO } else { MountOption::RW },
     ];
-    config.acl = SessionACL::Owner;
+    config.acl = if options.allow_other { SessionACL::All } else { SessionACL::Owner };
     config.n_threads = Some(THREADS);
     config.clone_fd = true;
     let (invalidations, queue) = Invalidations::new();
@@ -128,8 +138,8 @@ impl Translator {
         FileAttr {
             ino: INodeNo(stat.ino),
             size: stat.size,
-            blocks: stat.size.div_ceil(512),
-            atime: time(stat.mtime),
+            blocks: stat.allocated.div_ceil(512),
+            atime: time(stat.atime),
             mtime: time(stat.mtime),
             ctime: time(stat.ctime),
             crtime: UNIX_EPOCH,
@@ -188,7 +198,9 @@ impl Filesystem for Translator {
             | InitFlags::FUSE_READDIRPLUS_AUTO
             | InitFlags::FUSE_CACHE_SYMLINKS
             | InitFlags::FUSE_ASYNC_DIO
-            | InitFlags::FUSE_ATOMIC_O_TRUNC;
+            | InitFlags::FUSE_ATOMIC_O_TRUNC
+            // Otherwise the kernel asks for `security.capability` before every write.
+            | InitFlags::FUSE_HANDLE_KILLPRIV_V2;
         if let Err(missing) = config.add_capabilities(wanted) {
             let offered = wanted & !missing;
             if let Err(refused) = config.add_capabilities(offered) {
@@ -211,7 +223,9 @@ impl Filesystem for Translator {
                     kind: NodeKind::File,
                     mode: 0,
                     size: 0,
+                    allocated: 0,
                     links: 0,
+                    atime: Timestamp(0),
                     mtime: Timestamp(0),
                     ctime: Timestamp(0),
                 };
@@ -235,13 +249,13 @@ impl Filesystem for Translator {
 
     fn setattr(
         &self,
-        _req: &Request,
+        req: &Request,
         ino: INodeNo,
         mode: Option<u32>,
         uid: Option<u32>,
         gid: Option<u32>,
         size: Option<u64>,
-        _atime: Option<TimeOrNow>,
+        atime: Option<TimeOrNow>,
         mtime: Option<TimeOrNow>,
         _ctime: Option<SystemTime>,
         fh: Option<FileHandle>,
@@ -254,11 +268,15 @@ impl Filesystem for Translator {
         if !self.may_own(uid, gid) {
             return reply.error(errno(&VfsError::Owner));
         }
-        let mtime = mtime.map(|mtime| match mtime {
+        let now = self.vfs.client().now();
+        let chosen = |time: TimeOrNow| match time {
             TimeOrNow::SpecificTime(time) => timestamp(time),
-            TimeOrNow::Now => self.vfs.client().now(),
-        });
-        match self.vfs.setattr(ino.0, SetAttrs { mode, size, mtime }, fh.map(|fh| fh.0)) {
+            TimeOrNow::Now => now,
+        };
+        let (atime, mtime) = (atime.map(chosen), mtime.map(chosen));
+        // A change of owner takes these bits away from everybody's file, a change of size from that of others than root.
+        let kill_suid = uid.is_some() || gid.is_some() || (size.is_some() && req.uid() != 0);
+        match self.vfs.setattr(ino.0, SetAttrs { mode, size, atime, mtime, kill_suid }, fh.map(|fh| fh.0)) {
             Ok(stat) => reply.attr(&TTL, &self.attr(&stat)),
             Err(error) => reply.error(logged(&error)),
         }
@@ -328,10 +346,10 @@ impl Filesystem for Translator {
         Self::empty(self.vfs.rename(from, to, mode), reply);
     }
 
-    fn open(&self, _req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
+    fn open(&self, req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
         let writer = flags.acc_mode() != OpenAccMode::O_RDONLY;
         let truncate = flags.0 & libc::O_TRUNC != 0;
-        match self.vfs.open(ino.0, writer, truncate) {
+        match self.vfs.open(ino.0, writer, truncate, req.uid() != 0) {
             Ok(fh) => reply.opened(FileHandle(fh), open_flags(writer)),
             Err(error) => reply.error(logged(&error)),
         }
@@ -397,13 +415,14 @@ impl Filesystem for Translator {
         fh: FileHandle,
         offset: u64,
         data: &[u8],
-        _write_flags: WriteFlags,
+        write_flags: WriteFlags,
         flags: OpenFlags,
         _lock_owner: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
         let append = flags.0 & libc::O_APPEND != 0;
-        match self.vfs.write(fh.0, offset, data, append) {
+        let kill_suid = write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID);
+        match self.vfs.write(fh.0, offset, data, append, kill_suid) {
             Ok(()) => reply.written(data.len() as u32),
             Err(error) => reply.error(logged(&error)),
         }
@@ -498,42 +517,47 @@ impl Filesystem for Translator {
                 let nodes = self.vfs.client().look(|engine| engine.len() as u64);
                 let free = stat.f_ffree;
                 let size = stat.f_frsize as u32;
-                reply.statfs(stat.f_blocks, stat.f_bfree, stat.f_bavail, nodes + free, free, size, 255, size);
+                // What is left to the client itself is not there for programs.
+                let reserve = RESERVE_BYTES.div_ceil(stat.f_frsize.max(1));
+                let left = |blocks: u64| blocks.saturating_sub(reserve);
+                let (bfree, bavail) = (left(stat.f_bfree), left(stat.f_bavail));
+                reply.statfs(stat.f_blocks, bfree, bavail, nodes + free, free, size, 255, size);
             }
             Err(error) => reply.error(Errno::from_i32(error.raw_os_error())),
         }
     }
 
-    // What follows is refused without a word in the log; the kernel or the program then does without.
-
-    fn link(&self, _req: &Request, _ino: INodeNo, _newparent: INodeNo, _newname: &OsStr, reply: ReplyEntry) {
-        reply.error(Errno::EPERM);
+    fn link(&self, _req: &Request, ino: INodeNo, newparent: INodeNo, newname: &OsStr, reply: ReplyEntry) {
+        self.entry(self.vfs.link(ino.0, newparent.0, newname.as_bytes()), reply);
     }
 
     fn setxattr(
         &self,
         _req: &Request,
-        _ino: INodeNo,
-        _name: &OsStr,
-        _value: &[u8],
-        _flags: i32,
+        ino: INodeNo,
+        name: &OsStr,
+        value: &[u8],
+        flags: i32,
         _position: u32,
         reply: ReplyEmpty,
     ) {
-        reply.error(Errno::ENOSYS);
+        let (create, replace) = (flags & libc::XATTR_CREATE != 0, flags & libc::XATTR_REPLACE != 0);
+        Self::empty(self.vfs.setxattr(ino.0, name.as_bytes(), value, create, replace), reply);
     }
 
-    fn getxattr(&self, _req: &Request, _ino: INodeNo, _name: &OsStr, _size: u32, reply: ReplyXattr) {
-        reply.error(Errno::ENOSYS);
+    fn getxattr(&self, _req: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
+        xattr(self.vfs.getxattr(ino.0, name.as_bytes()), size, reply);
     }
 
-    fn listxattr(&self, _req: &Request, _ino: INodeNo, _size: u32, reply: ReplyXattr) {
-        reply.error(Errno::ENOSYS);
+    fn listxattr(&self, _req: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
+        xattr(self.vfs.listxattr(ino.0), size, reply);
     }
 
-    fn removexattr(&self, _req: &Request, _ino: INodeNo, _name: &OsStr, reply: ReplyEmpty) {
-        reply.error(Errno::ENOSYS);
+    fn removexattr(&self, _req: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        Self::empty(self.vfs.removexattr(ino.0, name.as_bytes()), reply);
     }
+
+    // What follows is refused without a word in the log; the kernel or the program then does without.
 
     /// Asked only where the kernel does not check permissions itself, as it does here.
     fn access(&self, _req: &Request, ino: INodeNo, _mask: AccessFlags, reply: ReplyEmpty) {
@@ -571,33 +595,72 @@ impl Filesystem for Translator {
         &self,
         _req: &Request,
         _ino: INodeNo,
-        _fh: FileHandle,
-        _offset: u64,
-        _length: u64,
-        _mode: i32,
+        fh: FileHandle,
+        offset: u64,
+        length: u64,
+        mode: i32,
         reply: ReplyEmpty,
     ) {
-        reply.error(Errno::EOPNOTSUPP);
+        let keep_size = mode & libc::FALLOC_FL_KEEP_SIZE != 0;
+        let what = match mode & !libc::FALLOC_FL_KEEP_SIZE {
+            0 => Allocate::Room(keep_size),
+            libc::FALLOC_FL_PUNCH_HOLE if keep_size => Allocate::Hole,
+            libc::FALLOC_FL_ZERO_RANGE => Allocate::Zeros(keep_size),
+            // Programs then move or write the bytes themselves.
+            _ => return reply.error(Errno::EOPNOTSUPP),
+        };
+        let Some(end) = offset.checked_add(length) else { return reply.error(Errno::EFBIG) };
+        Self::empty(self.vfs.fallocate(fh.0, offset..end, what), reply);
     }
 
-    fn lseek(&self, _req: &Request, _ino: INodeNo, _fh: FileHandle, _offset: i64, _whence: i32, reply: ReplyLseek) {
-        // The kernel then takes the whole file for data, which is always right.
-        reply.error(Errno::ENOSYS);
+    fn lseek(&self, _req: &Request, _ino: INodeNo, fh: FileHandle, offset: i64, whence: i32, reply: ReplyLseek) {
+        let sought = match whence {
+            libc::SEEK_DATA => Sought::Data,
+            libc::SEEK_HOLE => Sought::Hole,
+            _ => return reply.error(Errno::EINVAL),
+        };
+        let Ok(offset) = u64::try_from(offset) else { return reply.error(Errno::ENXIO) };
+        match self.vfs.seek(fh.0, offset, sought) {
+            Ok(found) => reply.offset(i64::try_from(found).unwrap_or(i64::MAX)),
+            Err(error) => reply.error(logged(&error)),
+        }
     }
 
     fn copy_file_range(
         &self,
         _req: &Request,
         _ino_in: INodeNo,
-        _fh_in: FileHandle,
-        _offset_in: u64,
+        fh_in: FileHandle,
+        offset_in: u64,
         _ino_out: INodeNo,
-        _fh_out: FileHandle,
-        _offset_out: u64,
-        _len: u64,
-        _flags: CopyFileRangeFlags,
+        fh_out: FileHandle,
+        offset_out: u64,
+        len: u64,
+        flags: CopyFileRangeFlags,
         reply: ReplyWrite,
     ) {
-        reply.error(Errno::ENOSYS);
+        if !flags.is_empty() {
+            return reply.error(Errno::EINVAL);
+        }
+        let (vfs, invalidations) = (self.vfs.clone(), self.invalidations.clone());
+        // The answer has room for 32 bits.
+        let len = len.min(u64::from(u32::MAX) & !0xFFFF);
+        self.runtime.spawn_blocking(move || {
+            match vfs.copy_range((fh_in.0, offset_in), (fh_out.0, offset_out), len) {
+                Ok(copied) => reply.written(copied as u32),
+                Err(error) => reply.error(logged(&error)),
+            }
+            invalidations.push_astray(&vfs, fh_out.0);
+        });
+    }
+}
+
+/// Answers with the length if that is asked for, else with the bytes if there is room for them.
+fn xattr(result: Result<Vec<u8>, VfsError>, room: u32, reply: ReplyXattr) {
+    match result {
+        Ok(bytes) if room == 0 => reply.size(bytes.len() as u32),
+        Ok(bytes) if bytes.len() > room as usize => reply.error(Errno::ERANGE),
+        Ok(bytes) => reply.data(&bytes),
+        Err(error) => reply.error(logged(&error)),
     }
 }

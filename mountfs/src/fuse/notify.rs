@@ -40,6 +40,7 @@ impl Invalidations {
     pub(super) fn push(&self, vfs: &Vfs, changed: &Changed) {
         vfs.attrs_came(changed.node);
         for place in &changed.places {
+            vfs.entries_came(place.parent);
             if let Some(parent) = vfs.inodes.known(place.parent) {
                 self.send(Stale::Entry(parent, place.name.clone()));
             }

@@ -38,6 +38,7 @@ pub fn prepare(config: &MountConfig, dirs: &Dirs) -> Result<bool, StartError> {
     check_directory(mountpoint)?;
     check_state_is_outside(config, dirs, &table)?;
     check_fuse()?;
+    check_others(config.allow_other)?;
     Ok(cleared)
 }
 
@@ -198,6 +199,21 @@ fn check_fuse() -> Result<(), StartError> {
 }
 
 #[cfg(target_os = "linux")]
+/// For everybody but root the machine's owner has to allow it.
+fn check_others(allow_other: bool) -> Result<(), StartError> {
+    let allows = |text: String| text.lines().any(|line| line.trim() == "user_allow_other");
+    if allow_other && !is_root() && !fs::read_to_string("/etc/fuse.conf").is_ok_and(allows) {
+        return Err(StartError::OthersNotAllowed);
+    }
+    Ok(())
+}
+
+#[cfg(target_os = "macos")]
+fn check_others(_allow_other: bool) -> Result<(), StartError> {
+    Ok(())
+}
+
+#[cfg(target_os = "linux")]
 fn is_root() -> bool {
     rustix::process::geteuid().is_root()
 }
@@ -334,6 +350,7 @@ mod tests {
                 cache_dir: self.path("cache"),
                 cache_size: 1 << 30,
                 read_only: false,
+                allow_other: false,
                 durability: crate::cli::Durability::Local,
                 foreground: true,
                 log_file: None,

@@ -4,8 +4,12 @@
 //! memory; only [`Vfs::read_wait`] may wait for the network, and it ends at a deadline.
 
 mod inodes;
+mod ranges;
+mod times;
+mod xattr;
 
 pub use inodes::{Inodes, ROOT_INO};
+pub use ranges::{Allocate, Sought};
 
 use crate::cli::Durability;
 use crate::driver::{Client, ReadError, WriteError};
@@ -18,7 +22,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 use syncmount_common::name::NameError;
 use syncmount_common::node::{MODE_MASK, TargetError};
-use syncmount_common::{Attrs, Content, Name, NodeId, NodeKind, SymlinkTarget, Timestamp};
+use syncmount_common::{Attrs, Content, Name, NodeId, NodeKind, SymlinkTarget, Timestamp, XattrError};
 use syncmount_engine::{Body, Draft, Engine, FileBody, Refusal, RenameMode, State};
 
 /// How long a read waits for the server.
@@ -65,6 +69,24 @@ pub enum VfsError {
     /// EINVAL: not a symlink, or a flag that is not known.
     #[error("not possible for this kind of file")]
     Invalid,
+    /// ENODATA.
+    #[error("there is no such extended attribute")]
+    NoXattr,
+    /// EEXIST.
+    #[error("the extended attribute exists")]
+    XattrExists,
+    /// EPERM: the client itself says what it is.
+    #[error("what begins with `user.syncmount.` is told by syncmount and cannot be set")]
+    StatusXattr,
+    /// Not an extended attribute that can be kept.
+    #[error(transparent)]
+    Xattr(#[from] XattrError),
+    /// EOPNOTSUPP.
+    #[error("not supported here")]
+    NotSupported,
+    /// ENXIO: there is no data from there on.
+    #[error("there is nothing behind this place")]
+    NoData,
     /// EROFS.
     #[error("the folder is mounted read-only")]
     ReadOnly,
@@ -81,8 +103,12 @@ pub struct Stat {
     pub mode: u32,
     /// Size in bytes.
     pub size: u64,
-    /// Number of names; 0 for a file that was removed while it is open.
+    /// How many of them are not in holes, as far as is known.
+    pub allocated: u64,
+    /// Number of names; of a directory, 2 and one for each directory in it; 0 for a file that was removed while it is open.
     pub links: u32,
+    /// When it was last read, if a program has said so since the mount began; else the mtime.
+    pub atime: Timestamp,
     /// When its bytes were last changed.
     pub mtime: Timestamp,
     /// When anything of it was last changed here.
@@ -96,8 +122,12 @@ pub struct SetAttrs {
     pub mode: Option<u32>,
     /// Size in bytes.
     pub size: Option<u64>,
+    /// When it was last read.
+    pub atime: Option<Timestamp>,
     /// When the bytes were last changed.
     pub mtime: Option<Timestamp>,
+    /// The set-user-id and set-group-id bits go, as they do when somebody without privileges changes a file.
+    pub kill_suid: bool,
 }
 
 /// One entry of a listing.
@@ -133,9 +163,7 @@ pub struct Vfs {
     handles: Mutex<HashMap<u64, Arc<Handle>>>,
     listings: Mutex<HashMap<u64, Option<Arc<Vec<DirEntry>>>>>,
     next_handle: AtomicU64,
-    /// When entries of a directory were last changed here. Not kept and not sent: every new file would change its directory
-    /// for all devices.
-    dir_times: Mutex<HashMap<NodeId, Timestamp>>,
+    times: times::Times,
 }
 
 type Result<T, E = VfsError> = std::result::Result<T, E>;
@@ -151,7 +179,7 @@ impl Vfs {
             handles: Mutex::default(),
             listings: Mutex::default(),
             next_handle: AtomicU64::new(1),
-            dir_times: Mutex::default(),
+            times: times::Times::default(),
         }
     }
 
@@ -206,41 +234,40 @@ impl Vfs {
                 kind: state.kind(),
                 mode: state.attrs.mode,
                 size: state.body.size(),
-                links: if state.kind() == NodeKind::Dir { 2 } else { state.names.len() as u32 },
+                allocated: ranges::allocated(&state.body),
+                links: if state.kind() == NodeKind::Dir { 2 + engine.subdirs(node) } else { state.names.len() as u32 },
+                atime: state.attrs.mtime,
                 mtime: state.attrs.mtime,
                 ctime: entry.changed,
             })
         });
-        let known = known.map(|stat| self.with_dir_time(node, stat));
-        match (known, open) {
-            (Some(stat), None | Some((_, _, Some(_)))) => Ok(stat),
-            (Some(stat), Some((size, mtime, None))) => Ok(Stat { size, mtime, ctime: stat.ctime.max(mtime), ..stat }),
-            (None, Some((size, mtime, Some(attrs)))) => {
-                Ok(Stat { ino, kind: NodeKind::File, mode: attrs.mode, size, links: 0, mtime, ctime: mtime })
+        let stat = match (known, open) {
+            (Some(stat), None | Some((_, _, Some(_)))) => stat,
+            (Some(stat), Some((size, mtime, None))) => {
+                Stat { size, allocated: size, atime: mtime, mtime, ctime: stat.ctime.max(mtime), ..stat }
             }
-            (None, _) => Err(VfsError::Gone),
-        }
-    }
-
-    fn with_dir_time(&self, node: NodeId, stat: Stat) -> Stat {
-        if stat.kind != NodeKind::Dir {
-            return stat;
-        }
-        match self.dir_times.lock().get(&node) {
-            Some(time) => Stat { mtime: *time, ctime: stat.ctime.max(*time), ..stat },
-            None => stat,
-        }
+            (None, Some((size, mtime, Some(attrs)))) => {
+                let (kind, mode) = (NodeKind::File, attrs.mode);
+                Stat { ino, kind, mode, size, allocated: size, links: 0, atime: mtime, mtime, ctime: mtime }
+            }
+            (None, _) => return Err(VfsError::Gone),
+        };
+        Ok(self.times.of(node, stat))
     }
 
     /// The feed has brought other attributes: they count again.
     pub fn attrs_came(&self, node: NodeId) {
-        self.dir_times.lock().remove(&node);
+        self.times.attrs_came(node);
+    }
+
+    /// The feed has brought, taken or renamed an entry of a directory.
+    pub fn entries_came(&self, dir: NodeId) {
+        self.times.entries_came(dir, self.client.now());
     }
 
     /// An entry of a directory was made, removed or renamed here.
     fn entries_changed(&self, dir: NodeId) {
-        let now = self.client.now();
-        self.dir_times.lock().insert(dir, now);
+        self.times.entries_changed(dir, self.client.now());
     }
 
     /// Sets attributes. `fh` is the handle by which the file was cut, if it was one.
@@ -250,16 +277,33 @@ impl Vfs {
         if let Some(size) = set.size {
             self.truncate(node, size, fh)?;
         }
-        if set.mode.is_some() || set.mtime.is_some() {
-            self.set_mode_and_mtime(node, set)?;
+        if set.kill_suid && set.mode.is_none() {
+            self.kill_suid(node)?;
+        }
+        if set.mode.is_some() || set.mtime.is_some() || set.atime.is_some() {
+            self.set_mode_and_times(node, set)?;
         }
         self.stat(node)
     }
 
-    fn set_mode_and_mtime(&self, node: NodeId, set: SetAttrs) -> Result<()> {
+    /// Takes the set-user-id and set-group-id bits away from a file (the latter only if a group may execute it: otherwise
+    /// it does not mean that).
+    fn kill_suid(&self, node: NodeId) -> Result<()> {
+        let mode = self.client.look(|engine| {
+            engine.local(node).filter(|state| state.kind() == NodeKind::File).map(|state| state.attrs.mode)
+        });
+        match mode.map(|mode| (mode, without_suid(mode))) {
+            Some((had, has)) if had != has => {
+                self.set_mode_and_times(node, SetAttrs { mode: Some(has), ..SetAttrs::default() })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn set_mode_and_times(&self, node: NodeId, set: SetAttrs) -> Result<()> {
         let open = self.client.files.get(node);
         if let Some(mtime) = set.mtime {
-            self.dir_times.lock().remove(&node);
+            self.times.attrs_came(node);
             if let Some(file) = &open {
                 self.client.set_mtime(file, mtime);
             }
@@ -270,6 +314,7 @@ impl Vfs {
             let attrs = Attrs { mode, mtime: set.mtime.unwrap_or(state.attrs.mtime) };
             engine.set_attrs(node, attrs, now)
         })?;
+        self.times.set_atime(node, set.atime, set.mtime);
         match (result, open) {
             // Removed while it is open: the attributes end with the last handle.
             (Err(Refusal::NotFound), Some(file)) => {
@@ -308,8 +353,12 @@ impl Vfs {
         self.require_writable()?;
         let parent = self.node(parent)?;
         let name = Name::new(name)?;
+        let is_dir = body == Body::Dir;
         let node = self.client.change(|engine, now| {
-            engine.create(parent, name, Attrs { mode: mode & MODE_MASK, mtime: now }, body, now)
+            // What is made in a directory with the set-group-id bit belongs to its group; only directories pass it on.
+            let inherited = attrs_of(engine, Some(parent)).map_or(0, |attrs| attrs.mode & SGID);
+            let mode = (mode & MODE_MASK) | if is_dir { inherited } else { 0 };
+            engine.create(parent, name, Attrs { mode, mtime: now }, body, now)
         })??;
         self.entries_changed(parent);
         Ok(node)
@@ -324,6 +373,16 @@ impl Vfs {
     /// Makes a symlink.
     pub fn symlink(&self, parent: u64, name: &[u8], target: &[u8]) -> Result<Stat> {
         let node = self.make(parent, name, 0o777, Body::Symlink(SymlinkTarget::new(target)?))?;
+        self.remembered(node)
+    }
+
+    /// Gives a file or symlink one more name.
+    pub fn link(&self, ino: u64, parent: u64, name: &[u8]) -> Result<Stat> {
+        self.require_writable()?;
+        let (node, parent) = (self.node(ino)?, self.node(parent)?);
+        let name = Name::new(name)?;
+        self.client.change(|engine, now| engine.link(node, parent, name, now))??;
+        self.entries_changed(parent);
         self.remembered(node)
     }
 
@@ -346,7 +405,7 @@ impl Vfs {
     /// Opens a file by name for writing, where a create found that it is there already.
     pub fn open_existing(&self, parent: u64, name: &[u8], truncate: bool) -> Result<(Stat, u64)> {
         let stat = self.lookup(parent, name)?;
-        match self.open(stat.ino, true, truncate) {
+        match self.open(stat.ino, true, truncate, true) {
             Ok(fh) => Ok((self.getattr(stat.ino)?, fh)),
             Err(error) => {
                 self.inodes.forget(stat.ino, 1);
@@ -367,7 +426,9 @@ impl Vfs {
         })??;
         self.orphan(node, attrs);
         self.entries_changed(parent);
-        self.dir_times.lock().remove(&node);
+        if dir {
+            self.times.forget(node);
+        }
         Ok(())
     }
 
@@ -404,8 +465,9 @@ impl Vfs {
         Ok(())
     }
 
-    /// Opens a file. With `truncate` it is empty afterwards.
-    pub fn open(&self, ino: u64, writer: bool, truncate: bool) -> Result<u64> {
+    /// Opens a file. With `truncate` it is empty afterwards; with `kill_suid` who does that has no privileges that would keep
+    /// the set-user-id bits.
+    pub fn open(&self, ino: u64, writer: bool, truncate: bool, kill_suid: bool) -> Result<u64> {
         if writer || truncate {
             self.require_writable()?;
         }
@@ -418,6 +480,9 @@ impl Vfs {
         if truncate && let Err(error) = self.client.set_size(&file, 0) {
             self.client.files.close(&file, writer);
             return Err(error.into());
+        }
+        if truncate && kill_suid {
+            self.kill_suid(node)?;
         }
         Ok(self.give_handle(node, file, writer))
     }
@@ -438,6 +503,11 @@ impl Vfs {
 
     fn handle(&self, fh: u64) -> Result<Arc<Handle>> {
         self.handles.lock().get(&fh).cloned().ok_or(VfsError::BadHandle)
+    }
+
+    /// A handle that may write.
+    fn writer(&self, fh: u64) -> Result<Arc<Handle>> {
+        self.handle(fh).and_then(|handle| if handle.writer { Ok(handle) } else { Err(VfsError::BadHandle) })
     }
 
     /// Reads what is on this machine; `None` if [`Self::read_wait`] is needed. At most `len` bytes, fewer at the end only.
@@ -495,10 +565,11 @@ impl Vfs {
     }
 
     /// Writes all of `data`; with `append` at the end of the file, of which the kernel may think as another one.
-    pub fn write(&self, fh: u64, offset: u64, data: &[u8], append: bool) -> Result<()> {
-        let handle = self.handle(fh)?;
-        if !handle.writer {
-            return Err(VfsError::BadHandle);
+    /// With `kill_suid` the writer has no privileges that would keep the set-user-id bits.
+    pub fn write(&self, fh: u64, offset: u64, data: &[u8], append: bool, kill_suid: bool) -> Result<()> {
+        let handle = self.writer(fh)?;
+        if kill_suid {
+            self.kill_suid(handle.file.inner.read().node)?;
         }
         let own_end = || handle.file.inner.read().backing.size();
         let offset = if append && self.is_astray(&handle) { own_end() } else { offset };
@@ -638,6 +709,15 @@ fn is_short(error: &VfsError) -> bool {
 
 fn room(backing: &Backing, offset: u64, len: usize) -> usize {
     backing.size().saturating_sub(offset).min(len as u64) as usize
+}
+
+/// The set-user-id and set-group-id bits of a mode.
+const SUID: u32 = 0o4000;
+const SGID: u32 = 0o2000;
+
+fn without_suid(mode: u32) -> u32 {
+    let sgid = if mode & 0o010 != 0 { SGID } else { 0 };
+    mode & !(SUID | sgid)
 }
 
 fn attrs_of(engine: &Engine, node: Option<NodeId>) -> Option<Attrs> {

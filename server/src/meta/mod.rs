@@ -169,8 +169,9 @@ pub trait ReadTx: ReadHistory + ReadScrub {
     fn folders(&self) -> Result<Vec<FolderRow>>;
     /// A node, tombstones too.
     fn node(&self, folder: FolderKey, id: NodeId) -> Result<Option<Node>>;
-    /// At most `limit` nodes with a rev above `since`, in rev order.
-    fn changed(&self, folder: FolderKey, since: Seq, limit: usize) -> Result<Vec<Node>>;
+    /// At most `limit` nodes with a rev above `since`, in rev order, and whether more follow. Fewer if they have many names
+    /// or large extended attributes.
+    fn changed(&self, folder: FolderKey, since: Seq, limit: usize) -> Result<(Vec<Node>, bool)>;
     /// The node that has `name` in `parent`.
     fn child(&self, folder: FolderKey, parent: NodeId, name: &Name) -> Result<Option<NodeId>>;
     /// At most `limit` entries of a directory after the name `after`, by name.

@@ -5,7 +5,7 @@
 use super::ingest::file_hash_of;
 use super::{Result, ServiceError};
 use std::collections::{HashMap, HashSet};
-use syncmount_common::node::MODE_MASK;
+use syncmount_common::node::{MODE_MASK, NAMES_MAX};
 use syncmount_common::protocol::changes::{Cursor, Device};
 use syncmount_common::protocol::commit::{CommitRequest, NewContent, OPS_MAX, Op};
 use syncmount_common::protocol::session::Session;
@@ -15,9 +15,6 @@ use syncmount_common::{
 
 /// The longest name of a device, in characters.
 const DEVICE_NAME_LEN_MAX: usize = 64;
-
-/// The largest number of names that one file may have.
-const NAMES_MAX: usize = 10_000;
 
 /// A request that is sound in itself.
 pub(super) struct Batch {
@@ -99,7 +96,7 @@ fn op_fault(op: &Op) -> Option<&'static str> {
             .or_else(|| attrs_fault(attrs))
             .or_else(|| parts_fault(*kind, content.as_ref(), target.as_ref())),
         Op::Update { names, attrs, .. } => {
-            // What a node is, is known in the transaction only; a file is what may have the most names.
+            // What a node is, is known in the transaction only; a file may have the most names.
             let names = names.as_deref().and_then(|names| names_fault(names, NodeKind::File));
             names.or_else(|| attrs.as_ref().and_then(attrs_fault))
         }
@@ -113,8 +110,8 @@ pub(super) fn names_fault(names: &[Placement], kind: NodeKind) -> Option<&'stati
     match names {
         [] => Some("a node needs a name"),
         [_] => None,
-        _ if kind != NodeKind::File => Some("only a file can have several names"),
-        many if many.len() > NAMES_MAX => Some("a file has at most 10,000 names"),
+        _ if kind == NodeKind::Dir => Some("a directory has one name"),
+        many if many.len() > NAMES_MAX => Some("a node has at most 10,000 names"),
         many => (!many.iter().all(|place| seen.insert(place))).then_some("the same name is given twice"),
     }
 }

@@ -138,9 +138,7 @@ impl Poll {
             // Another one may have begun while this poll was held.
             standing(tx, folder.key, device, &session)?;
         }
-        let mut nodes = tx.changed(folder.key, since, self.limit + 1)?;
-        let more = nodes.len() > self.limit;
-        nodes.truncate(self.limit);
+        let (nodes, more) = tx.changed(folder.key, since, self.limit)?;
         let seq = if more { nodes.last().map_or(since, |node| node.rev) } else { folder.seq };
         let nodes: Vec<_> = nodes.into_iter().map(for_travel).collect();
         let riders = places(tx, self.riders(&nodes))?;

@@ -14,7 +14,7 @@ use bytes::Bytes;
 use std::collections::HashSet;
 use syncmount_common::protocol::changes::Cursor;
 use syncmount_common::protocol::commit::{CommitRequest, Committed, Conflict, ConflictReason, MissingDetails, Op};
-use syncmount_common::{ChunkHash, Content, ContentHash, Extent, Node, NodeKind, Rev, Timestamp};
+use syncmount_common::{ChunkHash, Content, ContentHash, Extent, Node, NodeKind, Rev, Timestamp, Xattrs};
 
 /// Conflicts told in one answer.
 pub(super) const CONFLICTS_MAX: usize = 100;
@@ -212,24 +212,37 @@ impl Application<'_> {
     fn step(&self, op: &Op, before: Option<Node>, rev: Rev) -> std::result::Result<Step, &'static str> {
         let author = self.batch.device.id;
         let (after, renamed) = match (op, &before) {
-            (Op::Create { id, kind, names, attrs, content, target, .. }, before) => {
+            (Op::Create { id, kind, names, attrs, xattrs, content, target, .. }, before) => {
                 if before.as_ref().is_some_and(|node| node.kind != *kind) {
                     return Err("a node keeps its kind when it comes back");
                 }
                 let (content, target, names) = (content.map(reference), target.clone(), names.clone());
                 let (content_rev, content_author, deleted) = (rev, author, false);
-                let (id, kind, attrs) = (*id, *kind, *attrs);
-                let node =
-                    Node { id, rev, kind, deleted, names, attrs, content, target, author, content_rev, content_author };
+                let (id, kind, attrs, xattrs) = (*id, *kind, *attrs, xattrs.clone());
+                let node = Node {
+                    id,
+                    rev,
+                    kind,
+                    deleted,
+                    names,
+                    attrs,
+                    xattrs,
+                    content,
+                    target,
+                    author,
+                    content_rev,
+                    content_author,
+                };
                 (node, true)
             }
-            (Op::Update { names, attrs, content, .. }, Some(node)) => {
+            (Op::Update { names, attrs, xattrs, content, .. }, Some(node)) => {
                 let node = Node { rev, author, ..node.clone() };
+                let node = Node { xattrs: xattrs.clone().unwrap_or(node.xattrs), ..node };
                 (updated(node, names.as_deref(), attrs.as_ref(), content.as_ref())?, names.is_some())
             }
             (Op::Remove { .. }, Some(node)) => {
-                let (names, content, target) = (Vec::new(), None, None);
-                (Node { rev, author, deleted: true, names, content, target, ..node.clone() }, true)
+                let (names, xattrs, content, target) = (Vec::new(), Xattrs::default(), None, None);
+                (Node { rev, author, deleted: true, names, xattrs, content, target, ..node.clone() }, true)
             }
             (Op::Update { .. } | Op::Remove { .. }, None) => return Err("there is no such node"),
         };

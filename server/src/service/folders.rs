@@ -5,7 +5,7 @@ use super::{Result, Service, ServiceError, folder};
 use crate::meta::{FolderRow, ReadTx};
 use std::path::Path;
 use syncmount_common::protocol::folders::{FolderInfo, FolderList};
-use syncmount_common::{Attrs, DeviceId, Node, NodeId, NodeKind};
+use syncmount_common::{Attrs, DeviceId, Node, NodeId, NodeKind, Xattrs};
 
 /// The longest name of a folder, in bytes.
 pub const FOLDER_NAME_LEN_MAX: usize = 64;
@@ -59,6 +59,7 @@ fn root(attrs: Attrs) -> Node {
         deleted: false,
         names: Vec::new(),
         attrs,
+        xattrs: Xattrs::default(),
         content: None,
         target: None,
         author: nobody,

@@ -64,7 +64,7 @@ fn without(node: &Node, gone: impl Fn(&Placement) -> bool) -> Op {
     if left.is_empty() {
         return Op::Remove { id: node.id, base: node.rev };
     }
-    Op::Update { id: node.id, base: node.rev, names: Some(left), attrs: None, content: None }
+    Op::Update { id: node.id, base: node.rev, names: Some(left), attrs: None, xattrs: None, content: None }
 }
 
 /// Operations that remove a directory and all below it, children before parents.

@@ -11,7 +11,7 @@ use super::{Result, Service, ServiceError, folder, order};
 use crate::meta::{self, Counts, FolderKey, FolderRow, MetaError, ReadTx, WriteTx};
 use syncmount_common::protocol::changes::Device;
 use syncmount_common::protocol::undo::UndoReply;
-use syncmount_common::{ContentHash, DeviceId, Node, OpId, Seq, Timestamp};
+use syncmount_common::{ContentHash, DeviceId, Node, OpId, Seq, Timestamp, Xattrs};
 
 /// The device that an undo's changes are told as, and its name.
 pub const UNDO_DEVICE: (DeviceId, &str) = (DeviceId::from_bytes(*b"syncmount\0undo\0\0"), "undo");
@@ -81,16 +81,19 @@ fn plan(tx: &dyn ReadTx, name: &str, to: Seq) -> Result<Vec<Vec<Step>>> {
 
 /// From the present state to the wanted one; none if they are the same.
 fn step(now: Node, wanted: Option<Node>) -> Option<Step> {
-    let Some(Node { names, attrs, content, target, .. }) = wanted else {
-        let (names, content, target, deleted) = (Vec::new(), None, None, true);
-        let after = Node { names, content, target, deleted, ..now };
+    let Some(Node { names, attrs, xattrs, content, target, .. }) = wanted else {
+        let (names, xattrs, content, target, deleted) = (Vec::new(), Xattrs::default(), None, None, true);
+        let after = Node { names, xattrs, content, target, deleted, ..now };
         return (!now.deleted).then_some(Step { before: Some(now), after, renamed: true });
     };
     let renamed = now.deleted || now.names != names;
     let content = content.map(|content| reference(content.hash));
-    let same =
-        !renamed && now.attrs == attrs && now.target == target && hash(&now) == content.as_ref().map(|it| it.hash);
-    let after = Node { names, attrs, content, target, deleted: false, ..now };
+    let same = !renamed
+        && now.attrs == attrs
+        && now.xattrs == xattrs
+        && now.target == target
+        && hash(&now) == content.as_ref().map(|it| it.hash);
+    let after = Node { names, attrs, xattrs, content, target, deleted: false, ..now };
     (!same).then_some(Step { before: Some(now), after, renamed })
 }
 
@@ -153,7 +156,16 @@ mod tests {
         fn create(&mut self, id: NodeId, base: u64, kind: NodeKind, place: Placement) -> Op {
             let target = SymlinkTarget::new(vec![b'x'; 1 + self.below(3)]).ok().filter(|_| kind == NodeKind::Symlink);
             let content = (kind == NodeKind::File).then(|| Manifest::default().content_hash());
-            Op::Create { id, base, kind, names: vec![place], attrs: self.attrs(), content, target }
+            Op::Create {
+                id,
+                base,
+                kind,
+                names: vec![place],
+                attrs: self.attrs(),
+                xattrs: Xattrs::default(),
+                content,
+                target,
+            }
         }
 
         /// Operations on what is there; many are refused, which changes nothing.
@@ -173,11 +185,16 @@ mod tests {
                     // Half of the renames take a name that somebody has.
                     let others = nodes[self.below(nodes.len())].names.first().cloned();
                     let names = Some(vec![others.filter(|_| known.is_multiple_of(2)).unwrap_or(place)]);
-                    Op::Update { id: node.id, base: node.rev, names, attrs: None, content: None }
+                    Op::Update { id: node.id, base: node.rev, names, attrs: None, xattrs: None, content: None }
                 }
-                (3, Some(node)) => {
-                    Op::Update { id: node.id, base: node.rev, names: None, attrs: Some(self.attrs()), content: None }
-                }
+                (3, Some(node)) => Op::Update {
+                    id: node.id,
+                    base: node.rev,
+                    names: None,
+                    attrs: Some(self.attrs()),
+                    xattrs: None,
+                    content: None,
+                },
                 (4 | 5, Some(node)) => Op::Remove { id: node.id, base: node.rev },
                 (_, _) => {
                     let kind = [NodeKind::Dir, NodeKind::Dir, NodeKind::File, NodeKind::Symlink][self.below(4)];

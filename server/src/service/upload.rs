@@ -11,7 +11,7 @@ use syncmount_common::protocol::changes::Device;
 use syncmount_common::protocol::commit::{CommitRequest, NewContent, Op};
 use syncmount_common::protocol::files::FileInfo;
 use syncmount_common::{
-    Attrs, ChunkHash, Extent, FileHash, Manifest, Name, NodeId, NodeKind, Placement, Timestamp, envelope,
+    Attrs, ChunkHash, Extent, FileHash, Manifest, Name, NodeId, NodeKind, Placement, Timestamp, Xattrs, envelope,
 };
 
 /// Bytes gathered before they are hashed and cut on another thread.
@@ -125,7 +125,16 @@ impl Service {
             let id = self.0.environment.node_id();
             let names = vec![Placement { parent, name: name.clone() }];
             let attrs = Attrs { mode: DIR_MODE, mtime: self.0.environment.now() };
-            ops.push(Op::Create { id, base: 0, kind: NodeKind::Dir, names, attrs, content: None, target: None });
+            ops.push(Op::Create {
+                id,
+                base: 0,
+                kind: NodeKind::Dir,
+                names,
+                attrs,
+                xattrs: Xattrs::default(),
+                content: None,
+                target: None,
+            });
             parent = id;
         }
         (ops, parent)
@@ -230,13 +239,22 @@ fn file_ops(service: &Service, target: &Target, walk: &Walk, content: &NewConten
     let content = Some(content.manifest.content_hash());
     if let Some(node) = &walk.node {
         let attrs = Some(Attrs { mode: node.attrs.mode, mtime });
-        return vec![Op::Update { id: node.id, base: node.rev, names: None, attrs, content }];
+        return vec![Op::Update { id: node.id, base: node.rev, names: None, attrs, xattrs: None, content }];
     }
     let names = target.path.names();
     let Some((name, directories)) = names.split_last() else { return Vec::new() };
     let (mut ops, parent) = service.make_ways(walk, directories);
     let names = vec![Placement { parent, name: name.clone() }];
     let (id, attrs) = (service.0.environment.node_id(), Attrs { mode: FILE_MODE, mtime });
-    ops.push(Op::Create { id, base: 0, kind: NodeKind::File, names, attrs, content, target: None });
+    ops.push(Op::Create {
+        id,
+        base: 0,
+        kind: NodeKind::File,
+        names,
+        attrs,
+        xattrs: Xattrs::default(),
+        content,
+        target: None,
+    });
     ops
 }

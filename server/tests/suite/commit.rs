@@ -3,7 +3,7 @@
 use crate::support::*;
 use syncmount_common::protocol::changes::Cursor;
 use syncmount_common::protocol::commit::{ConflictReason, NewContent, Op};
-use syncmount_common::{Attrs, Epoch, Extent, FileHash, Manifest, NodeKind};
+use syncmount_common::{Attrs, Epoch, Extent, FileHash, Manifest, NodeKind, Xattrs};
 use syncmount_server::service::ServiceError;
 
 #[tokio::test]
@@ -113,6 +113,7 @@ async fn a_removed_node_comes_back_on_its_tombstone() {
             kind,
             names: vec![at(ROOT, "again")],
             attrs: ATTRS,
+            xattrs: Xattrs::default(),
             content,
             target: None,
         };
@@ -160,15 +161,24 @@ async fn what_is_malformed_is_refused() {
         let attrs = Attrs { mode: 0o10000, ..ATTRS };
         let two = vec![at(ROOT, "x"), at(ROOT, "y")];
         let make = |kind, names, content| {
-            vec![Op::Create { id: id(), base: 0, kind, names, attrs: ATTRS, content, target: None }]
+            vec![Op::Create {
+                id: id(),
+                base: 0,
+                kind,
+                names,
+                attrs: ATTRS,
+                xattrs: Xattrs::default(),
+                content,
+                target: None,
+            }]
         };
         let cases = [
             vec![mkdir(ROOT, dir, "root")],
             vec![remove(ROOT, 0)],
             vec![rename(ROOT, 0, dir, "root")],
-            vec![Op::Update { id: dir, base: 1, names: None, attrs: Some(attrs), content: None }],
-            vec![Op::Update { id: dir, base: 1, names: Some(two.clone()), attrs: None, content: None }],
-            vec![Op::Update { id: dir, base: 1, names: Some(Vec::new()), attrs: None, content: None }],
+            vec![Op::Update { id: dir, base: 1, names: None, attrs: Some(attrs), xattrs: None, content: None }],
+            vec![Op::Update { id: dir, base: 1, names: Some(two.clone()), attrs: None, xattrs: None, content: None }],
+            vec![Op::Update { id: dir, base: 1, names: Some(Vec::new()), attrs: None, xattrs: None, content: None }],
             vec![write(dir, 1, none)],
             vec![write(link, 2, none)],
             make(NodeKind::Dir, two, None),
@@ -191,7 +201,7 @@ async fn what_is_malformed_is_refused() {
 async fn the_root_changes_its_attributes() {
     for world in worlds().await {
         let attrs = Some(Attrs { mode: 0o700, ..ATTRS });
-        world.ok(vec![Op::Update { id: ROOT, base: 0, names: None, attrs, content: None }]).await;
+        world.ok(vec![Op::Update { id: ROOT, base: 0, names: None, attrs, xattrs: None, content: None }]).await;
         assert_eq!(world.node(ROOT).await.attrs.mode, 0o700);
         assert_eq!(world.service.folder(F).await.unwrap().nodes, 0, "the root is not counted");
     }
@@ -287,7 +297,16 @@ async fn hard_links_are_names_of_one_node() {
         let (file, none) = (id(), hash_of(&empty()));
         world.ok(vec![create(file, ROOT, "a", none)]).await;
         let both = vec![at(ROOT, "a"), at(ROOT, "b")];
-        world.ok(vec![Op::Update { id: file, base: 1, names: Some(both.clone()), attrs: None, content: None }]).await;
+        world
+            .ok(vec![Op::Update {
+                id: file,
+                base: 1,
+                names: Some(both.clone()),
+                attrs: None,
+                xattrs: None,
+                content: None,
+            }])
+            .await;
         assert_eq!(world.node(file).await.names, both);
         assert_eq!(world.conflicts(vec![mkdir(id(), ROOT, "b")]).await, [(0, ConflictReason::NameTaken)]);
     }

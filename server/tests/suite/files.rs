@@ -178,7 +178,14 @@ async fn a_hard_link_loses_the_name_that_is_removed() {
     let (file, dir, none) = (id(), id(), hash_of(&empty()));
     served.commit(vec![mkdir(dir, ROOT, "d"), create(file, dir, "a", none)]).await;
     let names = Some(vec![at(dir, "a"), at(dir, "b"), at(ROOT, "outside")]);
-    let link = syncmount_common::protocol::commit::Op::Update { id: file, base: 2, names, attrs: None, content: None };
+    let link = syncmount_common::protocol::commit::Op::Update {
+        id: file,
+        base: 2,
+        names,
+        attrs: None,
+        xattrs: None,
+        content: None,
+    };
     served.commit(vec![link]).await;
     assert_eq!(served.delete("d/a").send().await.unwrap().status(), 204);
     assert_eq!(served.names("d").await, ["b"]);

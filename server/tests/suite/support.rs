@@ -7,7 +7,7 @@ use syncmount_common::protocol::changes::{Cursor, Device};
 use syncmount_common::protocol::commit::{CommitRequest, Committed, Conflict, ConflictReason, NewContent, Op};
 use syncmount_common::{
     Attrs, ChunkHash, ContentHash, DeviceId, Epoch, Extent, Manifest, Name, Node, NodeId, NodeKind, OpId, Placement,
-    Rev, SymlinkTarget, Timestamp, envelope,
+    Rev, SymlinkTarget, Timestamp, Xattrs, envelope,
 };
 use syncmount_server::blob::ObjectPacks;
 use syncmount_server::meta::sqlite::SqliteStore;
@@ -96,26 +96,53 @@ pub fn chunk(bytes: &[u8]) -> (ChunkHash, Bytes) {
 
 pub fn mkdir(id: NodeId, parent: NodeId, name: &str) -> Op {
     let (names, attrs) = (vec![at(parent, name)], Attrs { mode: 0o755, ..ATTRS });
-    Op::Create { id, base: 0, kind: NodeKind::Dir, names, attrs, content: None, target: None }
+    Op::Create {
+        id,
+        base: 0,
+        kind: NodeKind::Dir,
+        names,
+        attrs,
+        xattrs: Xattrs::default(),
+        content: None,
+        target: None,
+    }
 }
 
 pub fn create(id: NodeId, parent: NodeId, name: &str, content: ContentHash) -> Op {
     let (names, content) = (vec![at(parent, name)], Some(content));
-    Op::Create { id, base: 0, kind: NodeKind::File, names, attrs: ATTRS, content, target: None }
+    Op::Create {
+        id,
+        base: 0,
+        kind: NodeKind::File,
+        names,
+        attrs: ATTRS,
+        xattrs: Xattrs::default(),
+        content,
+        target: None,
+    }
 }
 
 pub fn symlink(id: NodeId, parent: NodeId, name: &str, target: &str) -> Op {
     let target = Some(SymlinkTarget::new(target.as_bytes()).unwrap());
     let names = vec![at(parent, name)];
-    Op::Create { id, base: 0, kind: NodeKind::Symlink, names, attrs: ATTRS, content: None, target }
+    Op::Create {
+        id,
+        base: 0,
+        kind: NodeKind::Symlink,
+        names,
+        attrs: ATTRS,
+        xattrs: Xattrs::default(),
+        content: None,
+        target,
+    }
 }
 
 pub fn rename(id: NodeId, base: Rev, parent: NodeId, name: &str) -> Op {
-    Op::Update { id, base, names: Some(vec![at(parent, name)]), attrs: None, content: None }
+    Op::Update { id, base, names: Some(vec![at(parent, name)]), attrs: None, xattrs: None, content: None }
 }
 
 pub fn write(id: NodeId, base: Rev, content: ContentHash) -> Op {
-    Op::Update { id, base, names: None, attrs: None, content: Some(content) }
+    Op::Update { id, base, names: None, attrs: None, xattrs: None, content: Some(content) }
 }
 
 pub fn remove(id: NodeId, base: Rev) -> Op {

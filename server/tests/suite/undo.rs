@@ -61,7 +61,9 @@ async fn a_folder_goes_back_and_forth() {
 async fn the_roots_attributes_go_back_too() {
     let world = in_memory().await;
     let attrs = Attrs { mode: 0o700, ..ATTRS };
-    world.ok(vec![Op::Update { id: ROOT, base: 0, names: None, attrs: Some(attrs), content: None }]).await;
+    world
+        .ok(vec![Op::Update { id: ROOT, base: 0, names: None, attrs: Some(attrs), xattrs: None, content: None }])
+        .await;
     world.service.undo(F, 0, false).await.unwrap();
     let root = world.node(ROOT).await;
     assert_eq!((root.attrs.mode, root.rev, root.kind), (0o755, 2, NodeKind::Dir));

@@ -9,6 +9,7 @@ mod conflicts;
 mod crashes;
 mod curl;
 mod durability;
+mod filesystem;
 mod full_disk;
 mod held;
 mod ignore;

@@ -5,17 +5,20 @@ use rusqlite::Row;
 use syncmount_common::node::INLINE_EXTENTS_MAX;
 use syncmount_common::{
     Attrs, ChunkHash, Content, ContentHash, DeviceId, FileHash, Manifest, Name, Node, NodeId, NodeKind, Placement,
-    SymlinkTarget, Timestamp,
+    SymlinkTarget, Timestamp, Xattrs,
 };
 
 /// A manifest's encoding up to this length is read with its node: 4 bytes of magic and 37 per chunk.
 pub(super) const MANIFEST_INLINE_LEN_MAX: usize = 4 + 37 * INLINE_EXTENTS_MAX;
 
-/// The columns that [`node`] reads, of `nodes n LEFT JOIN contents c`. The bound on the manifest is its last column's
+/// The columns that [`node`] reads, of `nodes n LEFT JOIN contents c`. The bound on the manifest is its column's
 /// parameter `:inline`: a long one lies on overflow pages, which are not touched this way.
 pub(super) const NODE_COLUMNS: &str = "n.id, n.rev, n.kind, n.deleted, n.mode, n.mtime, n.target, n.author, \
      n.content_rev, n.content_author, n.content, c.size, c.sha256, \
-     CASE WHEN length(c.manifest) <= :inline THEN c.manifest END";
+     CASE WHEN length(c.manifest) <= :inline THEN c.manifest END, n.xattrs";
+
+/// The first column behind [`NODE_COLUMNS`].
+pub(super) const AFTER_NODE: usize = 15;
 
 /// A node from its columns, without its names.
 pub(super) fn node(row: &Row<'_>) -> Result<Node> {
@@ -31,6 +34,7 @@ pub(super) fn node(row: &Row<'_>) -> Result<Node> {
         content_rev: number(row.get(8).fault()?)?,
         content_author: DeviceId::from_bytes(row.get(9).fault()?),
         content: content(row)?,
+        xattrs: row.get_ref(14).fault()?.as_blob_or_null().ok().flatten().map_or(Ok(Xattrs::default()), xattrs)?,
     })
 }
 
@@ -87,6 +91,10 @@ pub(super) const fn kind_column(kind: NodeKind) -> i64 {
 
 pub(super) fn name(column: Vec<u8>) -> Result<Name> {
     Name::new(column).map_err(|_| MetaError::Damaged("a name is invalid"))
+}
+
+pub(super) fn xattrs(column: &[u8]) -> Result<Xattrs> {
+    Xattrs::decode(column).map_err(|_| MetaError::Damaged("extended attributes are malformed"))
 }
 
 pub(super) fn target(column: Vec<u8>) -> Result<SymlinkTarget> {

@@ -1,6 +1,6 @@
 //! Every question, as one SQL statement or two.
 
-use super::columns::{self, MANIFEST_INLINE_LEN_MAX, NODE_COLUMNS, number, to_column};
+use super::columns::{self, AFTER_NODE, MANIFEST_INLINE_LEN_MAX, NODE_COLUMNS, number, to_column};
 use super::{Fault, ReadTx, Result, Tx};
 use crate::meta::{
     ChunkPlace, ContentRow, FolderKey, FolderRow, PackId, PackSlice, ReadHistory as _, SessionRow, SmallChunk, TokenRow,
@@ -14,6 +14,9 @@ use syncmount_common::{
     ChunkHash, ContentHash, DeviceId, Epoch, FileHash, FolderId, Manifest, Name, Node, NodeId, OpId, Placement, Seq,
     Timestamp,
 };
+
+/// Names and extended attributes of about this many bytes are answered at once.
+const WEIGHT_MAX: usize = 8 * 1024 * 1024;
 
 const INLINE: i64 = MANIFEST_INLINE_LEN_MAX as i64;
 
@@ -126,16 +129,26 @@ impl ReadTx for Tx<'_> {
         found.map(|node| self.with_names(folder, node)).transpose()
     }
 
-    fn changed(&self, folder: FolderKey, since: Seq, limit: usize) -> Result<Vec<Node>> {
+    fn changed(&self, folder: FolderKey, since: Seq, limit: usize) -> Result<(Vec<Node>, bool)> {
         let sql = format!(
             "SELECT {NODE_COLUMNS} FROM nodes n LEFT JOIN contents c ON c.hash = n.content \
              WHERE n.folder = :folder AND n.rev > :since ORDER BY n.rev LIMIT :limit"
         );
         let params = named_params! {
-            ":folder": folder.0, ":since": to_column(since)?, ":limit": limit as i64, ":inline": INLINE
+            ":folder": folder.0, ":since": to_column(since)?, ":limit": limit as i64 + 1, ":inline": INLINE
         };
-        let nodes = self.all(&sql, params, columns::node)?;
-        nodes.into_iter().map(|node| self.with_names(folder, node)).collect()
+        let mut statement = self.statement(&sql)?;
+        let mut rows = statement.query(params).fault()?;
+        let (mut nodes, mut weight) = (Vec::new(), 0);
+        while let Some(row) = rows.next().fault()? {
+            if nodes.len() == limit || weight >= WEIGHT_MAX {
+                return Ok((nodes, true));
+            }
+            let node = self.with_names(folder, columns::node(row)?)?;
+            weight += node.xattrs.len() + node.names.iter().map(|place| place.name.as_bytes().len()).sum::<usize>();
+            nodes.push(node);
+        }
+        Ok((nodes, false))
     }
 
     fn child(&self, folder: FolderKey, parent: NodeId, name: &Name) -> Result<Option<NodeId>> {
@@ -163,7 +176,7 @@ impl ReadTx for Tx<'_> {
             ":limit": limit as i64, ":inline": INLINE
         };
         self.all(&sql, params, |row| {
-            let place = columns::placement(row, 14)?;
+            let place = columns::placement(row, AFTER_NODE)?;
             let node = Node { names: vec![place.clone()], ..columns::node(row)? };
             Ok((place.name, node))
         })

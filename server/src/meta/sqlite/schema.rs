@@ -4,7 +4,7 @@ use super::{Fault, MetaError, Result};
 use rusqlite::Connection;
 
 /// Each step takes the database from format `index` to `index + 1`.
-const STEPS: &[&str] = &[FIRST, HISTORY, SESSIONS, NEWEST];
+const STEPS: &[&str] = &[FIRST, HISTORY, SESSIONS, NEWEST, XATTRS];
 
 /// Keys are clustered (`WITHOUT ROWID`) where rows are small, so that a directory's names lie side by side; tables with
 /// long values (manifests, envelopes) keep a rowid, because overflow pages make clustered ones slow to search.
@@ -155,6 +155,11 @@ CREATE TABLE sessions (
 
 /// The newest commit of each device is at hand.
 const NEWEST: &str = "CREATE INDEX commits_by_author ON commits (folder, device, last_seq);";
+
+/// Extended attributes, in their canonical encoding; null: none.
+const XATTRS: &str = "
+ALTER TABLE nodes ADD COLUMN xattrs BLOB;
+";
 
 /// Brings the database to the newest format, in one transaction per step.
 pub(super) fn migrate(connection: &mut Connection) -> Result<()> {

@@ -43,11 +43,12 @@ impl WriteTx for Tx<'_> {
 
     fn put_node(&self, folder: FolderKey, node: &Node) -> Result<()> {
         let sql = "INSERT INTO nodes (folder, id, rev, kind, deleted, mode, mtime, content, target, author, \
-                   content_rev, content_author, born) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?3) \
+                   content_rev, content_author, xattrs, born) \
+                   VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?3) \
                    ON CONFLICT (folder, id) DO UPDATE SET rev = excluded.rev, deleted = excluded.deleted, \
                    mode = excluded.mode, mtime = excluded.mtime, content = excluded.content, \
                    target = excluded.target, author = excluded.author, content_rev = excluded.content_rev, \
-                   content_author = excluded.content_author, \
+                   content_author = excluded.content_author, xattrs = excluded.xattrs, \
                    born = CASE WHEN deleted THEN excluded.born ELSE born END";
         let params = params![
             folder.0,
@@ -62,6 +63,7 @@ impl WriteTx for Tx<'_> {
             node.author.as_bytes(),
             to_column(node.content_rev)?,
             node.content_author.as_bytes(),
+            (!node.xattrs.is_empty()).then(|| node.xattrs.encode()),
         ];
         self.run(sql, params).map(drop)
     }
