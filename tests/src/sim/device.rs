@@ -10,7 +10,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use syncmount_common::protocol::changes::{Ask, Cursor, Device as Named};
 use syncmount_common::protocol::commit::CommitRequest;
-use syncmount_common::{ChunkHash, Content, ContentHash, DeviceId, Manifest, NodeId, Timestamp};
+use syncmount_common::{ChunkHash, Content, ContentHash, DeviceId, Manifest, Name, NodeId, Timestamp};
 use syncmount_engine::{Body, Draft, DraftUpdate, Effect, Engine, Expected, FileBody, Identity, Refusal};
 
 /// Where an open file's bytes come from.
@@ -176,6 +176,15 @@ pub struct Device {
     pub cursor: Option<Cursor>,
     /// How often it has become another device.
     pub lives: u64,
+    /// Names that end in `~` stay here.
+    pub ignores: bool,
+}
+
+/// What the driver does when rules may have changed.
+pub fn apply_rules(engine: &mut Engine) {
+    let is_ignored = |path: &[&Name], _: bool| path.iter().any(|name| name.as_bytes().ends_with(b"~"));
+    engine.set_rules(Arc::new(is_ignored), engine.rules_version());
+    while engine.rescope(1) {}
 }
 
 impl Device {
@@ -205,6 +214,17 @@ impl Device {
             listens: false,
             cursor: None,
             lives: 0,
+            ignores: false,
+        }
+    }
+
+    /// What is open as `from` goes on as `to`.
+    pub fn moved(&mut self, from: NodeId, to: NodeId) {
+        if let Some(file) = self.files.remove(&from) {
+            self.files.insert(to, file);
+        }
+        if let Some(hash) = self.fsynced.remove(&from) {
+            self.fsynced.insert(to, hash);
         }
     }
 
@@ -240,6 +260,9 @@ impl Device {
         let mut engine = Engine::new(Identity { device: self.named.clone(), seed }, restored);
         if in_doubt {
             engine.look_first();
+        }
+        if self.ignores {
+            apply_rules(&mut engine);
         }
         engine.check();
         if let Some(kept) = &self.kept

@@ -174,17 +174,12 @@ impl World {
                 self.keep_before_dropping(index, Some(id));
                 self.devices[index].disk.unstage(id);
             }
-            Effect::DraftMoved { from, to } => {
-                let device = &mut self.devices[index];
-                if let Some(file) = device.files.remove(&from) {
-                    device.files.insert(to, file);
-                }
-                if let Some(hash) = device.fsynced.remove(&from) {
-                    device.fsynced.insert(to, hash);
+            Effect::DraftMoved { from, to } => self.devices[index].moved(from, to),
+            Effect::ReadRules => {
+                if let Some(engine) = &mut self.devices[index].engine {
+                    super::device::apply_rules(engine);
                 }
             }
-            // No user of these worlds makes such files.
-            Effect::ReadRules => {}
             Effect::Changed(changed) => self.devices[index].refresh_open(&changed),
         }
     }

@@ -133,6 +133,7 @@ impl World {
         let mut device = Device::new(twin);
         device.disk.set_back(&backup);
         device.disk.trusts_cache = backup.trusts_cache;
+        device.ignores = self.devices[index].ignores;
         device.forget_memory();
         self.devices.push(device);
         self.ledger.upheaval = true;

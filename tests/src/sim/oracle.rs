@@ -133,11 +133,13 @@ impl World {
     fn all_see(&self, tree: &View) -> Result<(), String> {
         for (index, device) in self.devices.iter().enumerate() {
             let Some(engine) = &device.engine else { return Err(format!("device {index} is down")) };
-            let seen = view::of_engine(engine, Some((&device.disk, &self.library)));
+            let (seen, _) = view::parts(engine, &device.disk, &self.library);
             if let Some(difference) = view::difference(tree, &seen) {
                 return Err(format!("server and device {index} differ at {difference}"));
             }
-            let left = device.disk.stagings();
+            let stays =
+                |staging| engine.stagings().any(|(id, it)| it.staging == Some(staging) && engine.stays_here(id));
+            let left: Vec<u64> = device.disk.stagings().into_iter().filter(|staging| !stays(*staging)).collect();
             if !left.is_empty() {
                 return Err(format!("device {index} leaves the staging files {left:?} behind"));
             }
@@ -160,7 +162,11 @@ impl World {
 
     /// Every byte string that was declared ready is current somewhere unless a user who saw it did away with it.
     fn nothing_is_missing(&self, tree: &View) -> Result<(), String> {
-        let current = current(tree);
+        let mut current = current(tree);
+        for device in &self.devices {
+            let parts = device.engine.as_ref().map(|engine| view::parts(engine, &device.disk, &self.library));
+            current.extend(parts.iter().flat_map(|(_, only_here)| self::current(only_here)));
+        }
         let fine =
             |hash| current.contains(hash) || self.ledger.destroyed.contains(hash) || self.ledger.excused.contains(hash);
         match self.ledger.declared.iter().find(|(hash, _)| !fine(hash)) {

@@ -164,6 +164,8 @@ pub struct Scenario {
     pub rivals: u64,
     /// All users make the same tree: no conflict may come of it.
     pub alike: bool,
+    /// Names that end in `~` stay on every second device.
+    pub ignores: bool,
 }
 
 impl Scenario {
@@ -182,8 +184,8 @@ impl Scenario {
         };
         let actions = 10 + rng.below(110) as u32;
         let (common, rivals) = ([0, 100, 400][rng.index(3)], [0, 200, 500][rng.index(3)]);
-        let scenario = Self { devices, active, actions, faults, common, rivals, alike: false };
-        if rng.chance(80) { scenario.alike() } else { scenario }
+        let scenario = Self { devices, active, actions, faults, common, rivals, alike: false, ignores: false };
+        if rng.chance(80) { scenario.alike() } else { Self { ignores: rng.chance(250), ..scenario } }
     }
 
     /// The same as a world in which all make the same tree, whatever the network and the clocks do.

@@ -6,7 +6,7 @@ use super::view;
 use super::world::{Event, World};
 use std::sync::Arc;
 use syncmount_common::{Attrs, Name, NodeId, NodeKind, SymlinkTarget, Timestamp};
-use syncmount_engine::{Body, Draft, Engine, FileBody, Refusal, RenameMode};
+use syncmount_engine::{Body, Draft, Engine, FileBody, Refusal, RenameMode, Renamed};
 
 const NAMES: [&str; 5] = ["a", "b", "c.txt", "d", "e"];
 const DEPTH_MAX: usize = 4;
@@ -104,7 +104,10 @@ impl World {
             .map(|found| found.id)
             .collect();
         let parent = if self.rng.chance(350) { None } else { self.rng.pick(&dirs).copied() };
-        (parent.unwrap_or(NodeId::ROOT), name(NAMES[self.rng.index(NAMES.len())]))
+        let plain = NAMES[self.rng.index(NAMES.len())];
+        let ignored = self.scenario.ignores && self.rng.chance(300);
+        let text = if ignored { format!("{plain}~") } else { plain.to_owned() };
+        (parent.unwrap_or(NodeId::ROOT), name(&text))
     }
 
     /// A byte string for a user to write: now and then a common one, else one that nobody has written before.
@@ -555,11 +558,17 @@ impl World {
         }
         let what = || format!("rename {from:?} to {to:?} {mode:?}");
         let source = (from.parent, from.name.as_bytes());
-        let mut replaced = None;
+        let mut renamed = Renamed::default();
         self.call(index, what, |engine, now| {
-            replaced = engine.rename(source, to.clone(), mode, now)?.replaced;
+            renamed = engine.rename(source, to.clone(), mode, now)?;
             Ok(())
         });
+        for (old, new) in renamed.became {
+            // For all others that is a removal.
+            self.ledger.removed.insert(old);
+            self.devices[index].moved(old, new);
+        }
+        let replaced = renamed.replaced;
         if let (Some(id), Some((target, bytes))) = (replaced, lost)
             && id == target
         {

@@ -56,6 +56,11 @@ pub fn of_engine(engine: &Engine, disk: Option<(&Disk, &Library)>) -> View {
     view
 }
 
+/// The part of it that is in the folder, and the part that is on this machine only.
+pub fn parts(engine: &Engine, disk: &Disk, library: &Library) -> (View, View) {
+    of_engine(engine, Some((disk, library))).into_iter().partition(|(_, seen)| !engine.stays_here(seen.id))
+}
+
 fn inside(body: &Body, disk: Option<(&Disk, &Library)>) -> Inside {
     match (body, disk) {
         (Body::Dir, _) => Inside::Dir,

@@ -220,6 +220,7 @@ impl World {
         for index in 0..self.devices.len() {
             self.rng = Rng::of(&[self.seed, index as u64]);
             self.devices[index].disk.trusts_cache = self.planted == Some(Planted::CacheTrusted);
+            self.devices[index].ignores = self.scenario.ignores && index % 2 == 0;
             self.set_clock(index);
             let late = if self.rng.chance(800) { 0 } else { self.rng.delay_ms(1_000, 1_000_000) };
             let tick = self.rng.delay_ms(1, 1_000);
@@ -312,7 +313,7 @@ impl World {
             (engine.has_work(), "has work"),
             (engine.is_committing(), "commits"),
             (engine.has_news() || engine.wants_page_now(), "has or wants news"),
-            (engine.stagings().next().is_some(), "has drafts"),
+            (engine.stagings().any(|(id, _)| !engine.stays_here(id)), "has drafts"),
             (is_behind, "is behind"),
             (busy, "waits"),
         ];
