@@ -198,7 +198,8 @@ impl Side {
     fn new(name: &str, seed: u64) -> Self {
         let id = DeviceId::new_v7(seed, &[seed as u8; 10]);
         let device = Named { id, name: name.to_owned() };
-        let engine = Engine::new(Identity { device, seed }, Restored::default());
+        let mut engine = Engine::new(Identity { device, seed }, Restored::default());
+        apply_rules(&mut engine);
         Self { engine, clock: BEFORE, staging: BTreeMap::new(), next: 0 }
     }
 
@@ -210,7 +211,12 @@ impl Side {
         !self.engine.has_work()
             && !self.engine.wants_page_now()
             && self.engine.cursor().is_some_and(|cursor| cursor.seq == server.end())
-            && self.staging.is_empty()
+            && self.staging.keys().all(|staging| self.stays_here(*staging))
+    }
+
+    fn stays_here(&self, staging: u64) -> bool {
+        let is_its = |(id, draft): (NodeId, &Draft)| draft.staging == Some(staging) && self.engine.stays_here(id);
+        self.engine.stagings().any(is_its)
     }
 
     /// Sends all there is to send, then reads the feed to its end.
@@ -258,7 +264,8 @@ impl Side {
                     self.engine.supplied(node, &Arc::new(content_of(bytes)));
                 }
                 Effect::DropStaging(id) => drop(self.staging.remove(&id)),
-                Effect::DraftMoved { .. } | Effect::Changed(_) | Effect::ReadRules => {}
+                Effect::ReadRules => apply_rules(&mut self.engine),
+                Effect::DraftMoved { .. } | Effect::Changed(_) => {}
             }
         }
         self.engine.take_record();
@@ -402,7 +409,7 @@ impl Side {
         let mut todo = vec![(String::new(), NodeId::ROOT)];
         let mut first: BTreeMap<NodeId, String> = BTreeMap::new();
         while let Some((path, node)) = todo.pop() {
-            for (name, child) in self.engine.children(node) {
+            for (name, child) in self.engine.children(node).filter(|(_, child)| !self.engine.stays_here(*child)) {
                 let Some(state) = self.engine.local(child) else { continue };
                 let path = if path.is_empty() { name.to_string() } else { format!("{path}/{name}") };
                 let (text, usual) = match &state.body {
@@ -435,6 +442,13 @@ fn shown_xattrs(state: &syncmount_engine::State) -> String {
     let shown = |(name, value): (&[u8], &[u8])| format!("{}={}", text(&name["user.".len()..]), text(value));
     let all: Vec<String> = state.xattrs.iter().map(shown).collect();
     if all.is_empty() { String::new() } else { format!(" {{{}}}", all.join(",")) }
+}
+
+/// Names that end in `~` stay on both devices.
+fn apply_rules(engine: &mut Engine) {
+    let is_ignored = |path: &[&Name], _: bool| path.iter().any(|name| name.as_bytes().ends_with(b"~"));
+    engine.set_rules(Arc::new(is_ignored), engine.rules_version());
+    while engine.rescope(1) {}
 }
 
 /// Who set the mtime of a file whose bytes are those from before.

@@ -84,6 +84,20 @@ pairs! {
     replace_attributes: "put f 0", "put t x; mv t f", "chmod f 600" => "f=x";
     replace_old_edit: "put a 0; put b 1", "mv a b", "put b y" => "b=y; b (conflict x)=0";
     replace_old_remove: "put a 0; put b 1", "mv a b", "rm a" => "";
+
+    // Saves through names that stay on one machine: a temporary file renamed over it, the old version renamed aside.
+    save_edit: "put f 0", "put t~ x; mv t~ f", "put f y" => "f={new}; f (conflict {old})={old}";
+    save_save: "put f 0", "put t~ x; mv t~ f", "put t~ y; mv t~ f" => "f={new}; f (conflict {old})={old}";
+    save_save_equal: "put f 0", "put t~ z; mv t~ f", "put t~ z; mv t~ f" => "f=z";
+    save_remove: "put f 0", "put t~ x; mv t~ f", "rm f" => "f=x";
+    save_rename: "put f 0", "put t~ x; mv t~ f", "mv f g" => "f=x";
+    save_attributes: "put f 0", "put t~ x; mv t~ f", "chmod f 600" => "f=x";
+    backup_edit: "put f 0", "put f 1; mv f f~; put f xx", "put f yy" => "f=xx; f (conflict y)=yy / f=yy; f (conflict x)=xx";
+    backup_remove: "put f 0", "put f 1; mv f f~; put f xx", "rm f" => "f=xx";
+    backup_backup: "put f 0", "put f 1; mv f f~; put f xx", "put f 2; mv f f~; put f yy"
+        => "f=xx; f (conflict y)=yy / f=yy; f (conflict x)=xx";
+    ignored_created: "", "put n~ x", "put n~ y" => "";
+    ignored_directory_removed: "mkdir d; put d/f 0", "put d/n~ x", "rm d" => "";
     swap_swap: "put a 0; put b 1", "swap a b", "swap a b" => "a=1; b=0";
     swap_rename: "put a 0; put b 1", "swap a b", "mv a c" => "a=1; b=0 | a=1; c=0";
     swap_remove: "put a 0; put b 1", "swap a b", "rm a" => "a=1";
