@@ -70,7 +70,7 @@ impl Engine {
             return None;
         }
         self.end_rests(now);
-        if self.rules_asked || self.is_rescoping() {
+        if self.rules_asked || self.rescope_first > 0 {
             return None;
         }
         let known = self.feed.known()?;

@@ -95,8 +95,10 @@ pub struct Engine {
     pub(crate) rules_version: u64,
     /// Files with rules that travel.
     pub(crate) rule_files: BTreeSet<NodeId>,
-    /// Nodes that may be on the wrong side of the folder's border.
-    pub(crate) to_rescope: VecDeque<NodeId>,
+    /// Nodes that may be on the wrong side of the folder's border, with whether all below them may be.
+    pub(crate) to_rescope: VecDeque<(NodeId, bool)>,
+    /// How many of the first of them must have been looked at before anything is sent.
+    pub(crate) rescope_first: usize,
     /// Removals that wait until then for another node to take their place.
     pub(crate) resting: BTreeMap<NodeId, Timestamp>,
 }
@@ -132,6 +134,7 @@ impl Engine {
             rules_version: 0,
             rule_files: BTreeSet::new(),
             to_rescope: VecDeque::new(),
+            rescope_first: 0,
             resting: BTreeMap::new(),
         };
         engine.restore(restored.rows);

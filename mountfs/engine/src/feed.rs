@@ -358,9 +358,7 @@ impl Engine {
             before.insert(*id, step.before.clone());
             self.tree.detach(*id);
         }
-        if steps.values().any(is_moved_dir) {
-            self.note_moved_dir();
-        }
+        let moved: Vec<NodeId> = steps.iter().filter(|(_, step)| is_moved_dir(step)).map(|(id, _)| *id).collect();
         let mut queue = VecDeque::new();
         let mut copies = Vec::new();
         for (id, step) in steps {
@@ -378,6 +376,7 @@ impl Engine {
             copies.extend(step.copy.map(|copy| (id, copy)));
         }
         self.break_cycles(&mut queue, &mut before, now);
+        moved.into_iter().for_each(|id| self.note_moved_dir(id));
         let became = self.attach_all(queue, &mut before, now);
         for (id, (copy, author)) in copies {
             self.keep_copy(id, copy, author, &became, &mut before, now);

@@ -324,7 +324,7 @@ impl Engine {
             Crossing::OutOf => {}
         }
         if self.tree.is_dir(id) {
-            self.note_moved_dir();
+            self.note_moved_dir(id);
         }
         id
     }

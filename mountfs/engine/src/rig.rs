@@ -71,11 +71,13 @@ impl Rig {
 
     /// Carries out what is to be done: drafts turn out to be what they were written as.
     pub(crate) fn drive(&mut self) {
-        while let Some(effect) = self.engine.poll(NOW) {
-            match effect {
-                Effect::Settle { node, generation, .. } => drop(self.engine.settle(node, generation)),
-                Effect::ReadRules => self.apply_rules(),
-                _ => {}
+        loop {
+            match self.engine.poll(NOW) {
+                Some(Effect::Settle { node, generation, .. }) => drop(self.engine.settle(node, generation)),
+                Some(Effect::ReadRules) => self.apply_rules(),
+                Some(_) => {}
+                None if self.engine.is_rescoping() => _ = self.engine.rescope(1),
+                None => break,
             }
         }
         let record = self.engine.take_record();

@@ -98,7 +98,12 @@ impl Engine {
     /// Returns whether more are left.
     pub fn rescope(&mut self, most: usize) -> bool {
         for _ in 0..most {
-            let Some(id) = self.to_rescope.pop_front() else { return false };
+            let Some((id, deep)) = self.to_rescope.pop_front() else { return false };
+            self.rescope_first = self.rescope_first.saturating_sub(1);
+            if deep {
+                let children: Vec<NodeId> = self.tree.children(id).map(|(_, child)| child).collect();
+                self.to_rescope.extend(children.into_iter().map(|child| (child, true)));
+            }
             self.rescope_one(id);
         }
         !self.to_rescope.is_empty()
@@ -110,9 +115,11 @@ impl Engine {
     }
 
     pub(crate) fn rescope_all(&mut self) {
-        // Also what the server does not have yet: it is as if it were made now.
+        // What the server does not have yet is as if it were made now, and comes first: it must not be sent before.
         let unsent = |id: &NodeId| self.tree.get(*id).is_some_and(|entry| entry.synced.is_none());
-        self.to_rescope = self.tree.staying().chain(self.tree.dirty().filter(unsent)).collect();
+        self.to_rescope = self.tree.dirty().filter(unsent).map(|id| (id, false)).collect();
+        self.rescope_first = self.to_rescope.len();
+        self.to_rescope.extend(self.tree.staying().map(|id| (id, false)));
     }
 
     fn rescope_one(&mut self, id: NodeId) {
@@ -209,7 +216,7 @@ impl Engine {
             self.to_prepare.push_back((id, false));
         }
         let children: Vec<NodeId> = self.tree.children(id).map(|(_, child)| child).collect();
-        self.to_rescope.extend(children);
+        self.to_rescope.extend(children.into_iter().map(|child| (child, false)));
     }
 
     /// Whether a node of the folder may go where names stay here, and which nodes go along. What the server may know goes
@@ -281,7 +288,7 @@ impl Engine {
             })
     }
 
-    /// A file with rules came, went or changed; or directories moved that have such files or names that stay here in them.
+    /// A file with rules came, went, changed or moved.
     pub(crate) fn ask_for_rules(&mut self) {
         self.rules_version += 1;
         if !self.rules_asked {
@@ -301,10 +308,14 @@ impl Engine {
         }
     }
 
-    /// Directories have moved: their rules count elsewhere, and others count for what is in them.
-    pub(crate) fn note_moved_dir(&mut self) {
-        if !self.rule_files.is_empty() || self.tree.staying_len() > 0 {
+    /// A directory has moved: its rules count elsewhere, and others count for what is in it. (Without files there are none
+    /// that tell one directory from another.)
+    pub(crate) fn note_moved_dir(&mut self, id: NodeId) {
+        if self.rule_files.iter().any(|file| self.tree.is_within(*file, id)) {
             self.ask_for_rules();
+        }
+        if !self.rule_files.is_empty() && self.tree.staying_len() > 0 {
+            self.to_rescope.push_back((id, true));
         }
     }
 }
@@ -627,5 +638,28 @@ mod tests {
         assert_eq!(asked, 1);
         rig.ignore(|_, _| false);
         assert!(rig.send().is_some());
+    }
+
+    #[test]
+    fn rules_of_a_place_count_for_what_moves_there_and_go_with_their_directory() {
+        let mut rig = Rig::new();
+        // Below a directory `in`, and in the one with the file, names that end in `~` stay here.
+        rig.ignore(|path, _| {
+            path.len() > 1 && path[0].as_bytes() == b"in" && path.last().unwrap().as_bytes().ends_with(b"~")
+        });
+        let (inside, dir) = (rig.mkdir(ROOT, "in"), rig.mkdir(ROOT, "dir"));
+        rig.file(ROOT, ".syncignore", 9);
+        rig.drive();
+        let (kept, free) = (rig.file(inside, "kept~", 1), rig.file(dir, "free~", 2));
+        rig.sync();
+        assert!(rig.engine.stays_here(kept) && !rig.engine.stays_here(free));
+        mv(&mut rig, (ROOT, "in"), (ROOT, "out")).unwrap();
+        assert!(rig.engine.is_rescoping());
+        while rig.engine.rescope(1) {}
+        assert!(!rig.engine.stays_here(kept), "no rule keeps it here any more");
+        rig.sync();
+        mv(&mut rig, (ROOT, "dir"), (ROOT, "in")).unwrap();
+        while rig.engine.rescope(1) {}
+        assert!(!rig.engine.stays_here(free), "what the folder has stays in step");
     }
 }

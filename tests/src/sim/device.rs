@@ -440,9 +440,17 @@ impl Device {
 
     /// The contents that this device could give back to a server that has lost them: bytes on its disk that a node of its
     /// tree has.
-    pub fn holds(&self, server: &BTreeSet<ContentHash>, library: &Library) -> BTreeSet<ContentHash> {
+    pub fn holds(
+        &self,
+        server: &BTreeSet<ContentHash>,
+        library: &Library,
+        counts: impl Fn(&Engine, NodeId) -> bool,
+    ) -> BTreeSet<ContentHash> {
         let bodies: Vec<Body> = match &self.engine {
-            Some(engine) => engine.ids().filter_map(|id| Some(engine.local(id)?.body.clone())).collect(),
+            Some(engine) => {
+                let ids = engine.ids().filter(|id| counts(engine, *id));
+                ids.filter_map(|id| Some(engine.local(id)?.body.clone())).collect()
+            }
             None => self.disk.rows().filter_map(|row| Some(row.local.as_ref()?.body.clone())).collect(),
         };
         bodies.iter().filter_map(|body| self.held(body, server, library)).collect()

@@ -160,10 +160,15 @@ impl World {
         }
     }
 
-    /// Byte strings that the server has, or a device could give it.
+    /// Byte strings that the server or a device has.
     fn held(&self) -> BTreeSet<ContentHash> {
+        self.held_by(|_, _| true)
+    }
+
+    /// Those of them that a device has in nodes that count.
+    fn held_by(&self, counts: impl Fn(&Engine, NodeId) -> bool) -> BTreeSet<ContentHash> {
         let server = self.server.committed();
-        let devices = self.devices.iter().flat_map(|device| device.holds(server, &self.library));
+        let devices = self.devices.iter().flat_map(|device| device.holds(server, &self.library, &counts));
         devices.chain(server.iter().copied()).collect()
     }
 
@@ -174,7 +179,8 @@ impl World {
 
     /// Files whose bytes nobody has any more cannot be sent: their users see that in the status and remove them.
     pub fn give_up_lost(&mut self) {
-        let held = self.held();
+        // What stays on a device is given to nobody.
+        let held = self.held_by(|engine, id| !engine.stays_here(id));
         for index in 0..self.devices.len() {
             let Some(engine) = &self.devices[index].engine else { continue };
             let ids: BTreeSet<NodeId> = engine.problems().map(|(id, _)| id).collect();
