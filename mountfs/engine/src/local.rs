@@ -261,6 +261,10 @@ impl Engine {
     fn crossing(&self, id: NodeId, to: &Placement, other: Option<NodeId>) -> Result<Crossing, Refusal> {
         match (self.stays_here(id), self.scope_after(id, to, other)) {
             (false, Scope::Shared) => Ok(Crossing::None),
+            // Its other names would have to go along.
+            (true, Scope::Shared) if self.tree.local(id).is_some_and(|state| state.names.len() > 1) => {
+                Err(Refusal::OtherScope)
+            }
             (true, Scope::Shared) => Ok(Crossing::Into),
             (true, scope) => Ok(Crossing::Stays(scope)),
             (false, _) => self.may_leave(id).map(|_| Crossing::OutOf),

@@ -456,6 +456,23 @@ mod tests {
     }
 
     #[test]
+    fn what_has_several_names_crosses_with_none_of_them() {
+        let mut rig = rig();
+        let here = rig.file(ROOT, "a~", 1);
+        rig.engine.link(here, ROOT, name("b~"), NOW).unwrap();
+        let there = rig.file(ROOT, "a", 2);
+        rig.engine.link(there, ROOT, name("b"), NOW).unwrap();
+        assert_eq!(rig.engine.link(here, ROOT, name("c"), NOW), Err(Refusal::OtherScope));
+        assert_eq!(mv(&mut rig, (ROOT, "a~"), (ROOT, "c")), Err(Refusal::OtherScope));
+        assert_eq!(mv(&mut rig, (ROOT, "a"), (ROOT, "c~")), Err(Refusal::OtherScope));
+        assert_eq!(sent(&mut rig), [("create", there)]);
+        rig.ignore(|path, _| path.iter().any(|name| name.as_bytes() == b"a~"));
+        assert!(rig.engine.stays_here(here), "as long as one of its names does");
+        rig.ignore(|_, _| false);
+        assert_eq!(sent(&mut rig), [("create", here)]);
+    }
+
+    #[test]
     fn what_nobody_would_keep_does_not_leave_the_folder() {
         let mut rig = rig();
         let (dir, full) = (rig.mkdir(ROOT, "d"), rig.mkdir(ROOT, "full"));
