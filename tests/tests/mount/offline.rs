@@ -170,7 +170,7 @@ fn a_git_clone_works_without_a_server_and_arrives_whole_later() {
     let (a, b) = (world.mount("A"), world.mount("B"));
     let repository = repository(&world, &a, &mut dice);
     world.while_offline(|| {
-        // From a path git would make hard links, which are refused here: it must go on by copying.
+        // From a path git would make hard links, which cannot lead out of a disk: it must go on by copying.
         let said = git(&a, &a.folder, &["clone", "--quiet", repository.to_str().unwrap(), "clone"]);
         assert_eq!(said.code, Some(0), "{said:?}");
         assert_is_sound_clone(&a, "at A, offline");
