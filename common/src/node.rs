@@ -51,6 +51,9 @@ pub struct Attrs {
 /// The bits that [`Attrs::mode`] may have.
 pub const MODE_MASK: u32 = 0o7777;
 
+/// The bits of a mode that say what kind of file it is, as on Linux. They never travel.
+pub const TYPE_MASK: u32 = 0o170_000;
+
 /// A content as a node refers to it.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]

@@ -145,6 +145,26 @@ impl Engine {
         Ok(id)
     }
 
+    /// Makes a pipe or a socket: `attrs` has its type bits. It means nothing on another machine, and stays on this one whatever
+    /// it is called and wherever it goes.
+    pub fn create_special(
+        &mut self,
+        parent: NodeId,
+        name: Name,
+        attrs: Attrs,
+        now: Timestamp,
+    ) -> Result<NodeId, Refusal> {
+        self.require_dir(parent)?;
+        if self.tree.child(parent, name.as_bytes()).is_some() {
+            return Err(Refusal::Exists);
+        }
+        let (id, body) = (self.new_id(now), Body::File(FileBody::Draft(Box::new(Draft::empty()))));
+        let state = State { names: vec![Placement { parent, name }], attrs, body, xattrs: Xattrs::default() };
+        self.put(id, Some(Arc::new(state)), None, now);
+        self.set_scope(id, Scope::Ignored);
+        Ok(id)
+    }
+
     /// Gives a file or symlink one more name.
     pub fn link(&mut self, id: NodeId, parent: NodeId, name: Name, now: Timestamp) -> Result<(), Refusal> {
         self.require_dir(parent)?;
@@ -162,7 +182,7 @@ impl Engine {
         }
         let stays = !entry.is_shared();
         let place = Placement { parent, name };
-        if stays != (self.scope_at(&place, false) != Scope::Shared) {
+        if local.special().is_none() && stays != (self.scope_at(&place, false) != Scope::Shared) {
             return Err(Refusal::OtherScope);
         }
         let state = Arc::make_mut(&mut local);
@@ -536,6 +556,29 @@ mod tests {
         rig.news(vec![theirs]);
         assert_eq!(rig.engine.local(file).unwrap().xattrs, xattrs);
         assert!(rig.sync().is_empty());
+    }
+
+    #[test]
+    fn a_pipe_stays_here_whatever_it_is_called() {
+        let mut rig = Rig::new();
+        let (dir, file) = (rig.mkdir(ROOT, "dir"), rig.file(ROOT, "file", 1));
+        let attrs = Attrs { mode: 0o010_644, mtime: NOW };
+        let pipe = rig.engine.create_special(ROOT, name("pipe"), attrs, NOW).unwrap();
+        assert_eq!(rig.engine.create_special(ROOT, name("file"), attrs, NOW), Err(Refusal::Exists));
+        assert_eq!(rig.sync().concat().len(), 2);
+        rig.engine.rename((ROOT, b"pipe"), (dir, name("other")), RenameMode::Replace, NOW).unwrap();
+        rig.engine.link(pipe, ROOT, name("link"), NOW).unwrap();
+        rig.drive();
+        rig.restart();
+        assert!(rig.engine.stays_here(pipe) && rig.sync().is_empty());
+        assert_eq!(rig.engine.local(pipe).unwrap().special(), Some(0o010_000));
+        rig.engine.rename((ROOT, b"link"), (ROOT, name("file")), RenameMode::Replace, NOW).unwrap();
+        let [syncmount_common::protocol::commit::Op::Remove { id, .. }] = &rig.sync().concat()[..] else {
+            panic!("what it took the place of is gone");
+        };
+        assert_eq!(*id, file);
+        assert!(rig.engine.stays_here(pipe));
+        assert_eq!(rig.engine.remove(ROOT, b"dir", true, NOW), Err(Refusal::NotEmpty));
     }
 
     #[test]

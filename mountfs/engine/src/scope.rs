@@ -125,7 +125,7 @@ impl Engine {
     fn rescope_one(&mut self, id: NodeId) {
         let Some(entry) = self.tree.get(id) else { return };
         let (scope, Some(state)) = (entry.scope, entry.local.clone()) else { return };
-        if state.names.is_empty() {
+        if state.names.is_empty() || state.special().is_some() {
             return;
         }
         // Of several names each has to be one of the folder.
@@ -160,6 +160,9 @@ impl Engine {
 
     /// Where a node belongs at a place that it takes from `other`. A name that the folder has goes on to be the folder's.
     pub(crate) fn scope_after(&self, id: NodeId, to: &Placement, other: Option<NodeId>) -> Scope {
+        if self.tree.local(id).is_some_and(|state| state.special().is_some()) {
+            return Scope::Ignored;
+        }
         let is_taken = other.is_some_and(|other| !self.stays_here(other));
         if is_taken { Scope::Shared } else { self.scope_at(to, self.tree.is_dir(id)) }
     }

@@ -3,6 +3,7 @@
 use crate::scope::Scope;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
+use syncmount_common::node::TYPE_MASK;
 use syncmount_common::{Attrs, Content, ContentHash, Node, NodeKind, Placement, Rev, SymlinkTarget, Timestamp, Xattrs};
 
 /// A node as the user sees it, or as both sides last agreed on it.
@@ -143,6 +144,11 @@ impl State {
     /// File, directory or symlink.
     pub const fn kind(&self) -> NodeKind {
         self.body.kind()
+    }
+
+    /// What it is if it is a pipe or a socket: the type bits of its mode. Such a node has no bytes and never leaves this machine.
+    pub fn special(&self) -> Option<u32> {
+        Some(self.attrs.mode & TYPE_MASK).filter(|bits| *bits != 0)
     }
 
     /// Whether nothing has to be sent to turn `synced` into this. A prepared draft counts as its content.

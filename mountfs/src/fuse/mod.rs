@@ -125,8 +125,10 @@ fn timestamp(time: SystemTime) -> Timestamp {
     }
 }
 
-fn file_type(kind: NodeKind) -> FileType {
+fn file_type(kind: NodeKind, special: u32) -> FileType {
     match kind {
+        NodeKind::File if special == libc::S_IFIFO => FileType::NamedPipe,
+        NodeKind::File if special == libc::S_IFSOCK => FileType::Socket,
         NodeKind::File => FileType::RegularFile,
         NodeKind::Dir => FileType::Directory,
         NodeKind::Symlink => FileType::Symlink,
@@ -143,7 +145,7 @@ impl Translator {
             mtime: time(stat.mtime),
             ctime: time(stat.ctime),
             crtime: UNIX_EPOCH,
-            kind: file_type(stat.kind),
+            kind: file_type(stat.kind, stat.special),
             perm: stat.mode as u16,
             nlink: stat.links,
             uid: self.uid,
@@ -221,6 +223,7 @@ impl Filesystem for Translator {
                 let nothing = Stat {
                     ino: 0,
                     kind: NodeKind::File,
+                    special: 0,
                     mode: 0,
                     size: 0,
                     allocated: 0,
@@ -299,9 +302,13 @@ impl Filesystem for Translator {
         _rdev: u32,
         reply: ReplyEntry,
     ) {
-        if mode & libc::S_IFMT != libc::S_IFREG && mode & libc::S_IFMT != 0 {
-            // Devices, pipes and sockets mean nothing on another machine.
-            return reply.error(Errno::EPERM);
+        match mode & libc::S_IFMT {
+            0 | libc::S_IFREG => {}
+            libc::S_IFIFO | libc::S_IFSOCK => {
+                return self.entry(self.vfs.make_special(parent.0, name.as_bytes(), mode & !umask), reply);
+            }
+            // Devices are for root's own disks.
+            _ => return reply.error(Errno::EPERM),
         }
         self.entry(self.vfs.mknod(parent.0, name.as_bytes(), mode & !umask), reply);
     }
@@ -472,9 +479,9 @@ impl Filesystem for Translator {
             Ok(entries) => entries,
             Err(error) => return reply.error(logged(&error)),
         };
-        for (next, DirEntry { name, node, kind }) in (offset + 1..).zip(entries.iter().skip(offset as usize)) {
+        for (next, DirEntry { name, node, kind, special }) in (offset + 1..).zip(entries.iter().skip(offset as usize)) {
             let ino = INodeNo(self.vfs.inodes.number(*node));
-            if reply.add(ino, next, file_type(*kind), OsStr::from_bytes(name)) {
+            if reply.add(ino, next, file_type(*kind, *special), OsStr::from_bytes(name)) {
                 break;
             }
         }

@@ -21,7 +21,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 use syncmount_common::name::NameError;
-use syncmount_common::node::{MODE_MASK, TargetError};
+use syncmount_common::node::{MODE_MASK, TYPE_MASK, TargetError};
 use syncmount_common::{Attrs, Content, Name, NodeId, NodeKind, SymlinkTarget, Timestamp, XattrError};
 use syncmount_engine::{Body, Draft, Engine, FileBody, Refusal, RenameMode, State};
 
@@ -99,6 +99,8 @@ pub struct Stat {
     pub ino: u64,
     /// File, directory or symlink.
     pub kind: NodeKind,
+    /// Of a pipe or a socket: the type bits of its mode; else 0.
+    pub special: u32,
     /// Permission bits.
     pub mode: u32,
     /// Size in bytes.
@@ -139,6 +141,8 @@ pub struct DirEntry {
     pub node: NodeId,
     /// File, directory or symlink.
     pub kind: NodeKind,
+    /// Of a pipe or a socket: the type bits of its mode; else 0.
+    pub special: u32,
 }
 
 struct Handle {
@@ -232,7 +236,8 @@ impl Vfs {
             Some(Stat {
                 ino,
                 kind: state.kind(),
-                mode: state.attrs.mode,
+                special: state.special().unwrap_or(0),
+                mode: state.attrs.mode & MODE_MASK,
                 size: state.body.size(),
                 allocated: ranges::allocated(&state.body),
                 links: if state.kind() == NodeKind::Dir { 2 + engine.subdirs(node) } else { state.names.len() as u32 },
@@ -248,7 +253,7 @@ impl Vfs {
             }
             (None, Some((size, mtime, Some(attrs)))) => {
                 let (kind, mode) = (NodeKind::File, attrs.mode);
-                Stat { ino, kind, mode, size, allocated: size, links: 0, atime: mtime, mtime, ctime: mtime }
+                Stat { ino, kind, special: 0, mode, size, allocated: size, links: 0, atime: mtime, mtime, ctime: mtime }
             }
             (None, _) => return Err(VfsError::Gone),
         };
@@ -310,7 +315,7 @@ impl Vfs {
         }
         let result = self.client.change(|engine, now| {
             let state = engine.local(node).ok_or(Refusal::NotFound)?;
-            let mode = set.mode.map_or(state.attrs.mode, |mode| mode & MODE_MASK);
+            let mode = set.mode.map_or(state.attrs.mode, |mode| (mode & MODE_MASK) | (state.attrs.mode & TYPE_MASK));
             let attrs = Attrs { mode, mtime: set.mtime.unwrap_or(state.attrs.mtime) };
             engine.set_attrs(node, attrs, now)
         })?;
@@ -373,6 +378,18 @@ impl Vfs {
     /// Makes a symlink.
     pub fn symlink(&self, parent: u64, name: &[u8], target: &[u8]) -> Result<Stat> {
         let node = self.make(parent, name, 0o777, Body::Symlink(SymlinkTarget::new(target)?))?;
+        self.remembered(node)
+    }
+
+    /// Makes a pipe or a socket, for this machine only. `mode` has its type bits.
+    pub fn make_special(&self, parent: u64, name: &[u8], mode: u32) -> Result<Stat> {
+        self.require_writable()?;
+        let (parent, name) = (self.node(parent)?, Name::new(name)?);
+        let mode = mode & (MODE_MASK | TYPE_MASK);
+        let node = self
+            .client
+            .change(|engine, now| engine.create_special(parent, name, Attrs { mode, mtime: now }, now))??;
+        self.entries_changed(parent);
         self.remembered(node)
     }
 
@@ -727,11 +744,13 @@ fn attrs_of(engine: &Engine, node: Option<NodeId>) -> Option<Attrs> {
 fn list(engine: &Engine, node: NodeId) -> Vec<DirEntry> {
     let parent = engine.local(node).and_then(|state| state.names.first().map(|place| place.parent));
     let dots = [(&b"."[..], node), (&b".."[..], parent.unwrap_or(NodeId::ROOT))];
-    let dots = dots.into_iter().map(|(name, node)| DirEntry { name: name.to_vec(), node, kind: NodeKind::Dir });
+    let dots =
+        dots.into_iter().map(|(name, node)| DirEntry { name: name.to_vec(), node, kind: NodeKind::Dir, special: 0 });
     let entries = engine.children(node).map(|(name, child)| DirEntry {
         name: name.as_bytes().to_vec(),
         node: child,
         kind: engine.local(child).map_or(NodeKind::File, |state| State::kind(state)),
+        special: engine.local(child).and_then(|state| state.special()).unwrap_or(0),
     });
     dots.chain(entries).collect()
 }

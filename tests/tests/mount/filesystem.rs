@@ -384,6 +384,41 @@ fn what_is_not_there_is_refused_so_that_programs_do_without() {
 }
 
 #[test]
+fn pipes_and_sockets_stay_on_this_machine() {
+    use std::os::unix::fs::FileTypeExt;
+    use std::os::unix::net::{UnixListener, UnixStream};
+    let world = World::new();
+    let (a, b) = (world.mount("A"), world.mount("B"));
+    fs::create_dir(a.path("dir")).unwrap();
+    rustix::fs::mkfifoat(CWD, a.path("pipe"), Mode::RUSR | Mode::WUSR).unwrap();
+    let listener = UnixListener::bind(a.path("dir/socket")).unwrap();
+    let mut kinds: Vec<bool> = Vec::new();
+    for entry in fs::read_dir(a.path("dir")).unwrap() {
+        kinds.push(entry.unwrap().file_type().unwrap().is_socket());
+    }
+    assert_eq!(kinds, [true]);
+    std::thread::scope(|scope| {
+        scope.spawn(|| fs::write(a.path("pipe"), "through a pipe").unwrap());
+        assert_eq!(fs::read_to_string(a.path("pipe")).unwrap(), "through a pipe");
+    });
+    let _there = UnixStream::connect(a.path("dir/socket")).unwrap();
+    drop(listener);
+    fs::rename(a.path("pipe"), a.path("dir/renamed")).unwrap();
+    fs::write(a.path("file"), "arrives").unwrap();
+    a.wait_synced();
+    until("the file at B", || fs::read(b.path("file")).map_err(|error| error.to_string()));
+    assert_eq!(fs::read_dir(b.path("dir")).unwrap().count(), 0);
+    a.fusermount_u();
+    a.mount();
+    assert!(fs::metadata(a.path("dir/renamed")).unwrap().file_type().is_fifo());
+    fs::remove_file(a.path("dir/renamed")).unwrap();
+    fs::remove_file(a.path("dir/socket")).unwrap();
+    fs::remove_dir(a.path("dir")).unwrap();
+    a.wait_synced();
+    assert_eq!(a.status().problems, []);
+}
+
+#[test]
 fn a_directory_can_be_listed_while_its_entries_come_and_go() {
     let world = World::new();
     let a = world.mount("A");
