@@ -613,7 +613,7 @@ async fn lock_given_up(lock: &Path) -> io::Result<()> {
 pub async fn running(dirs: &Dirs) -> Result<(Vec<Status>, Vec<ControlError>), ControlError> {
     let (mut alive, mut silent) = (Vec::new(), Vec::new());
     for dir in run_dirs(dirs).iter().filter(|dir| is_private_dir(dir)) {
-        for socket in channel::list(dir).map_err(StartError::io("list", dir))? {
+        for socket in channels_in(dir)? {
             if remove_if_stale(&socket)? {
                 continue;
             }
@@ -625,6 +625,15 @@ pub async fn running(dirs: &Dirs) -> Result<(Vec<Status>, Vec<ControlError>), Co
     }
     alive.sort_by(|a, b| a.mountpoint.cmp(&b.mountpoint));
     Ok((alive, silent))
+}
+
+fn channels_in(dir: &Path) -> Result<Vec<PathBuf>, StartError> {
+    let read = || -> io::Result<Vec<PathBuf>> {
+        let paths = std::fs::read_dir(dir)?.map(|entry| entry.map(|entry| entry.path()));
+        let paths = paths.collect::<io::Result<Vec<_>>>()?;
+        Ok(paths.into_iter().filter(|path| path.extension().is_some_and(|end| end == "sock")).collect())
+    };
+    read().map_err(StartError::io("list", dir))
 }
 
 fn remove_if_stale(socket: &Path) -> Result<bool, StartError> {
@@ -898,6 +907,8 @@ mod tests {
         let leave_behind = || {
             #[cfg(unix)]
             drop(std::os::unix::net::UnixListener::bind(&socket).unwrap());
+            #[cfg(windows)]
+            fs::write(&socket, r"\\.\pipe\syncmount-gone").unwrap();
             fs::write(&lock, "").unwrap();
         };
         leave_behind();

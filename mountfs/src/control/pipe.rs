@@ -1,11 +1,12 @@
-//! The channel on Windows: a named pipe per mount, which only the same user may open. Its name stands for the path at which
-//! a socket would be, and that lies in a directory of the user's own.
+//! The channel on Windows: a named pipe per start, which only the same user may open. Where a socket would be lies a file with
+//! the pipe's name, which nobody can guess: names of pipes belong to whoever takes them first.
 
-use crate::config::short_hash;
+use crate::system::files::patiently;
+use crate::system::private::private;
 use crate::system::windows::{self, Access};
 use std::ffi::OsString;
-use std::fs;
-use std::io;
+use std::fs::File;
+use std::io::{self, Read as _, Write as _};
 use std::path::{Path, PathBuf};
 use tokio::net::windows::named_pipe::{ClientOptions, NamedPipeClient, NamedPipeServer, ServerOptions};
 use tokio::runtime::Handle;
@@ -15,8 +16,19 @@ pub(super) type ServerStream = NamedPipeServer;
 /// One side of a connection, as a command sees it.
 pub(super) type ClientStream = NamedPipeClient;
 
-fn name_of(path: &Path) -> OsString {
-    format!(r"\\.\pipe\syncmount-{}", short_hash(path.as_os_str().as_encoded_bytes())).into()
+const NAME_BEGIN: &str = r"\\.\pipe\syncmount-";
+const NAME_LEN_MAX: u64 = 128;
+
+fn random_name() -> io::Result<String> {
+    let random = [getrandom::u64(), getrandom::u64()];
+    let [a, b] = random.map(|random| random.map_err(|error| io::Error::other(error.to_string())));
+    Ok(format!("{NAME_BEGIN}{:016x}{:016x}", a?, b?))
+}
+
+fn name_at(path: &Path) -> io::Result<OsString> {
+    let mut name = String::new();
+    patiently(|| File::open(path))?.take(NAME_LEN_MAX).read_to_string(&mut name)?;
+    if name.starts_with(NAME_BEGIN) { Ok(name.into()) } else { Err(io::ErrorKind::InvalidData.into()) }
 }
 
 /// Where channels can be if no better directory is to be had.
@@ -27,13 +39,6 @@ pub(super) fn last_resort() -> Option<PathBuf> {
 /// Whether `path` can name a channel.
 pub(super) fn fits(_: &Path) -> bool {
     true
-}
-
-/// The channels in a directory, those of dead processes too: a pipe leaves nothing behind, but its lock file does.
-pub(super) fn list(dir: &Path) -> io::Result<Vec<PathBuf>> {
-    let paths = fs::read_dir(dir)?.map(|entry| entry.map(|entry| entry.path())).collect::<io::Result<Vec<_>>>()?;
-    let locks = paths.into_iter().filter(|path| path.extension().is_some_and(|end| end == "lock"));
-    Ok(locks.map(|path| path.with_extension("sock")).collect())
 }
 
 /// Takes connections.
@@ -47,9 +52,10 @@ pub(super) struct Listener {
 impl Listener {
     pub(super) fn bind(runtime: &Handle, path: &Path) -> io::Result<Self> {
         let _guard = runtime.enter();
-        let mut listener = Self { name: name_of(path), access: Access::only_user()?, next: None };
-        // The first: if somebody else has made a pipe of this name, this is an error.
+        let name = random_name()?;
+        let mut listener = Self { name: name.clone().into(), access: Access::only_user()?, next: None };
         listener.next = Some(listener.make(true)?);
+        private(File::options().write(true).create_new(true)).open(path)?.write_all(name.as_bytes())?;
         Ok(listener)
     }
 
@@ -79,7 +85,7 @@ pub(super) fn refuse_others(_: &ServerStream) -> io::Result<()> {
 }
 
 pub(super) async fn connect(path: &Path) -> io::Result<ClientStream> {
-    ClientOptions::new().open(name_of(path))
+    ClientOptions::new().open(name_at(path)?)
 }
 
 /// The process at the other end. Taken while connected, so that it cannot be another one.

@@ -30,12 +30,6 @@ pub(super) fn fits(path: &Path) -> bool {
     path.as_os_str().len() <= SOCKET_PATH_LEN_MAX
 }
 
-/// The channels in a directory, those of dead processes too.
-pub(super) fn list(dir: &Path) -> io::Result<Vec<PathBuf>> {
-    let paths = fs::read_dir(dir)?.map(|entry| entry.map(|entry| entry.path())).collect::<io::Result<Vec<_>>>()?;
-    Ok(paths.into_iter().filter(|path| path.extension().is_some_and(|end| end == "sock")).collect())
-}
-
 /// Takes connections.
 pub(super) struct Listener(UnixListener);
 

@@ -213,7 +213,7 @@ mod tests {
         let lost = Lost { path: path.clone(), label: "../Docs/a letter.odt".to_owned(), len: 8, reason };
         let again = StagingDir::open(dir.path()).unwrap();
         assert_eq!(again.lost().unwrap(), [lost]);
-        fs::remove_file(&path).unwrap();
+        disk::remove_if_there(&path).unwrap();
         assert_eq!(again.lost().unwrap(), []);
         assert_eq!(staging.list().unwrap(), []);
         assert!(staging.set_aside(id, "", "").is_err());

@@ -100,6 +100,7 @@ fn a_gap_between_segments_ends_the_replay_and_is_reported() {
         journal.rotate();
     }
     let segments = journal::segments(&dir.path().join("journal")).unwrap();
+    drop(journal);
     fs::remove_file(&segments[1].path).unwrap();
     let (_state, loaded) = open(dir.path());
     assert_eq!(rows(&loaded).len(), 1);

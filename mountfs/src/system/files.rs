@@ -38,12 +38,32 @@ pub(crate) fn rename(from: &Path, to: &Path) -> io::Result<()> {
     patiently(|| fs::rename(from, to))
 }
 
-/// Removes a file of our own that may be gone already. Tells whether it was there.
+/// Removes a file of our own that may be gone already. Tells whether it was there. Its name is free afterwards, also if
+/// somebody has the file open.
 pub(crate) fn remove_if_there(path: &Path) -> io::Result<bool> {
-    match patiently(|| fs::remove_file(path)) {
+    match patiently(|| remove(path)) {
         Ok(()) => Ok(true),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
         Err(error) => Err(error),
+    }
+}
+
+#[cfg(unix)]
+fn remove(path: &Path) -> io::Result<()> {
+    fs::remove_file(path)
+}
+
+/// Where a file that is open keeps its name until it is closed (FAT, network drives, Windows of old) it goes under another.
+#[cfg(windows)]
+fn remove(path: &Path) -> io::Result<()> {
+    use std::sync::atomic::{AtomicU64, Ordering};
+    static NUMBERS: AtomicU64 = AtomicU64::new(0);
+    let number = NUMBERS.fetch_add(1, Ordering::Relaxed);
+    let aside = path.with_extension(format!("{}-{number}.gone", std::process::id()));
+    match fs::rename(path, &aside) {
+        Ok(()) => fs::remove_file(&aside),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Err(error),
+        Err(_) => fs::remove_file(path),
     }
 }
 
@@ -160,7 +180,8 @@ mod tests {
         assert!(is_at(&file, &a).unwrap() && !is_at(&file, &b).unwrap());
         assert!(!is_at(&file, &dir.path().join("none")).unwrap());
         rename(&a, &dir.path().join("c")).unwrap();
-        assert!(is_at(&file, &dir.path().join("c")).unwrap() && !is_at(&file, &a).unwrap());
+        assert!(is_at(&file, &dir.path().join("c")).unwrap(), "under its new name");
+        assert!(!is_at(&file, &a).unwrap(), "not under its old one");
         assert!(remove_if_there(&b).unwrap() && !remove_if_there(&b).unwrap());
     }
 

@@ -22,6 +22,7 @@ use windows_sys::Win32::Security::{
 use windows_sys::Win32::Storage::FileSystem::{
     BY_HANDLE_FILE_INFORMATION, CreateDirectoryW, FILE_FLAG_BACKUP_SEMANTICS, FILE_FLAG_OPEN_REPARSE_POINT,
     FILE_READ_ATTRIBUTES, GetCompressedFileSizeW, GetDiskFreeSpaceExW, GetFileInformationByHandle, INVALID_FILE_SIZE,
+    MoveFileExW,
 };
 use windows_sys::Win32::System::IO::DeviceIoControl;
 use windows_sys::Win32::System::Ioctl::{
@@ -65,12 +66,12 @@ fn wide_path(path: &Path) -> io::Result<Vec<u16>> {
     Ok(prefix.encode_utf16().chain(rest.iter().copied()).chain([0]).collect())
 }
 
-/// Which file it is: the volume, and a number that is its own there.
-pub(crate) fn file_id(file: &File) -> io::Result<(u32, u64)> {
+/// Which file of its volume it is. (Wine does not know the volume of a file that was renamed while it was open.)
+pub(crate) fn file_id(file: &File) -> io::Result<u64> {
     let mut found = BY_HANDLE_FILE_INFORMATION::default();
     // SAFETY: the handle is open, and `found` has room for what is written.
     check(unsafe { GetFileInformationByHandle(handle(file), &raw mut found) })?;
-    Ok((found.dwVolumeSerialNumber, u64::from(found.nFileIndexHigh) << 32 | u64::from(found.nFileIndexLow)))
+    Ok(u64::from(found.nFileIndexHigh) << 32 | u64::from(found.nFileIndexLow))
 }
 
 /// Opens a file or directory, not what a symlink leads to, such that nobody else is disturbed.

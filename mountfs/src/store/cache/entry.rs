@@ -390,8 +390,8 @@ impl Entry {
         let range = parts.range(oldest);
         let len = range.end - range.start;
         match disk::holes::punch(&parts.file, range) {
-            // A file system without holes: what is in the file stays as long as it.
-            Err(error) if error.kind() == io::ErrorKind::Unsupported => return Ok(false),
+            // A file system without holes: the bytes take room until the content goes, and so long the cache is larger.
+            Err(error) if error.kind() == io::ErrorKind::Unsupported => {}
             punched => punched?,
         }
         present.give_back_oldest();

@@ -9,6 +9,9 @@ use syncmount_common::ChunkHash;
 
 const BLOCK: usize = 4096;
 
+/// Wine knows nothing of holes: there a partial content counts in full, and what is given back stays in the file.
+const HOLES: bool = cfg!(unix);
+
 /// A content that a test knows all about.
 #[derive(Clone)]
 struct Content {
@@ -103,7 +106,7 @@ fn parts_arrive_in_any_order_and_make_a_whole() {
     assert!(!cache.core.layout.partial(&file.hash).exists());
     assert_eq!(entry.read_at(&mut buf, 5 * BLOCK as u64).unwrap(), 0);
     assert_eq!(file.read(&entry, 100..5 * BLOCK - 1).unwrap(), file.bytes[100..5 * BLOCK - 1]);
-    assert!(entry.file().metadata().unwrap().permissions().readonly());
+    assert_eq!(entry.file().metadata().unwrap().permissions().readonly(), cfg!(unix));
 }
 
 #[test]
@@ -164,7 +167,7 @@ fn a_file_larger_than_the_cache_can_be_read() {
     assert_eq!(file.read(&entry, at..at + 10).unwrap(), file.bytes[at..at + 10], "a repeated chunk where it is wanted");
     let path = cache.core.layout.partial(&file.hash);
     let metadata = fs::metadata(&path).unwrap();
-    assert!(charge_of_file(&path, &metadata) <= 3 * BLOCK as u64, "what was given back takes no space");
+    assert!(!HOLES || charge_of_file(&path, &metadata) <= 3 * BLOCK as u64, "what was given back takes no space");
 }
 
 #[test]
@@ -191,13 +194,13 @@ fn everything_is_found_again_after_a_clean_end() {
         part.begin(&cache).put(&d, &part.bytes[..BLOCK]).unwrap();
     }
     let cache = cache(dir.path(), 100);
-    assert_eq!(blocks(&cache), 4);
+    assert_eq!(blocks(&cache), if HOLES { 4 } else { 7 });
     assert!(cache.get(&whole.hash).unwrap().is_whole());
     let entry = cache.get(&part.hash).unwrap();
     assert_eq!(entry.missing(0..u64::MAX).len(), 2);
     assert_eq!(part.read(&entry, 0..part.bytes.len()).unwrap(), part.bytes);
     assert!(entry.is_whole());
-    assert_eq!(blocks(&cache), 6);
+    assert_eq!(blocks(&cache), if HOLES { 6 } else { 9 });
 }
 
 #[test]
@@ -221,6 +224,7 @@ fn a_partial_content_without_a_map_is_dropped() {
 }
 
 #[test]
+#[cfg(unix)] // Without holes a partial content counts in full, and this one is too large then.
 fn the_map_never_promises_what_was_given_back() {
     let dir = tempfile::tempdir().unwrap();
     let part = content("abcdef");
@@ -267,7 +271,7 @@ fn after_the_machine_went_down_nothing_counts_until_it_was_read() {
     let entry = torn.begin(&cache);
     assert!(!entry.is_whole(), "it was read and dropped");
     assert_eq!(torn.read(&entry, 0..2 * BLOCK).unwrap(), torn.bytes);
-    assert_eq!(blocks(&cache), 5);
+    assert_eq!(blocks(&cache), if HOLES { 5 } else { 6 });
 }
 
 #[test]
