@@ -185,7 +185,9 @@ pub fn os_string(local: Vec<u8>) -> OsString {
     #[cfg(unix)]
     return std::os::unix::ffi::OsStringExt::from_vec(local);
     #[cfg(not(unix))]
-    return String::from_utf8_lossy(&local).into_owned().into();
+    return String::from_utf8(local)
+        .unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned())
+        .into();
 }
 
 /// What all spellings that are one and the same name to a platform have in common, and no two others.
