@@ -19,6 +19,9 @@ const PREPARING_MAX: usize = 64;
 /// How long a node that failed is left alone.
 pub(crate) const RETRY_AFTER_NS: i64 = 30_000_000_000;
 
+/// How long a file that is written while it is read is left alone, unless somebody tells that it has come to rest.
+const MOVING_RETRY_NS: i64 = 2_000_000_000;
+
 /// What is to be tried again later than this from now was noted before the clock was set back.
 const RETRY_LAST_NS: i64 = 3600 * 1_000_000_000;
 
@@ -87,6 +90,8 @@ pub struct Engine {
     cursor_touched: bool,
     retired: Vec<u64>,
     random: u64,
+    /// Who wrote what the feed has brought.
+    pub(crate) authors: crate::observed::Authors,
     /// Drafts by what they still need, for the status.
     unsent: BTreeMap<NodeId, u64>,
     pub(crate) rules: Arc<dyn Rules>,
@@ -128,6 +133,7 @@ impl Engine {
             cursor_touched: false,
             retired: Vec::new(),
             random,
+            authors: crate::observed::Authors::default(),
             unsent: BTreeMap::new(),
             rules: Arc::new(NoRules),
             rules_asked: false,
@@ -245,10 +251,14 @@ impl Engine {
                 self.edit_draft(node, |draft| draft.prepared = Some(content));
                 self.settle_if_acknowledged(node);
             }
-            PrepareAnswer::Ready(_) | PrepareAnswer::Outdated | PrepareAnswer::Unreachable => {
+            PrepareAnswer::Moving if current => {
+                self.fail(node, "it is being written".to_owned(), MOVING_RETRY_NS, now);
+            }
+            PrepareAnswer::Ready(_) | PrepareAnswer::Moving | PrepareAnswer::Outdated | PrepareAnswer::Unreachable => {
                 self.to_prepare.push_back((node, false));
             }
-            PrepareAnswer::Failed(_) if self.stays_here(node) => {}
+            // What was wrong with bytes that are gone is nobody's problem any more.
+            PrepareAnswer::Failed(_) if self.stays_here(node) || self.tree.local(node).is_none() => {}
             PrepareAnswer::Failed(reason) => {
                 self.fail(node, reason, RETRY_AFTER_NS, now);
             }

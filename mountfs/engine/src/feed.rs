@@ -138,17 +138,29 @@ impl Feed {
     }
 }
 
+/// What a device is called whose name is not known.
+const SOMEBODY: &str = "another device";
+
 /// One node's part of a step.
-struct Step {
-    before: Option<Arc<State>>,
-    after: Option<Arc<State>>,
-    synced: Option<Synced>,
-    copy: Option<(Copy, DeviceId)>,
+pub(crate) struct Step {
+    pub(crate) before: Option<Arc<State>>,
+    pub(crate) after: Option<Arc<State>>,
+    pub(crate) synced: Option<Synced>,
+    pub(crate) copy: Option<(Copy, Option<DeviceId>)>,
     /// A directory that is not in the folder any more and stays here for what is in it.
-    leftover: bool,
+    pub(crate) leftover: bool,
 }
 
-type Steps = BTreeMap<NodeId, Step>;
+pub(crate) type Steps = BTreeMap<NodeId, Step>;
+
+/// What became of nodes that met at one place, and of bytes that lost theirs.
+#[derive(Default)]
+pub(crate) struct Aftermath {
+    /// Nodes that have gone up in others.
+    pub(crate) became: BTreeMap<NodeId, NodeId>,
+    /// Drafts that are those of another node now.
+    pub(crate) moved: Vec<(NodeId, NodeId)>,
+}
 
 impl Engine {
     /// From where the next page is to be asked for.
@@ -203,7 +215,7 @@ impl Engine {
         if id == self.identity.device.id {
             return &self.identity.device.name;
         }
-        self.feed.devices.get(&id).map_or("another device", String::as_str)
+        self.feed.devices.get(&id).map_or(SOMEBODY, String::as_str)
     }
 
     pub(crate) fn apply_feed(&mut self, now: Timestamp) {
@@ -333,6 +345,7 @@ impl Engine {
 
     fn apply(&mut self, news: Vec<Node>, now: Timestamp) {
         self.feed.authors = news.iter().map(|node| (node.id, node.author)).collect();
+        self.authors.note(&news);
         let steps = self.plan(news);
         self.carry_out(steps, now);
         self.feed.authors.clear();
@@ -375,13 +388,27 @@ impl Engine {
             }
             copies.extend(step.copy.map(|copy| (id, copy)));
         }
+        self.settle_places(queue, copies, moved, before, now);
+    }
+
+    /// Gives nodes that were put without their places these places, and bytes that have lost their node a node.
+    pub(crate) fn settle_places(
+        &mut self,
+        mut queue: VecDeque<NodeId>,
+        copies: Vec<(NodeId, (Copy, Option<DeviceId>))>,
+        moved: Vec<NodeId>,
+        mut before: Before,
+        now: Timestamp,
+    ) -> Aftermath {
         self.break_cycles(&mut queue, &mut before, now);
         moved.into_iter().for_each(|id| self.note_moved_dir(id));
-        let became = self.attach_all(queue, &mut before, now);
+        let mut aftermath = self.attach_all(queue, &mut before, now);
         for (id, (copy, author)) in copies {
-            self.keep_copy(id, copy, author, &became, &mut before, now);
+            let to = self.keep_copy(id, copy, author, &aftermath.became, &mut before, now);
+            aftermath.moved.extend(to.map(|to| (id, to)));
         }
         self.report(before);
+        aftermath
     }
 
     fn plan(&self, news: Vec<Node>) -> Steps {
@@ -413,7 +440,7 @@ impl Engine {
                 _ => Arc::new(after),
             });
             let synced = Some(Synced { rev: node.rev, content_rev: node.content_rev, state: remote });
-            let copy = merged.copy.map(|copy| (copy, node.content_author));
+            let copy = merged.copy.map(|copy| (copy, Some(node.content_author)));
             if let Some(local) = local.filter(|_| entry.is_some_and(|entry| !entry.is_shared())) {
                 steps.insert(node.id, meet_what_stays(local, after, synced, node.content_author));
                 continue;
@@ -553,13 +580,8 @@ impl Engine {
     }
 
     /// Returns which nodes have gone up in which.
-    fn attach_all(
-        &mut self,
-        mut queue: VecDeque<NodeId>,
-        before: &mut Before,
-        now: Timestamp,
-    ) -> HashMap<NodeId, NodeId> {
-        let (mut merged, mut became) = (HashMap::new(), HashMap::new());
+    fn attach_all(&mut self, mut queue: VecDeque<NodeId>, before: &mut Before, now: Timestamp) -> Aftermath {
+        let (mut merged, mut became) = (HashMap::new(), BTreeMap::new());
         while let Some(id) = queue.pop_front() {
             self.follow_merged(id, &merged, now);
             while let Err(other) = self.tree.attach(id) {
@@ -601,7 +623,8 @@ impl Engine {
                 }
             }
         }
-        became
+        became.extend(merged);
+        Aftermath { became, moved: Vec::new() }
     }
 
     /// Takes one of several names away; `false` if it is the only one. The node has no places then.
@@ -667,8 +690,8 @@ impl Engine {
 
     fn author_of(&self, id: NodeId) -> String {
         let here = self.tree.get(id).is_none_or(Entry::is_dirty);
-        let author = self.feed.authors.get(&id).filter(|_| !here);
-        author.map_or(&*self.identity.device.name, |author| self.device_name(*author)).to_owned()
+        let author = self.feed.authors.get(&id).copied().or_else(|| self.authors.of(id)).filter(|_| !here);
+        author.map_or(&*self.identity.device.name, |author| self.device_name(author)).to_owned()
     }
 
     fn rename_aside(&mut self, id: NodeId, from: &Placement, device: &str, now: Timestamp) {
@@ -707,6 +730,9 @@ impl Engine {
         let Some(entry) = self.tree.get(id) else { return };
         let (local, synced) = (entry.local.clone(), entry.synced.clone());
         before.entry(id).or_insert(local);
+        if self.is_in_flight(id) && synced.as_ref().is_none_or(|synced| synced.state.is_none()) {
+            self.tree.set_offered(id, true);
+        }
         self.tree.detach(id);
         self.put_detached(id, None, synced, now);
     }
@@ -715,22 +741,22 @@ impl Engine {
         &mut self,
         id: NodeId,
         copy: Copy,
-        author: DeviceId,
-        became: &HashMap<NodeId, NodeId>,
+        author: Option<DeviceId>,
+        became: &BTreeMap<NodeId, NodeId>,
         before: &mut Before,
         now: Timestamp,
-    ) {
+    ) -> Option<NodeId> {
         // The version that kept the node may have been the same as another file of its name, and one with it now.
         let mut home = id;
         while let Some(other) = became.get(&home).filter(|_| self.tree.local(home).is_none()) {
             home = *other;
         }
-        let Some(place) = self.tree.local(home).and_then(|state| state.names.first().cloned()) else { return };
+        let place = self.tree.local(home).and_then(|state| state.names.first().cloned())?;
         let (body, attrs, xattrs, device) = match copy {
-            Copy::Local(state) => (state.body, state.attrs, state.xattrs, self.identity.device.id),
+            Copy::Local(state) => (state.body, state.attrs, state.xattrs, Some(self.identity.device.id)),
             Copy::Remote { content, attrs, xattrs } => (Body::File(FileBody::Clean(content)), attrs, xattrs, author),
         };
-        let device = self.device_name(device).to_owned();
+        let device = device.map_or(SOMEBODY, |device| self.device_name(device)).to_owned();
         let name = self.free_name(place.parent, &place.name, &device, attrs.mtime);
         let to = self.new_id(now);
         let moved = body.draft().is_some();
@@ -745,6 +771,7 @@ impl Engine {
         if unprepared {
             self.to_prepare.push_back((to, false));
         }
+        moved.then_some(to)
     }
 
     /// Tells what changed, and lets go of staging files that nothing refers to any more.
@@ -777,7 +804,7 @@ impl Engine {
     }
 }
 
-type Before = BTreeMap<NodeId, Option<Arc<State>>>;
+pub(crate) type Before = BTreeMap<NodeId, Option<Arc<State>>>;
 
 enum Clash {
     Renamed(NodeId),
@@ -791,7 +818,7 @@ fn meet_what_stays(local: &Arc<State>, after: Option<Arc<State>>, synced: Option
     match after {
         None => Step { after: before.clone(), before, synced, copy: None, leftover: true },
         Some(after) => {
-            let copy = Some((Copy::Local(Box::new(State::clone(local))), author)).filter(|_| !is_dir(local));
+            let copy = Some((Copy::Local(Box::new(State::clone(local))), Some(author))).filter(|_| !is_dir(local));
             Step { before, after: Some(after), synced, copy, leftover: false }
         }
     }
@@ -812,7 +839,7 @@ fn lies_in(state: &State, parent: NodeId) -> bool {
     state.names.iter().any(|place| place.parent == parent)
 }
 
-fn is_moved_dir(step: &Step) -> bool {
+pub(crate) fn is_moved_dir(step: &Step) -> bool {
     let is_dir = step.before.as_deref().is_some_and(is_dir);
     is_dir
         && step

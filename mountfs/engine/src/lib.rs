@@ -15,6 +15,7 @@ mod engine;
 mod feed;
 mod held;
 mod local;
+mod observed;
 mod output;
 mod reconcile;
 #[cfg(test)]
@@ -27,6 +28,7 @@ pub use batch::INLINE_FILE_MAX;
 pub use conflict::conflict_name;
 pub use engine::{Engine, Identity, Pending, Restored};
 pub use local::{DraftUpdate, Expected, Refusal, RenameMode, Renamed};
+pub use observed::{Observation, Taken};
 pub use output::{Changed, CommitAnswer, Effect, Position, PrepareAnswer, Record};
 pub use reconcile::{Copy, Facts, Kept, Merged, merge};
 pub use scope::{RULES_NAME, Rules, Scope};

@@ -113,6 +113,8 @@ pub enum PrepareAnswer {
     Outdated,
     /// The server could not be reached: to be tried again when it can.
     Unreachable,
+    /// It lies in the user's own folder and is being written; whoever watches the folder tells when it has come to rest.
+    Moving,
     /// It cannot be read or sent; tried again later, shown in the status.
     Failed(String),
 }
