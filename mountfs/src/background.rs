@@ -91,7 +91,9 @@ pub fn start(config: &MountConfig, arguments: &[OsString], on_wait: impl FnMut(&
     let log = logging::open(&log_file).map_err(StartError::io("open the log file", &log_file))?;
     let program = std::env::current_exe().map_err(StartError::io("find", "/proc/self/exe"))?;
     let mut command = Command::new(&program);
-    command.arg(CHILD_FLAG).args(arguments).current_dir("/");
+    // A command comes first.
+    let words = usize::from(arguments.first().is_some_and(|word| word == "watch"));
+    command.args(&arguments[..words]).arg(CHILD_FLAG).args(&arguments[words..]).current_dir("/");
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(log);
     let mut child = command.spawn().map_err(StartError::io("start", &program))?;
     let (Some(stdin), Some(stdout)) = (child.stdin.take(), child.stdout.take()) else {

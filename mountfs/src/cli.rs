@@ -44,6 +44,81 @@ pub enum Durability {
     Server,
 }
 
+/// How a folder is to be on this machine.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, clap::ValueEnum)]
+pub enum Mode {
+    /// Mounted where there is FUSE, else watched.
+    #[default]
+    Auto,
+    /// Mounted.
+    Mount,
+    /// A plain folder that is kept in step.
+    Watch,
+}
+
+/// `syncmount watch FOLDER …`: keeps a plain folder in step.
+#[derive(Args, Clone, Debug, PartialEq, Default)]
+pub struct WatchArgs {
+    /// The folder; what is in it already is shared
+    #[arg(value_name = "FOLDER")]
+    pub folder_path: PathBuf,
+    /// The server, like https://files.example.org [default: that of the last start here, or of the only login]
+    #[arg(long, value_name = "URL")]
+    pub server: Option<String>,
+    /// Which of the server's folders [default: that of the last start here, or `default`]
+    #[arg(long, value_name = "NAME")]
+    pub folder: Option<String>,
+    /// Read the token from this file [default: SYNCMOUNT_TOKEN, else the saved login]
+    #[arg(long, value_name = "FILE")]
+    pub token_file: Option<PathBuf>,
+    /// Where the state is kept [default: one per server and folder]
+    #[arg(long, value_name = "DIR")]
+    pub cache_dir: Option<PathBuf>,
+    /// Send and fetch everything once, then end; exit code 1 if something remains
+    #[arg(long)]
+    pub once: bool,
+    /// Say what would be done, and do nothing
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Read every file at the start, also those that look as ever
+    #[arg(long)]
+    pub verify: bool,
+    /// How often everything is looked at without a hint from the system, like 30s, 10m or 1h
+    #[arg(long, value_name = "TIME", value_parser = parse_interval, default_value = "10m")]
+    pub scan_interval: Duration,
+    /// Stay in the foreground
+    #[arg(short, long)]
+    pub foreground: bool,
+    /// Write the log to this file [default: a file in the state directory; with -f, stderr]
+    #[arg(long, value_name = "FILE")]
+    pub log_file: Option<PathBuf>,
+    /// Log more; twice for everything. RUST_LOG has precedence
+    #[arg(short, long, action = clap::ArgAction::Count)]
+    pub verbose: u8,
+    /// Set by the program when it starts itself again for the background.
+    #[arg(long, hide = true)]
+    pub background_child: bool,
+}
+
+impl WatchArgs {
+    /// What decides which server, token and state these are: the same as for a mount.
+    pub fn as_mount(&self) -> MountArgs {
+        MountArgs {
+            mountpoint: self.folder_path.clone(),
+            server: self.server.clone(),
+            folder: self.folder.clone(),
+            token_file: self.token_file.clone(),
+            cache_dir: self.cache_dir.clone(),
+            mode: Mode::Watch,
+            foreground: self.foreground,
+            log_file: self.log_file.clone(),
+            verbose: self.verbose,
+            background_child: self.background_child,
+            ..MountArgs::default()
+        }
+    }
+}
+
 /// `syncmount FOLDER …`: mounts a shared folder.
 #[derive(Args, Clone, Debug, PartialEq, Default)]
 pub struct MountArgs {
@@ -65,6 +140,9 @@ pub struct MountArgs {
     /// How much content is kept on this machine, like 500M, 10G or 1T [default: 10G or a quarter of the disk]
     #[arg(long, value_name = "SIZE", value_parser = parse_size)]
     pub cache_size: Option<u64>,
+    /// How the folder is to be here: mounted, or a plain folder that is watched; auto mounts where it can
+    #[arg(long, value_enum, value_name = "MODE", default_value_t)]
+    pub mode: Mode,
     /// Refuse every change through this mount
     #[arg(long)]
     pub read_only: bool,
@@ -91,6 +169,8 @@ pub struct MountArgs {
 /// The commands beside mounting.
 #[derive(Subcommand, Debug, PartialEq)]
 pub enum Command {
+    /// Keep a plain folder in step, where there is no FUSE
+    Watch(WatchArgs),
     /// Ask for a server's token, check it and save it
     Login(LoginArgs),
     /// Forget a server's token
@@ -182,7 +262,7 @@ pub struct VerifyArgs {
     pub json: bool,
 }
 
-const COMMANDS: [&str; 7] = ["login", "logout", "status", "umount", "wait", "cache", "help"];
+const COMMANDS: [&str; 8] = ["watch", "login", "logout", "status", "umount", "wait", "cache", "help"];
 
 /// After options clap takes a command's word for a folder; whoever types it means the command.
 fn folder_to_mount(path: PathBuf) -> Result<PathBuf, String> {
@@ -191,6 +271,17 @@ fn folder_to_mount(path: PathBuf) -> Result<PathBuf, String> {
             Err(format!("`{word}` is a command and comes first; a folder of that name is given as ./{word}"))
         }
         _ => Ok(path),
+    }
+}
+
+/// The shortest and the longest pause between two looks at everything.
+const INTERVAL_MIN: Duration = Duration::from_secs(1);
+const INTERVAL_MAX: Duration = Duration::from_secs(7 * 24 * 3600);
+
+fn parse_interval(text: &str) -> Result<Duration, String> {
+    match parse_timeout(text)?.0 {
+        Some(time) if (INTERVAL_MIN..=INTERVAL_MAX).contains(&time) => Ok(time),
+        _ => Err("write a time from 1s to 168h, like 30s, 10m or 1h".into()),
     }
 }
 
@@ -298,6 +389,7 @@ mod tests {
             token_file: Some("/t".into()),
             cache_dir: Some("/c".into()),
             cache_size: Some(10 << 30),
+            mode: Mode::Auto,
             read_only: true,
             allow_other: true,
             durability: Durability::Local,

@@ -15,6 +15,7 @@ pub mod files;
 #[cfg(all(feature = "mount", unix))]
 pub mod fuse;
 pub mod ignore;
+mod join;
 pub mod logging;
 pub mod login;
 #[cfg(all(feature = "mount", unix))]
@@ -29,3 +30,4 @@ pub mod store;
 pub mod system;
 pub mod verify_report;
 pub mod vfs;
+pub mod watch;

@@ -7,6 +7,7 @@ mod mounting;
 #[cfg(not(all(feature = "mount", unix)))]
 #[path = "not_mounting.rs"]
 mod mounting;
+mod watching;
 
 use anyhow::Context;
 use clap::Parser;
@@ -21,8 +22,13 @@ fn main() -> ExitCode {
     abort_on_panic();
     let cli = Cli::parse();
     let result = match (cli.command, cli.mount) {
+        #[cfg(unix)]
+        (Some(Command::Watch(args)), _) if args.background_child => {
+            return watching::in_background(watching::options(&args), args.verbose);
+        }
+        (Some(Command::Watch(args)), _) => watching::run(&args),
         (Some(command), _) => run_command(&command),
-        #[cfg(all(feature = "mount", unix))]
+        #[cfg(unix)]
         (None, Some(args)) if args.background_child => return mounting::run_in_background(&args),
         (None, Some(args)) => mounting::run(&args),
         (None, None) => unreachable!("clap asks for a folder or a command"),
@@ -56,6 +62,7 @@ fn run_command(command: &Command) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     runtime.context("cannot start")?.block_on(async {
         match command {
+            Command::Watch(args) => watching::run(args)?,
             Command::Login(args) => login::login(args, &dirs).await?,
             Command::Logout(args) => login::logout(args, &dirs)?,
             Command::Status(args) => commands::status(args, &dirs).await?,

@@ -4,11 +4,11 @@ use crate::config::{Dirs, MountConfig, StartError};
 use crate::control::{ControlHandler, ControlServer, ControlSocket};
 use crate::driver::{Client, OpenError, Pump};
 use crate::fuse::{self, Mount};
+use crate::join::{await_first_state, check_server, open_client, problems_of, say_now_and_then};
 use crate::mountpoint;
-use crate::ports::{Remote, RemoteError};
 use crate::ready::Ready;
 use crate::remote::{HttpRemote, ServerUrl};
-use crate::status::{LastError, PROBLEMS_MAX, Phase, Problem, ProblemKind, Status};
+use crate::status::{LastError, PROBLEMS_MAX, Phase, Status};
 use crate::system::signals::EndRequests;
 use crate::verify_report::VerifyReport;
 use crate::vfs::Vfs;
@@ -23,25 +23,9 @@ use syncmount_common::Timestamp;
 /// How long after an unmount what is pending is still sent. What is left then goes with the next mount.
 const LINGER: Duration = Duration::from_secs(60);
 
-/// How often the start says that it is still at it.
-const PATIENCE_STEP: Duration = Duration::from_secs(10);
-
 /// Why a mount cannot begin, beyond what [`StartError`] says.
 #[derive(Debug, thiserror::Error)]
 enum MountError {
-    #[error(
-        "{server} cannot be reached ({reason}); the first mount of a folder needs its server, later ones do not. Check the \
-         address and whether the server runs"
-    )]
-    FirstNeedsServer { server: String, reason: String },
-    #[error(
-        "{server} refuses the token; get one with `syncmount-server token add NAME` and run `syncmount login {server}`"
-    )]
-    Token { server: String },
-    #[error("{server} has no folder `{folder}`; `syncmount-server folder list` shows what there is, --folder chooses")]
-    NoFolder { server: String, folder: String },
-    #[error("{server} answers, but not as it should: {reason}")]
-    Server { server: String, reason: String },
     #[error("the kernel refuses the mount at {mountpoint}: {error}")]
     Kernel { mountpoint: String, error: std::io::Error },
 }
@@ -112,53 +96,6 @@ pub fn run(config: &MountConfig, ready: &Ready) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Whoever waits for a start hears that it goes on.
-async fn say_now_and_then(ready: Ready, what: &'static str) {
-    loop {
-        tokio::time::sleep(PATIENCE_STEP).await;
-        ready.wait(what);
-    }
-}
-
-fn open_client(
-    config: &MountConfig,
-    remote: Arc<HttpRemote>,
-    runtime: &tokio::runtime::Handle,
-) -> Result<Arc<Client>, OpenError> {
-    let identity = format!("{} at {}", config.folder, config.server);
-    let name = &config.device_name;
-    Client::open_store(&config.cache_dir, config.cache_size, &identity, name, remote, runtime.clone())
-}
-
-async fn check_server(remote: &HttpRemote, config: &MountConfig) -> Result<(), MountError> {
-    let server = config.server.clone();
-    match remote.folder().await {
-        Ok(_) => Ok(()),
-        Err(RemoteError::Unauthorized) => Err(MountError::Token { server }),
-        Err(RemoteError::FolderNotFound) => Err(MountError::NoFolder { server, folder: config.folder.clone() }),
-        Err(RemoteError::Unreachable(reason)) => Err(MountError::FirstNeedsServer { server, reason }),
-        Err(error) => Err(MountError::Server { server, reason: error.to_string() }),
-    }
-}
-
-/// A first mount shows the folder only once it is known whole: half a folder would look like lost files.
-fn await_first_state(client: &Client, ready: &Ready) -> anyhow::Result<()> {
-    let begin = Instant::now();
-    let mut said = begin;
-    while !client.look(syncmount_engine::Engine::has_joined) {
-        std::thread::sleep(Duration::from_millis(2));
-        if said.elapsed() > PATIENCE_STEP {
-            said = Instant::now();
-            ready.wait("reading the list of files from the server");
-        }
-        if !client.link.is_online() && begin.elapsed() > Duration::from_secs(60) {
-            let why = client.link.last_error().map_or_else(String::new, |(_, why)| why);
-            anyhow::bail!("the list of files could not be read from the server: {why}");
-        }
-    }
-    Ok(())
-}
-
 /// Returns when the mount is gone, whoever took it away.
 fn serve(mount: Mount, config: &MountConfig) -> anyhow::Result<()> {
     let (ended, end) = channel();
@@ -222,31 +159,6 @@ fn linger(running: &Running) {
     {
         std::thread::sleep(Duration::from_millis(20));
     }
-}
-
-/// What needs a person's eye, what concerns everything first.
-fn problems_of(client: &Client) -> Vec<Problem> {
-    let about_all = |kind, reason| Problem { kind, path: String::new(), reason };
-    let mut problems: Vec<Problem> =
-        client.notes().into_iter().map(|note| about_all(ProblemKind::Note, note)).collect();
-    problems.extend(client.held().map(|(count, reason)| {
-        let removals = if count == 1 { "1 removal".into() } else { format!("{count} removals") };
-        about_all(ProblemKind::Held, format!("{removals}: {reason}"))
-    }));
-    problems.extend(client.lost().into_iter().map(|lost| {
-        let reason = format!("{}; {} bytes of it lie in {}", lost.reason, lost.len, lost.path.display());
-        Problem { kind: ProblemKind::SetAside, path: lost.label, reason }
-    }));
-    let bad_rule = |(path, reason)| Problem { kind: ProblemKind::Note, path, reason };
-    problems.extend(client.bad_rules().into_iter().map(bad_rule));
-    let unsent = |(path, reason)| Problem { kind: ProblemKind::Unsent, path, reason };
-    problems.extend(client.problems().into_iter().map(unsent));
-    problems.extend(client.conflicts().into_iter().map(|path| Problem {
-        kind: ProblemKind::Conflict,
-        path,
-        reason: "it was changed on two devices; keep what you want of it and of the file beside it".into(),
-    }));
-    problems
 }
 
 impl ControlHandler for Running {

@@ -1,15 +1,19 @@
 //! The command without a word: mounts a folder, in this process or in one of its own.
 
-use crate::{exit_code, sentence};
+use crate::watching::{self, remember, serve_in_background};
 use std::process::ExitCode;
 use syncmount::background;
-use syncmount::cli::MountArgs;
-use syncmount::config::{Dirs, Environment, MountConfig};
-use syncmount::ready::{OnLive, Ready};
+use syncmount::cli::{Mode, MountArgs};
+use syncmount::config::{Environment, MountConfig};
+use syncmount::ready::Ready;
+use syncmount::watch::{self, Options};
 use syncmount::{logging, mount, mountpoint};
 
 /// `syncmount FOLDER`: checks everything that can be checked here, then mounts in this process or in one of its own.
 pub(crate) fn run(args: &MountArgs) -> anyhow::Result<()> {
+    if is_to_be_watched(args, true) {
+        return watching::start(args, Options::default());
+    }
     let env = Environment::of_process()?;
     let config = MountConfig::resolve(args, &env)?;
     if args.foreground {
@@ -31,29 +35,22 @@ pub(crate) fn run(args: &MountArgs) -> anyhow::Result<()> {
 
 /// The same in the process that [`background::start`] has started.
 pub(crate) fn run_in_background(args: &MountArgs) -> ExitCode {
-    // What goes wrong here has been told to the one who waits.
-    let Ok((config, pipe)) = background::adopt() else { return ExitCode::FAILURE };
-    let (ready, dirs) = match Dirs::of_user() {
-        Ok(dirs) => (pipe.ready(remember(&config, dirs)), Ok(())),
-        Err(error) => (pipe.ready(Box::new(|| ())), Err(error)),
-    };
-    let result = dirs
-        .and_then(|()| logging::init(config.log_file.as_deref(), args.verbose))
-        .map_err(anyhow::Error::from)
-        .and_then(|()| mount::run(&config, &ready));
-    let Err(error) = result else { return ExitCode::SUCCESS };
-    let code = exit_code(&error);
-    if !ready.failed(code, &sentence(&error)) {
-        tracing::error!("{}", sentence(&error));
-    }
-    code.into()
+    let watched = is_to_be_watched(args, false);
+    serve_in_background(args.verbose, |config, ready| {
+        if watched { watch::run(config, Options::default(), ready) } else { mount::run(config, ready) }
+    })
 }
 
-fn remember(config: &MountConfig, dirs: Dirs) -> OnLive {
-    let config = config.clone();
-    Box::new(move || {
-        if let Err(error) = config.remember(&dirs) {
-            tracing::warn!(%error, "the next mount here will need --server and --folder again");
-        }
-    })
+/// Whether a folder that may be mounted or watched is to be watched, and says so.
+fn is_to_be_watched(args: &MountArgs, says: bool) -> bool {
+    match args.mode {
+        Mode::Mount => false,
+        Mode::Watch => true,
+        Mode::Auto => mountpoint::why_no_fuse().is_some_and(|why| {
+            if says {
+                eprintln!("syncmount: the folder is not mounted but watched, because {why}");
+            }
+            true
+        }),
+    }
 }

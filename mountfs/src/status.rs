@@ -16,8 +16,11 @@ pub const PROBLEMS_MAX: usize = 1000;
 /// The state of one mount at one moment. Points in time are nanoseconds since 1970.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Status {
-    /// Where it is mounted.
+    /// Where it is mounted, or the folder that is watched.
     pub mountpoint: String,
+    /// How the folder is there.
+    #[serde(default)]
+    pub mode: Mode,
     /// The server's URL.
     pub server: String,
     /// The folder on the server.
@@ -53,6 +56,17 @@ pub struct Status {
     pub bytes_received: u64,
     /// When the process started.
     pub since: Timestamp,
+}
+
+/// How a folder is on this machine.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Mode {
+    /// Mounted.
+    #[default]
+    Mount,
+    /// A plain folder that is kept in step.
+    Watch,
 }
 
 /// What a mount is about.
@@ -99,6 +113,8 @@ pub enum ProblemKind {
     Conflict,
     /// Found after an unclean stop and set aside, because it may be incomplete.
     SetAside,
+    /// A watched folder cannot show it as it is, or it cannot be read there. It is tried again.
+    Unapplied,
     /// Something to know: what happened since the start and concerns no single file, or a rule that counts for nothing.
     Note,
 }
@@ -108,6 +124,7 @@ impl Status {
     pub fn starting(config: &MountConfig, since: Timestamp) -> Self {
         Self {
             mountpoint: config.mountpoint.to_string_lossy().into_owned(),
+            mode: Mode::Mount,
             server: config.server.clone(),
             folder: config.folder.clone(),
             pid: std::process::id(),
@@ -152,10 +169,11 @@ impl Status {
 
     /// The status as a person reads it. `now` tells how long ago things were.
     pub fn describe(&self, now: Timestamp) -> String {
-        let phase = match self.phase {
-            Phase::Starting => "starting",
-            Phase::Live => "live",
-            Phase::Draining => "sending what is pending",
+        let phase = match (self.phase, self.mode) {
+            (Phase::Starting, _) => "starting",
+            (Phase::Live, Mode::Mount) => "live",
+            (Phase::Live, Mode::Watch) => "live, watched",
+            (Phase::Draining, _) => "sending what is pending",
         };
         let connected = if self.connected { "connected" } else { "not connected: changes wait on this machine" };
         let mut out = plain(&self.mountpoint);
@@ -201,6 +219,7 @@ impl ProblemKind {
             Self::Held => "held back",
             Self::Conflict => "conflict",
             Self::SetAside => "set aside",
+            Self::Unapplied => "waits",
             Self::Note => "note",
         }
     }
@@ -233,6 +252,7 @@ pub(crate) mod tests {
     pub(crate) fn sample() -> Status {
         Status {
             mountpoint: "/home/u/Sync".into(),
+            mode: Mode::Mount,
             server: "http://h".into(),
             folder: "default".into(),
             pid: 7,
@@ -260,7 +280,7 @@ pub(crate) mod tests {
         status.problems = vec![Problem { kind: ProblemKind::SetAside, path: "a".into(), reason: "because".into() }];
         let json = serde_json::to_value(&status).unwrap();
         let expected = serde_json::json!({
-            "mountpoint": "/home/u/Sync", "server": "http://h", "folder": "default", "pid": 7, "connected": true,
+            "mountpoint": "/home/u/Sync", "mode": "mount", "server": "http://h", "folder": "default", "pid": 7, "connected": true,
             "phase": "live", "pending_files": 0, "pending_bytes": 0, "pending_nodes": 0, "only_here": 0, "cache_used": 1048576,
             "cache_limit": 10737418240u64, "last_error": {"at": 5, "message": "x"},
             "problems": [{"kind": "set_aside", "path": "a", "reason": "because"}], "problems_more": 0,

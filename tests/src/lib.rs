@@ -1,6 +1,7 @@
 //! Worlds, models and end-to-end tests of syncmount.
 
 pub mod pairs;
+mod pairs_folder;
 pub mod sim;
 pub mod support;
 pub mod torture;

@@ -4,16 +4,19 @@
 //! few words (`put f x; mv f g`) and played in every order: either device first at the server, either clock ahead or both
 //! equal, either device the one that made what was there before.
 
+use crate::pairs_folder::{PlainFolder, Shared};
 use crate::sim::bytes::{Library, content_of, sealed};
 use crate::sim::server::Server;
+use std::cell::{Cell, Ref, RefCell, RefMut};
 use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
 use std::sync::Arc;
 use syncmount_common::protocol::changes::Device as Named;
 use syncmount_common::protocol::commit::ConflictDetails;
 use syncmount_common::{Attrs, DeviceId, Name, NodeId, NodeKind, Placement, SymlinkTarget, Timestamp};
 use syncmount_engine::{
-    Body, CommitAnswer, Draft, DraftUpdate, Effect, Engine, Expected, FileBody, Identity, PrepareAnswer, RenameMode,
-    Restored,
+    Body, Changed, CommitAnswer, Draft, DraftUpdate, Effect, Engine, Expected, FileBody, Identity, PrepareAnswer,
+    RenameMode, Restored,
 };
 use syncmount_server::service::ServiceError;
 
@@ -33,6 +36,32 @@ enum Ahead {
     Nobody,
 }
 
+/// How a device shows the folder.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Shows {
+    /// Mounted: what its user does is known at once.
+    Mounted,
+    /// A plain folder that is looked at as soon as its user has done something.
+    Watched,
+    /// A plain folder that is looked at only when the tree knows what the other device has done, and the disk does not show
+    /// it yet.
+    WatchedLate,
+}
+
+/// X and Y.
+type Both = (Shows, Shows);
+
+const MOUNTED: Both = (Shows::Mounted, Shows::Mounted);
+
+/// Everything with a watched folder in it.
+const WATCHED: [Both; 5] = [
+    (Shows::Watched, Shows::Mounted),
+    (Shows::Mounted, Shows::Watched),
+    (Shows::Watched, Shows::Watched),
+    (Shows::WatchedLate, Shows::Mounted),
+    (Shows::Mounted, Shows::WatchedLate),
+];
+
 /// In which order a pair is played.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 struct Play {
@@ -43,18 +72,25 @@ struct Play {
     x_made: bool,
     /// By how much one clock is ahead of the other.
     gap: i64,
+    shows: Both,
 }
 
 impl Play {
-    fn all() -> Vec<Self> {
+    fn all(shows: Both) -> Vec<Self> {
         let mut plays = Vec::new();
         for ahead in [Ahead::X, Ahead::Y, Ahead::Nobody] {
             for gap in [HOUR, 50 * 365 * 24 * HOUR] {
                 for (x_first, x_made) in [(true, true), (true, false), (false, true), (false, false)] {
-                    plays.push(Self { ahead, x_first, x_made, gap });
+                    plays.push(Self { ahead, x_first, x_made, gap, shows });
                 }
             }
         }
+        // Who looks late is second, whoever speaks first.
+        plays.retain(|play| match shows {
+            (Shows::WatchedLate, _) => !play.x_first,
+            (_, Shows::WatchedLate) => play.x_first,
+            _ => true,
+        });
         plays
     }
 
@@ -112,10 +148,31 @@ fn pick<'a>(lists: &'a str, separator: &str, first: bool) -> &'a str {
 /// # Panics
 /// If any order ends otherwise, if the devices do not agree, or if they do not come to rest.
 pub fn play(before: &str, x: &str, y: &str, expected: &str) {
+    play_all(Play::all(MOUNTED), before, x, y, expected);
+}
+
+/// The same with one or both of the devices watching a plain folder; `if_x_watches` is what is expected if X does.
+///
+/// # Panics
+/// If any order ends otherwise, if the devices do not agree, if they do not come to rest, or if a disk shows something else
+/// than its tree.
+pub fn play_watched(before: &str, x: &str, y: &str, expected: &str, if_x_watches: &str) {
+    // What is known of a node that a plain folder does not show (further names, attributes, rules of these tests) is not
+    // its user's to change.
+    let is_shown = |script: &str| !["link ", "attr ", "~"].iter().any(|word| script.contains(word));
+    let can = |shows, script| shows == Shows::Mounted || (is_shown(before) && is_shown(script));
+    let plays = WATCHED.into_iter().flat_map(Play::all).filter(|play| play.gap == HOUR);
+    let plays = plays.filter(|play| can(play.shows.0, x) && can(play.shows.1, y));
+    let (mounts, watches): (Vec<Play>, Vec<Play>) = plays.partition(|play| play.shows.0 == Shows::Mounted);
+    play_all(mounts, before, x, y, expected);
+    play_all(watches, before, x, y, if_x_watches);
+}
+
+fn play_all(plays: Vec<Play>, before: &str, x: &str, y: &str, expected: &str) {
     let mut failures = Vec::new();
-    for play in Play::all() {
+    for play in plays {
         let wanted = play.resolve(expected);
-        match Pair::new().play(play, before, x, y) {
+        match Pair::new(play.shows).play(play, before, x, y) {
             Ok(found) if found == wanted => {}
             Ok(found) => failures.push(format!("{play:?}\n    wanted {wanted:?}\n    found  {found:?}")),
             Err(error) => failures.push(format!("{play:?}: {error}")),
@@ -129,9 +186,29 @@ pub fn play(before: &str, x: &str, y: &str, expected: &str) {
 /// # Panics
 /// If it is not.
 pub fn keeps_all(before: &str, x: &str, y: &str) {
-    for play in Play::all().into_iter().filter(|play| play.gap == HOUR) {
-        let found =
-            Pair::new().play(play, before, x, y).unwrap_or_else(|error| panic!("{x:?}, {y:?}, {play:?}: {error}"));
+    keeps_all_in(Play::all(MOUNTED).into_iter().filter(|play| play.gap == HOUR), before, x, y);
+}
+
+/// The same with watched folders.
+///
+/// # Panics
+/// If it is not.
+pub fn keeps_all_watched(before: &str, x: &str, y: &str) {
+    let shows =
+        [(Shows::Watched, Shows::Watched), (Shows::WatchedLate, Shows::Mounted), (Shows::Mounted, Shows::WatchedLate)];
+    let is_shown = |script: &str| !["link ", "attr ", "~"].iter().any(|word| script.contains(word));
+    if !(is_shown(x) && is_shown(y)) {
+        return;
+    }
+    let plays = shows.into_iter().flat_map(Play::all);
+    keeps_all_in(plays.filter(|play| play.gap == HOUR && play.x_made && play.ahead != Ahead::Nobody), before, x, y);
+}
+
+fn keeps_all_in(plays: impl Iterator<Item = Play>, before: &str, x: &str, y: &str) {
+    for play in plays {
+        let found = Pair::new(play.shows)
+            .play(play, before, x, y)
+            .unwrap_or_else(|error| panic!("{x:?}, {y:?}, {play:?}: {error}"));
         for (script, written) in [(x, "x"), (y, "y")] {
             let holds = |part: &&String| {
                 let (text, _) = part.split_once(" [").unwrap_or((part.as_str(), ""));
@@ -145,10 +222,10 @@ pub fn keeps_all(before: &str, x: &str, y: &str) {
 }
 
 struct Side {
-    engine: Engine,
-    clock: i64,
+    shared: Shared,
     staging: BTreeMap<u64, Arc<[u8]>>,
-    next: u64,
+    folder: Option<PlainFolder>,
+    is_late: bool,
 }
 
 struct Pair {
@@ -159,19 +236,27 @@ struct Pair {
 }
 
 impl Pair {
-    fn new() -> Self {
+    fn new((x, y): Both) -> Self {
         let server = Server::new(1, BEFORE);
-        Self { server, library: Library::default(), x: Side::new("x", 1), y: Side::new("y", 2) }
+        Self { server, library: Library::default(), x: Side::new("x", 1, x), y: Side::new("y", 2, y) }
     }
 
     fn play(mut self, play: Play, before: &str, x: &str, y: &str) -> Result<BTreeSet<String>, String> {
         let maker = if play.x_made { &mut self.x } else { &mut self.y };
         maker.act(before)?;
+        maker.look()?;
         self.agree(play.x_made)?;
-        (self.x.clock, self.y.clock) = play.clocks();
-        self.x.act(x)?;
-        self.y.act(y)?;
+        self.x.shared.clock.set(play.clocks().0);
+        self.y.shared.clock.set(play.clocks().1);
+        for (side, script) in [(&mut self.x, x), (&mut self.y, y)] {
+            side.act(script)?;
+            if !side.is_late {
+                side.look()?;
+            }
+        }
         self.agree(play.x_first)?;
+        self.x.check_disk()?;
+        self.y.check_disk()?;
         let clocks = play.clocks();
         let (seen_x, seen_y) = (self.x.show(clocks), self.y.show(clocks));
         if seen_x != seen_y {
@@ -195,81 +280,144 @@ impl Pair {
 }
 
 impl Side {
-    fn new(name: &str, seed: u64) -> Self {
+    fn new(name: &str, seed: u64, shows: Shows) -> Self {
         let id = DeviceId::new_v7(seed, &[seed as u8; 10]);
         let device = Named { id, name: name.to_owned() };
         let mut engine = Engine::new(Identity { device, seed }, Restored::default());
         apply_rules(&mut engine);
-        Self { engine, clock: BEFORE, staging: BTreeMap::new(), next: 0 }
+        if shows != Shows::Mounted {
+            engine.remember_authors();
+        }
+        let engine = Rc::new(RefCell::new(engine));
+        let shared = Shared { engine, clock: Rc::new(Cell::new(BEFORE)), next: Rc::default() };
+        let folder = (shows != Shows::Mounted).then(|| PlainFolder::new(shared.clone()));
+        Self { shared, staging: BTreeMap::new(), folder, is_late: shows == Shows::WatchedLate }
     }
 
     fn now(&self) -> Timestamp {
-        Timestamp(self.clock)
+        Timestamp(self.shared.clock.get())
+    }
+
+    fn engine(&self) -> RefMut<'_, Engine> {
+        self.shared.engine.borrow_mut()
+    }
+
+    fn tree(&self) -> Ref<'_, Engine> {
+        self.shared.engine.borrow()
+    }
+
+    fn look(&mut self) -> Result<(), String> {
+        self.folder.as_mut().map_or(Ok(()), PlainFolder::look)
+    }
+
+    /// The disk shows what the tree does.
+    fn check_disk(&self) -> Result<(), String> {
+        let Some(folder) = &self.folder else { return Ok(()) };
+        let found = folder.on_disk().map_err(|error| error.to_string())?;
+        let engine = self.tree();
+        let mut wanted = BTreeSet::new();
+        for id in engine.ids().filter(|id| *id != NodeId::ROOT) {
+            let (Some(path), Some(state)) = (engine.path(id), engine.local(id)) else { continue };
+            wanted.insert(match &state.body {
+                Body::Dir => format!("{path}/ {:o}", state.attrs.mode),
+                Body::Symlink(target) => format!("{path}->{}", String::from_utf8_lossy(target.as_bytes())),
+                Body::File(_) => format!("{path}={} {:o}", bytes_of(&state.body), state.attrs.mode),
+            });
+        }
+        if found == wanted { Ok(()) } else { Err(format!("the disk shows {found:?}, the tree {wanted:?}")) }
     }
 
     fn is_at_rest(&self, server: &Server) -> bool {
-        !self.engine.has_work()
-            && !self.engine.wants_page_now()
-            && self.engine.cursor().is_some_and(|cursor| cursor.seq == server.end())
+        let engine = self.tree();
+        !engine.has_work()
+            && !engine.wants_page_now()
+            && engine.cursor().is_some_and(|cursor| cursor.seq == server.end())
             && self.staging.keys().all(|staging| self.stays_here(*staging))
     }
 
     fn stays_here(&self, staging: u64) -> bool {
-        let is_its = |(id, draft): (NodeId, &Draft)| draft.staging == Some(staging) && self.engine.stays_here(id);
-        self.engine.stagings().any(is_its)
+        let engine = self.tree();
+        let is_its = |(id, draft): (NodeId, &Draft)| draft.staging == Some(staging) && engine.stays_here(id);
+        engine.stagings().any(is_its)
     }
 
     /// Sends all there is to send, then reads the feed to its end.
     fn sync(&mut self, server: &mut Server, library: &mut Library) -> Result<(), String> {
         for _ in 0..ROUNDS_MAX {
+            self.speak(server, library)?;
+            let Some(folder) = &mut self.folder else { return Ok(()) };
+            // What was done before is told before anything is done to the disk.
+            if std::mem::take(&mut self.is_late) {
+                folder.look()?;
+            }
+            folder.work(library)?;
+            if !self.tree().has_work() {
+                return Ok(());
+            }
+        }
+        Err("the folder does not stop to change".to_owned())
+    }
+
+    fn speak(&mut self, server: &mut Server, library: &mut Library) -> Result<(), String> {
+        for _ in 0..ROUNDS_MAX {
             self.carry_out(server, library)?;
             let now = self.now();
-            if let Some(request) = self.engine.next_commit(now) {
+            let request = self.engine().next_commit(now);
+            if let Some(request) = request {
                 let answer = match server.commit(&request, &[]) {
                     Ok(done) => CommitAnswer::Committed(done),
                     Err(ServiceError::Conflict(conflicts)) => CommitAnswer::Conflict(ConflictDetails { conflicts }),
                     Err(ServiceError::Missing(missing)) => CommitAnswer::Missing(missing),
                     Err(error) => return Err(error.to_string()),
                 };
-                self.engine.committed(request.op_id, answer, now);
+                self.engine().committed(request.op_id, answer, now);
                 continue;
             }
-            let ask = self.engine.next_page();
-            let wanted = self.engine.wants_page_now();
+            let ask = self.engine().next_page();
+            let wanted = self.engine().wants_page_now();
             let page = server.changes(ask, 3).map_err(|error| error.to_string())?;
             if page.nodes.is_empty() && !wanted && ask.since == Some(page.cursor) {
                 return Ok(());
             }
-            self.engine.page(ask, page);
+            self.engine().page(ask, page);
         }
         Err("it does not stop to send and to listen".to_owned())
     }
 
     fn carry_out(&mut self, server: &Server, library: &mut Library) -> Result<(), String> {
         let now = self.now();
-        while let Some(effect) = self.engine.poll(now) {
+        loop {
+            let Some(effect) = self.engine().poll(now) else { break };
             match effect {
                 Effect::Prepare { node, generation, .. } => {
                     let answer = self.prepare(node, generation, server, library)?;
-                    self.engine.prepared(node, generation, answer, now);
+                    self.engine().prepared(node, generation, answer, now);
                 }
-                Effect::Settle { node, generation, .. } => {
-                    if let Some(Some(staging)) = self.engine.settle(node, generation) {
+                Effect::Settle { node, generation, content } => {
+                    let settled = self.engine().settle(node, generation);
+                    if let Some(Some(staging)) = settled {
                         self.staging.remove(&staging);
+                        if let Some(folder) = &self.folder {
+                            folder.settled(staging, &content.hash);
+                        }
                     }
                 }
                 Effect::Supply { node, content } => {
                     let bytes = library.get(content.hash).ok_or("a content that nobody wrote")?;
                     server.put(sealed(bytes).into_iter().collect()).map_err(|error| error.to_string())?;
-                    self.engine.supplied(node, &Arc::new(content_of(bytes)));
+                    self.engine().supplied(node, &Arc::new(content_of(bytes)));
                 }
                 Effect::DropStaging(id) => drop(self.staging.remove(&id)),
-                Effect::ReadRules => apply_rules(&mut self.engine),
-                Effect::DraftMoved { .. } | Effect::Changed(_) => {}
+                Effect::ReadRules => apply_rules(&mut self.engine()),
+                Effect::DraftMoved { to: node, .. } | Effect::Changed(Changed { node, .. }) => {
+                    if let Some(folder) = &mut self.folder {
+                        folder.changed(node);
+                    }
+                }
             }
         }
-        self.engine.take_record();
-        self.engine.check();
+        self.engine().take_record();
+        self.engine().check();
         Ok(())
     }
 
@@ -280,17 +428,26 @@ impl Side {
         server: &Server,
         library: &mut Library,
     ) -> Result<PrepareAnswer, String> {
-        let draft = self.engine.local(node).and_then(|state| state.body.draft().cloned());
+        let draft = self.tree().local(node).and_then(|state| state.body.draft().cloned());
         let Some(draft) = draft.filter(|draft| draft.generation == generation) else {
             return Ok(PrepareAnswer::Outdated);
         };
-        let bytes = draft.staging.and_then(|id| self.staging.get(&id).cloned()).unwrap_or_default();
+        let in_folder = match (&self.folder, draft.staging) {
+            (Some(folder), Some(id)) => folder.read(id)?,
+            _ => None,
+        };
+        let staged = || draft.staging.and_then(|id| self.staging.get(&id).cloned());
+        let bytes = in_folder.or_else(staged).unwrap_or_default();
         server.put(sealed(&bytes).into_iter().collect()).map_err(|error| error.to_string())?;
         Ok(PrepareAnswer::Ready(Arc::new(library.enter(&bytes))))
     }
 
     fn act(&mut self, script: &str) -> Result<(), String> {
         for line in script.split("; ").filter(|line| !line.is_empty()) {
+            if let Some(folder) = &self.folder {
+                folder.act(line)?;
+                continue;
+            }
             self.act_once(line).map_err(|error| format!("`{line}`: {error}"))?;
         }
         Ok(())
@@ -304,7 +461,7 @@ impl Side {
             ["mkdir", path] => self.create(path, DIR_MODE, Body::Dir).map(drop),
             ["link", path, to] => {
                 let (node, (parent, name)) = (self.find(path)?, self.place(to)?);
-                self.engine.link(node, parent, name, now).map_err(|error| error.to_string())
+                self.engine().link(node, parent, name, now).map_err(|error| error.to_string())
             }
             ["attr", path, name, value] => self.set_xattr(path, name, value),
             ["ln", path, target] => {
@@ -326,14 +483,14 @@ impl Side {
     /// The first of a node's paths.
     fn first_path(&self, state: &syncmount_engine::State) -> String {
         let path = |place: &Placement| {
-            let dir = self.engine.path(place.parent).unwrap_or_default();
+            let dir = self.tree().path(place.parent).unwrap_or_default();
             if dir.is_empty() { place.name.to_string() } else { format!("{dir}/{}", place.name) }
         };
         state.names.iter().map(path).min().unwrap_or_default()
     }
 
     fn find(&self, path: &str) -> Result<NodeId, String> {
-        let step = |at, name: &str| self.engine.child(at, name.as_bytes()).ok_or(format!("no `{path}`"));
+        let step = |at, name: &str| self.tree().child(at, name.as_bytes()).ok_or(format!("no `{path}`"));
         path.split('/').try_fold(NodeId::ROOT, step)
     }
 
@@ -345,7 +502,7 @@ impl Side {
 
     fn create(&mut self, path: &str, mode: u32, body: Body) -> Result<NodeId, String> {
         let ((parent, name), now) = (self.place(path)?, self.now());
-        self.engine.create(parent, name, Attrs { mode, mtime: now }, body, now).map_err(|error| error.to_string())
+        self.engine().create(parent, name, Attrs { mode, mtime: now }, body, now).map_err(|error| error.to_string())
     }
 
     fn put(&mut self, path: &str, bytes: &[u8]) -> Result<(), String> {
@@ -353,64 +510,67 @@ impl Side {
             Ok(node) => node,
             Err(_) => self.create(path, FILE_MODE, Body::File(FileBody::Draft(Box::new(Draft::empty()))))?,
         };
-        let expected = match self.engine.local(node).map(|state| &state.body) {
+        let body = self.tree().local(node).map(|state| state.body.clone());
+        let expected = match &body {
             Some(Body::File(FileBody::Clean(content))) => Expected::Clean(content.hash),
             Some(Body::File(FileBody::Draft(draft))) => Expected::Draft(draft.staging),
             _ => return Err("it is no file".to_owned()),
         };
-        self.next += 1;
+        let number = self.shared.next.get() + 1;
+        self.shared.next.set(number);
         if let Expected::Draft(Some(old)) = expected {
             self.staging.remove(&old);
         }
-        self.staging.insert(self.next, bytes.into());
+        self.staging.insert(number, bytes.into());
         let size = bytes.len() as u64;
         let update = DraftUpdate {
-            generation: self.next,
+            generation: number,
             size,
-            staging: Some(self.next),
+            staging: Some(number),
             present: vec![(0, size)],
             base: None,
             base_len: 0,
             mtime: self.now(),
             ready: true,
         };
-        self.engine.write_draft(node, expected, update, self.now()).map_err(|error| error.to_string())
+        self.engine().write_draft(node, expected, update, self.now()).map_err(|error| error.to_string())
     }
 
     /// Removes it and what is in it, as `rm -r` does.
     fn remove(&mut self, path: &str) -> Result<(), String> {
         let (node, (parent, name), now) = (self.find(path)?, self.place(path)?, self.now());
-        let inside: Vec<String> = self.engine.children(node).map(|(name, _)| format!("{path}/{name}")).collect();
+        let inside: Vec<String> = self.tree().children(node).map(|(name, _)| format!("{path}/{name}")).collect();
         inside.iter().try_for_each(|path| self.remove(path))?;
-        let is_dir = self.engine.local(node).is_some_and(|state| state.kind() == NodeKind::Dir);
-        self.engine.remove(parent, name.as_bytes(), is_dir, now).map(drop).map_err(|error| error.to_string())
+        let is_dir = self.tree().local(node).is_some_and(|state| state.kind() == NodeKind::Dir);
+        self.engine().remove(parent, name.as_bytes(), is_dir, now).map(drop).map_err(|error| error.to_string())
     }
 
     fn rename(&mut self, from: &str, to: &str, mode: RenameMode) -> Result<(), String> {
         let ((parent, name), to, now) = (self.place(from)?, self.place(to)?, self.now());
-        self.engine.rename((parent, name.as_bytes()), to, mode, now).map(drop).map_err(|error| error.to_string())
+        self.engine().rename((parent, name.as_bytes()), to, mode, now).map(drop).map_err(|error| error.to_string())
     }
 
     fn set_attrs(&mut self, path: &str, change: impl FnOnce(Attrs) -> Attrs) -> Result<(), String> {
         let (node, now) = (self.find(path)?, self.now());
-        let attrs = self.engine.local(node).map(|state| state.attrs).ok_or("it is gone")?;
-        self.engine.set_attrs(node, change(attrs), now).map_err(|error| error.to_string())
+        let attrs = self.tree().local(node).map(|state| state.attrs).ok_or("it is gone")?;
+        self.engine().set_attrs(node, change(attrs), now).map_err(|error| error.to_string())
     }
 
     fn set_xattr(&mut self, path: &str, name: &str, value: &str) -> Result<(), String> {
         let (node, now) = (self.find(path)?, self.now());
-        let mut xattrs = self.engine.local(node).map(|state| state.xattrs.clone()).ok_or("it is gone")?;
+        let mut xattrs = self.tree().local(node).map(|state| state.xattrs.clone()).ok_or("it is gone")?;
         xattrs.set(format!("user.{name}").as_bytes(), value.as_bytes()).map_err(|error| error.to_string())?;
-        self.engine.set_xattrs(node, xattrs, now).map_err(|error| error.to_string())
+        self.engine().set_xattrs(node, xattrs, now).map_err(|error| error.to_string())
     }
 
     fn show(&self, clocks: (i64, i64)) -> BTreeSet<String> {
+        let engine = self.tree();
         let mut shown = BTreeSet::new();
         let mut todo = vec![(String::new(), NodeId::ROOT)];
         let mut first: BTreeMap<NodeId, String> = BTreeMap::new();
         while let Some((path, node)) = todo.pop() {
-            for (name, child) in self.engine.children(node).filter(|(_, child)| !self.engine.stays_here(*child)) {
-                let Some(state) = self.engine.local(child) else { continue };
+            for (name, child) in engine.children(node).filter(|(_, child)| !engine.stays_here(*child)) {
+                let Some(state) = engine.local(child) else { continue };
                 let path = if path.is_empty() { name.to_string() } else { format!("{path}/{name}") };
                 let (text, usual) = match &state.body {
                     Body::Dir => (format!("{}/", plain(&path)), DIR_MODE),

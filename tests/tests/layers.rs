@@ -25,7 +25,16 @@ const RULES: &[Rule] = &[
     Rule { within: &["mountfs"], words: &["axum", "hyper::"], allowed: &["mountfs/src/remote/http_tests.rs"] },
     Rule { within: &["common", "mountfs", "server"], words: &["reqwest"], allowed: &["mountfs/src/remote"] },
     Rule { within: &["common", "mountfs", "server"], words: &["fuser::"], allowed: &["mountfs/src/fuse"] },
-    Rule { within: &["mountfs"], words: &["windows_sys", "std::os::windows"], allowed: &["mountfs/src/system"] },
+    Rule {
+        within: &["mountfs"],
+        words: &["windows_sys", "std::os::windows"],
+        allowed: &["mountfs/src/system", "mountfs/src/watch/platform.rs"],
+    },
+    Rule {
+        within: &["common", "mountfs", "server"],
+        words: &["notify::Config", "notify::Event"],
+        allowed: &["mountfs/src/watch/hints.rs"],
+    },
     Rule { within: &["server"], words: &["object_store::"], allowed: &["server/src/blob"] },
     Rule {
         within: &["common", "mountfs/engine"],

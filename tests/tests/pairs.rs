@@ -1,7 +1,7 @@
 //! Every pair of concurrent changes has one outcome, whoever comes first and whatever the clocks say. These are the rows
 //! of the table in `mountfs/SEMANTICS.md`.
 
-use syncmount_tests::pairs::{keeps_all, play};
+use syncmount_tests::pairs::{keeps_all, keeps_all_watched, play, play_watched};
 
 /// One pair: what was there before, what X does, what Y does, what both find afterwards.
 macro_rules! pairs {
@@ -10,7 +10,24 @@ macro_rules! pairs {
         fn $name() {
             play($before, $x, $y, $expected);
         })*
+
+        /// The same with one or both of the devices watching a plain folder.
+        mod watched {
+            $(#[test]
+            fn $name() {
+                let if_x_watches = super::as_watched(stringify!($name), $expected);
+                super::play_watched($before, $x, $y, $expected, if_x_watches);
+            })*
+        }
     };
+}
+
+/// Where X ends otherwise if it watches: a new file that took the name of a known one is a new version of that, because
+/// so programs save.
+const AS_WATCHED: [(&str, &str); 2] = [("replace_rename", "g=x"), ("replace_attributes", "f=x [600]")];
+
+fn as_watched(name: &str, expected: &'static str) -> &'static str {
+    AS_WATCHED.iter().find(|(other, _)| *other == name).map_or(expected, |(_, watched)| watched)
 }
 
 pairs! {
@@ -189,6 +206,16 @@ fn every_pair_agrees_and_keeps_what_was_written() {
     for (index, x) in CHANGES.iter().enumerate() {
         for y in &CHANGES[index..] {
             keeps_all(before, &x.replace('W', "x"), &y.replace('W', "y"));
+        }
+    }
+}
+
+#[test]
+fn every_pair_with_a_watched_folder_agrees_and_keeps_what_was_written() {
+    let before = "put f 0; put g 1; mkdir d; put d/f 2; mkdir e; put e/g 3";
+    for (index, x) in CHANGES.iter().enumerate() {
+        for y in &CHANGES[index..] {
+            keeps_all_watched(before, &x.replace('W', "x"), &y.replace('W', "y"));
         }
     }
 }

@@ -4,8 +4,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// What a reference begins with, where its file is, and whether it names a file below that.
-const SUITES: [(&str, &str, bool); 8] = [
+const SUITES: [(&str, &str, bool); 9] = [
     ("mount", "tests/tests/mount", true),
+    ("watch", "tests/tests/watch", true),
     ("server", "server/tests/suite", true),
     ("engine", "mountfs/engine/src", true),
     ("store", "mountfs/src/store", true),

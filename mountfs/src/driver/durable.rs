@@ -108,7 +108,9 @@ impl Client {
     }
 
     fn is_unmarked(&self, draft: &Draft) -> bool {
-        draft.ready && draft.staging.is_some_and(|staging| !self.marks.has(staging, draft.generation))
+        let is_ours = |staging: &u64| super::item_of_draft(*staging).is_none();
+        let staging = draft.staging.filter(is_ours);
+        draft.ready && staging.is_some_and(|staging| !self.marks.has(staging, draft.generation))
     }
 
     fn sync_draft(&self, node: NodeId) -> io::Result<()> {

@@ -6,6 +6,7 @@
 mod border;
 mod content;
 mod durable;
+mod folder;
 mod link;
 mod outbox;
 mod prepare;
@@ -19,6 +20,7 @@ mod verify;
 mod write;
 
 pub use content::{Presence, ReadError};
+pub use folder::{FolderBytes, ItemId, ItemRow, draft_of_item, item_of_draft};
 pub use link::Link;
 pub use pump::Pump;
 pub use recover::OpenError;
@@ -81,6 +83,11 @@ pub struct Client {
     syncing_names: Mutex<()>,
     marks: durable::Marks,
     rules: rules::RuleBook,
+    /// Where drafts lie that are files of a watched folder.
+    folder: std::sync::OnceLock<Arc<dyn FolderBytes>>,
+    /// What was kept of that folder's items.
+    items: Mutex<Vec<(ItemId, Vec<u8>)>>,
+    was_cut: bool,
 }
 
 impl Client {
@@ -126,6 +133,7 @@ impl Client {
         }
         let kept = rows::encode(&record).and_then(|mut record| {
             record.meta.extend(own.meta);
+            record.rows.extend(own.rows);
             self.state.append(&record)
         });
         if kept.is_err() {

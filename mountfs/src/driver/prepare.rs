@@ -4,7 +4,7 @@
 //! written meanwhile is noticed by its generation and taken again.
 
 use super::{Client, content::ReadError};
-use crate::files::{Backing, Overlay, Segment, StagingFile};
+use crate::files::{Backing, Overlay, Segment};
 use crate::ports::RemoteError;
 use bytes::Bytes;
 use std::io;
@@ -37,6 +37,8 @@ const BASE_PATIENCE: Duration = Duration::from_secs(60);
 enum PrepareError {
     #[error("it was written meanwhile")]
     Outdated,
+    #[error("it is not as it was seen in the folder")]
+    Moving,
     #[error(transparent)]
     Read(#[from] ReadError),
     #[error(transparent)]
@@ -53,11 +55,12 @@ impl Client {
         let result = self.snapshot(node, generation).and_then(|overlay| {
             let content = self.cut(node, generation, &overlay, upload)?;
             self.require_unchanged(node, generation)?;
-            Ok(content)
+            if self.is_as_seen(overlay.staging.as_ref()) { Ok(content) } else { Err(PrepareError::Moving) }
         });
         match result {
             Ok(content) => PrepareAnswer::Ready(Arc::new(content)),
             Err(PrepareError::Outdated) => PrepareAnswer::Outdated,
+            Err(PrepareError::Moving) => PrepareAnswer::Moving,
             // Cut shorter while it was read, for example: what went wrong is not what will be sent.
             Err(_) if self.require_unchanged(node, generation).is_err() => PrepareAnswer::Outdated,
             Err(PrepareError::Remote(error)) if error.is_retryable() => {
@@ -83,7 +86,7 @@ impl Client {
             return Err(PrepareError::Outdated);
         }
         let staging = match draft.staging {
-            Some(id) => Some(StagingFile { id, file: Arc::new(self.staging.file(id)?) }),
+            Some(id) => Some(self.draft_file(id)?.ok_or(PrepareError::Moving)?),
             None => None,
         };
         Ok(Overlay::restore(draft, staging))
@@ -252,6 +255,12 @@ impl<'a> Cutter<'a> {
             Ok(0) => Err(PrepareError::Outdated),
             Ok(len) => Ok(len),
             // Cut shorter by the writer while it was being read.
+            Err(ReadError::Io(error))
+                if error.kind() == io::ErrorKind::UnexpectedEof
+                    && !self.client.is_as_seen(self.overlay.staging.as_ref()) =>
+            {
+                Err(PrepareError::Moving)
+            }
             Err(ReadError::Io(error)) if error.kind() == io::ErrorKind::UnexpectedEof => Err(PrepareError::Outdated),
             Err(error) => Err(error.into()),
         }

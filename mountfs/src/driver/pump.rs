@@ -8,7 +8,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use syncmount_common::protocol::commit::CommitRequest;
-use syncmount_common::{ChunkHash, Content, Extent, Manifest};
+use syncmount_common::{ChunkHash, Content, Extent, Manifest, NodeId};
 use syncmount_engine::backoff::Backoff;
 use syncmount_engine::{CommitAnswer, Effect, Engine, INLINE_FILE_MAX, PrepareAnswer};
 use tokio::sync::Semaphore;
@@ -152,7 +152,7 @@ fn run(client: &Arc<Client>, effect: Effect, prepares: &Arc<Semaphore>, settles:
             let client = client.clone();
             client.runtime.clone().spawn(async move {
                 let worker = client.clone();
-                match tokio::task::spawn_blocking(move || worker.supply(&content)).await {
+                match tokio::task::spawn_blocking(move || worker.supply(node, &content)).await {
                     Ok(Ok(whole)) => report(&client, client.change(|engine, _| engine.supplied(node, &whole))),
                     Ok(Err(error)) => client.link.failed(&error),
                     Err(error) => client.link.failed(&error.to_string()),
@@ -172,7 +172,10 @@ fn run(client: &Arc<Client>, effect: Effect, prepares: &Arc<Semaphore>, settles:
             client.runtime.spawn(read_rules(client.clone()));
         }
         Effect::DropStaging(id) => report(client, client.drop_staging(id)),
-        Effect::DraftMoved { from, to } => client.files.moved(from, to),
+        Effect::DraftMoved { from, to } => {
+            client.files.moved(from, to);
+            client.look_again(to);
+        }
         Effect::Changed(changed) => {
             client.refresh_open(&changed);
             if let Some(on_changed) = &*client.on_changed.lock() {
@@ -410,6 +413,20 @@ async fn clock(client: Arc<Client>) {
     }
 }
 
+/// Reads all of `buf`, or up to the end of the file.
+fn read_at(mut file: &std::fs::File, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
+    use std::io::{Read as _, Seek as _};
+    file.seek(io::SeekFrom::Start(offset))?;
+    let mut filled = 0;
+    while filled < buf.len() {
+        match file.read(&mut buf[filled..])? {
+            0 => break,
+            len => filled += len,
+        }
+    }
+    Ok(filled)
+}
+
 impl Client {
     /// Small contents that came with the feed are readable without asking for them.
     fn take_inline(&self, changes: &crate::ports::Changes) {
@@ -470,14 +487,19 @@ impl Client {
         }
     }
 
-    /// Uploads what the server lacks of a content that is in the cache here.
-    fn supply(self: &Arc<Self>, content: &Content) -> Result<Arc<Content>, String> {
+    /// Uploads what the server lacks of a content that is in the cache here, or in the watched folder.
+    fn supply(self: &Arc<Self>, node: NodeId, content: &Content) -> Result<Arc<Content>, String> {
+        let file = self.folder_file(node, &content.hash).map_err(|error| error.to_string())?;
         let deadline = Instant::now() + Duration::from_secs(30);
         let manifest = self.manifest(content, deadline).map_err(|error| error.to_string())?;
         for (offset, extent) in manifest.with_offsets() {
             let Extent::Chunk { hash, len } = extent else { continue };
             let mut raw = vec![0; len as usize];
-            let here = self.read_local(content, offset, &mut raw).map_err(|error| error.to_string())?;
+            let here = match &file {
+                Some(file) => read_at(file, offset, &mut raw).map(Some),
+                None => self.read_local(content, offset, &mut raw),
+            };
+            let here = here.map_err(|error| error.to_string())?;
             if here != Some(raw.len()) || !hash.matches(&raw) {
                 return Err("the server lacks bytes that are not on this machine either".into());
             }

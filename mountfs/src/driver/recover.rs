@@ -49,7 +49,7 @@ impl Client {
         remote: Arc<dyn Remote>,
         runtime: tokio::runtime::Handle,
     ) -> Result<Arc<Self>, OpenError> {
-        let (state, loaded) = State::open(dir)?;
+        let (state, mut loaded) = State::open(dir)?;
         let suspect = loaded.suspect;
         let mut notes = loaded.repaired.clone();
         if let Some(found) = loaded.meta.get(FOLDER)
@@ -63,11 +63,14 @@ impl Client {
             state.append(&crate::store::Record { rows: Vec::new(), meta })?;
         }
         let (voice, note) = Voice::begin(&state, &loaded, rows::position(&loaded)?.known())?;
+        let items = rows::take_items(&mut loaded);
         let marks = Marks::load(&loaded);
         let (restored, retired) = rows::decode(loaded)?;
         let staging = StagingDir::open(dir)?;
         for id in retired {
-            staging.remove(id)?;
+            if super::item_of_draft(id).is_none() {
+                staging.remove(id)?;
+            }
             state.append(&rows::removed(id))?;
             marks.forget(id);
         }
@@ -106,6 +109,9 @@ impl Client {
             syncing_names: Mutex::default(),
             marks,
             rules: super::rules::RuleBook::default(),
+            folder: std::sync::OnceLock::new(),
+            items: Mutex::new(items),
+            was_cut: suspect,
         };
         let last = client.look(|engine| engine.stagings().map(|(_, draft)| draft.generation).max());
         client.generations.store(last.map_or(1, |last| last + 1), Ordering::Relaxed);
@@ -136,6 +142,10 @@ impl Client {
                 }
                 continue;
             };
+            if super::item_of_draft(id).is_some() {
+                // Whoever watches the folder looks at it before anything is sent.
+                continue;
+            }
             known.insert(id);
             match self.staging.file(id).and_then(|file| file.metadata()).map(|data| data.len()) {
                 Ok(len) => self.check_draft(node, draft, len, mtime, suspect)?,

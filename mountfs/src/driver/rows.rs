@@ -65,6 +65,32 @@ fn decode_row(data: &[u8]) -> io::Result<Row> {
     Ok(row)
 }
 
+/// Ids that begin with this are no node's: those begin with the time.
+const ITEM: [u8; 8] = [0xFF; 8];
+
+fn item_key(id: u64) -> [u8; 16] {
+    let mut key = [0; 16];
+    key[..8].copy_from_slice(&ITEM);
+    key[8..].copy_from_slice(&id.to_be_bytes());
+    key
+}
+
+fn item_of_key(key: &[u8; 16]) -> Option<u64> {
+    let id = key.strip_prefix(&ITEM)?;
+    Some(u64::from_be_bytes(id.try_into().ok()?))
+}
+
+/// The store's form of an item of a folder.
+pub(super) fn item((id, data): (u64, Option<Vec<u8>>)) -> ([u8; 16], Option<Vec<u8>>) {
+    (item_key(id), data)
+}
+
+/// What was kept of items of a folder.
+pub(super) fn take_items(loaded: &mut Loaded) -> Vec<(u64, Vec<u8>)> {
+    let items = loaded.rows.extract_if(.., |(key, _)| item_of_key(key).is_some());
+    items.filter_map(|(key, data)| Some((item_of_key(&key)?, data))).collect()
+}
+
 /// The store's form of a record.
 pub(super) fn encode(record: &Record) -> io::Result<Kept> {
     let mut rows = Vec::with_capacity(record.rows.len());

@@ -10,6 +10,9 @@ use syncmount_common::{Content, Extent, NodeId};
 impl Client {
     /// Does what [`syncmount_engine::Effect::Settle`] asks for. Blocks for local disks only.
     pub(super) fn settle(self: &Arc<Self>, node: NodeId, generation: u64, content: &Arc<Content>) -> io::Result<()> {
+        if self.settle_item(node, generation, content)? {
+            return Ok(());
+        }
         let Ok(file) = self.files.open(node, false, || self.inner_of(node)) else { return Ok(()) };
         let settled = self.settle_open(&file, node, generation, content);
         self.files.close(&file, false);
@@ -89,7 +92,9 @@ impl Client {
     /// Removes a staging file that no row refers to any more.
     pub(super) fn drop_staging(&self, id: u64) -> io::Result<()> {
         self.keep_before_dropping(id)?;
-        self.staging.remove(id)?;
+        if super::item_of_draft(id).is_none() {
+            self.staging.remove(id)?;
+        }
         self.state.append(&rows::removed(id))?;
         self.marks.forget(id);
         Ok(())

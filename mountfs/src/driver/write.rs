@@ -52,7 +52,7 @@ impl Client {
             Body::File(FileBody::Clean(content)) => (Backing::Clean(content.clone()), 0, true),
             Body::File(FileBody::Draft(draft)) => {
                 let staging = match draft.staging {
-                    Some(id) => Some(StagingFile { id, file: Arc::new(self.staging.file(id)?) }),
+                    Some(id) => self.draft_file(id)?,
                     None => None,
                 };
                 (Backing::Draft(Overlay::restore(draft, staging)), draft.generation, draft.ready)

@@ -1,7 +1,7 @@
 //! Whether a mount can be put at a place, what a process that was killed has left there, and how a mount is taken away.
 
 use super::table::MountTable;
-use super::{absolute, is_dead};
+use super::{check_state_is_outside, is_dead};
 use crate::config::{Dirs, MountConfig, StartError};
 use crate::control;
 #[cfg(target_os = "linux")]
@@ -42,8 +42,13 @@ pub fn prepare(config: &MountConfig, dirs: &Dirs) -> Result<bool, StartError> {
     Ok(cleared)
 }
 
+/// Why nothing can be mounted on this machine; `None` if it can.
+pub fn why_no_fuse() -> Option<StartError> {
+    check_fuse().err()
+}
+
 /// Refuses a mount point in use, clears one that is dead.
-fn make_way(mountpoint: &Path, dirs: &Dirs) -> Result<bool, StartError> {
+pub(super) fn make_way(mountpoint: &Path, dirs: &Dirs) -> Result<bool, StartError> {
     for cleared in 0..DEAD_MOUNTS_MAX {
         let ours = MountTable::read()?.at(mountpoint).filter(|mount| mount.is_ours()).is_some();
         match (ours, control::is_served(dirs, mountpoint)?) {
@@ -149,33 +154,6 @@ fn check_directory(path: &Path) -> Result<(), StartError> {
         return Err(StartError::NotEmpty(path.into()));
     }
     rustix::fs::access(path, rustix::fs::Access::WRITE_OK).map_err(|_| StartError::NotWritable(path.into()))
-}
-
-/// State inside of a mount that it belongs to would make the process wait for itself.
-fn check_state_is_outside(config: &MountConfig, dirs: &Dirs, table: &MountTable) -> Result<(), StartError> {
-    if config.mountpoint.starts_with(&config.cache_dir) {
-        let (mountpoint, cache_dir) = (config.mountpoint.clone(), config.cache_dir.clone());
-        return Err(StartError::MountInsideCache { mountpoint, cache_dir });
-    }
-    let sockets = control::run_dirs(dirs).into_iter().map(|dir| ("directory of sockets", dir, "XDG_RUNTIME_DIR"));
-    let places = [
-        ("cache directory", config.cache_dir.clone(), "--cache-dir"),
-        ("state directory", dirs.state.clone(), "XDG_STATE_HOME"),
-    ];
-    let log = config.log_file.iter().map(|path| ("log file", path.clone(), "--log-file"));
-    for (what, inner, option) in places.into_iter().chain(sockets).chain(log) {
-        let inner = absolute(&inner)?;
-        let outer = table.around(&inner).filter(|mount| mount.is_ours());
-        let around = if inner.starts_with(&config.mountpoint) {
-            Some(&config.mountpoint)
-        } else {
-            outer.map(|mount| &mount.mountpoint)
-        };
-        if let Some(mountpoint) = around.cloned() {
-            return Err(StartError::StateInsideMount { what, inner, mountpoint, option });
-        }
-    }
-    Ok(())
 }
 
 #[cfg(target_os = "linux")]

@@ -11,12 +11,13 @@ mod no_kernel;
 mod table;
 
 #[cfg(all(feature = "mount", unix))]
-pub use kernel::{UnmountError, clear_if_dead, is_dead_mount, prepare, unmount};
+pub use kernel::{UnmountError, clear_if_dead, is_dead_mount, prepare, unmount, why_no_fuse};
 #[cfg(not(all(feature = "mount", unix)))]
 pub use no_kernel::{clear_if_dead, is_dead_mount};
 pub use table::{FS_NAME, Mount, MountTable};
 
-use crate::config::StartError;
+use crate::config::{Dirs, MountConfig, StartError};
+use crate::control;
 use std::fs;
 use std::io;
 use std::path::{Component, Path, PathBuf};
@@ -94,6 +95,51 @@ pub fn shown(path: &Path) -> String {
         out.extend(chunk.invalid().iter().flat_map(|byte| std::ascii::escape_default(*byte)).map(char::from));
     }
     out
+}
+
+/// Everything that must hold before a folder is watched. Clears a dead mount of ours, and answers whether there was one.
+pub fn prepare_watch(config: &MountConfig, dirs: &Dirs) -> Result<bool, StartError> {
+    let folder = &config.mountpoint;
+    #[cfg(all(feature = "mount", unix))]
+    let cleared = kernel::make_way(folder, dirs)?;
+    #[cfg(not(all(feature = "mount", unix)))]
+    let cleared = false;
+    let table = MountTable::read()?;
+    if let Some(outer) = table.around(folder).filter(|mount| mount.is_ours()) {
+        return Err(StartError::InsideMount { path: folder.clone(), outer: outer.mountpoint.clone() });
+    }
+    if !fs::metadata(folder).map_err(StartError::io("look at", folder))?.is_dir() {
+        return Err(StartError::NotADirectory(folder.clone()));
+    }
+    check_state_is_outside(config, dirs, &table)?;
+    Ok(cleared)
+}
+
+/// State inside of a mount that it belongs to would make the process wait for itself.
+fn check_state_is_outside(config: &MountConfig, dirs: &Dirs, table: &MountTable) -> Result<(), StartError> {
+    if config.mountpoint.starts_with(&config.cache_dir) {
+        let (mountpoint, cache_dir) = (config.mountpoint.clone(), config.cache_dir.clone());
+        return Err(StartError::MountInsideCache { mountpoint, cache_dir });
+    }
+    let sockets = control::run_dirs(dirs).into_iter().map(|dir| ("directory of sockets", dir, "XDG_RUNTIME_DIR"));
+    let places = [
+        ("cache directory", config.cache_dir.clone(), "--cache-dir"),
+        ("state directory", dirs.state.clone(), "XDG_STATE_HOME"),
+    ];
+    let log = config.log_file.iter().map(|path| ("log file", path.clone(), "--log-file"));
+    for (what, inner, option) in places.into_iter().chain(sockets).chain(log) {
+        let inner = absolute(&inner)?;
+        let outer = table.around(&inner).filter(|mount| mount.is_ours());
+        let around = if inner.starts_with(&config.mountpoint) {
+            Some(&config.mountpoint)
+        } else {
+            outer.map(|mount| &mount.mountpoint)
+        };
+        if let Some(mountpoint) = around.cloned() {
+            return Err(StartError::StateInsideMount { what, inner, mountpoint, option });
+        }
+    }
+    Ok(())
 }
 
 /// Whether the process behind a mount has gone.

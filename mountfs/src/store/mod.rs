@@ -17,5 +17,5 @@ mod state;
 
 pub use cache::{Cache, Entry, Verified};
 pub use ranges::RangeSet;
-pub use staging::{Lost, Staged, StagingDir};
+pub use staging::{Lost, STAGING_ID_MAX, Staged, StagingDir};
 pub use state::{Loaded, Record, State, StateError};

@@ -8,6 +8,9 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 
+/// The largest id of a staging file; larger numbers are free for other uses.
+pub const STAGING_ID_MAX: u64 = u64::MAX >> 1;
+
 const STAGING: &str = "staging";
 const LOST: &str = "lost+found";
 const INDEX: &str = "INDEX";
@@ -53,7 +56,7 @@ impl StagingDir {
     /// Makes an empty file under a new id. Its name is durable only after [`StagingDir::sync`].
     pub fn create(&self) -> io::Result<(u64, File)> {
         loop {
-            let id = getrandom::u64().map_err(|error| io::Error::other(error.to_string()))?;
+            let id = getrandom::u64().map_err(|error| io::Error::other(error.to_string()))? & STAGING_ID_MAX;
             match OpenOptions::new().read(true).write(true).create_new(true).open(self.path(id)) {
                 Ok(file) => {
                     disk::holes::allow(&file);

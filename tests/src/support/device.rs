@@ -23,6 +23,7 @@ pub struct Device {
     url: String,
     token_file: PathBuf,
     options: Vec<OsString>,
+    watched: bool,
 }
 
 impl Device {
@@ -31,7 +32,13 @@ impl Device {
         let home = root.join(name);
         let folder = home.join("Sync");
         fs::create_dir_all(&folder).expect("the temporary directory is writable");
-        Self { name: name.into(), home, folder, url, token_file, options: Vec::new() }
+        Self { name: name.into(), home, folder, url, token_file, options: Vec::new(), watched: false }
+    }
+
+    /// The same with a plain folder that is watched in the place of a mount.
+    pub fn watched(mut self) -> Self {
+        self.watched = true;
+        self
     }
 
     /// The same with more options of `syncmount`.
@@ -82,7 +89,9 @@ impl Device {
     /// The words that mount this device.
     pub fn mount_words(&self) -> Vec<OsString> {
         let words = [self.folder.as_os_str(), "--server".as_ref(), self.url.as_ref(), "--token-file".as_ref()];
-        let words = words.into_iter().chain([self.token_file.as_os_str()]).map(OsStr::to_owned);
+        let words = words.into_iter().chain([self.token_file.as_os_str()]);
+        let command = self.watched.then_some(OsStr::new("watch"));
+        let words = command.into_iter().chain(words).map(OsStr::to_owned);
         words.chain(self.options.iter().cloned()).collect()
     }
 
@@ -97,7 +106,7 @@ impl Device {
     pub fn mount(&self) {
         let said = self.try_mount();
         assert_eq!(said.code, Some(0), "{}: {said:?}\n{}", self.name, self.log_tail());
-        assert!(self.is_mounted(), "{} says that it is mounted, the kernel does not", self.name);
+        assert!(self.watched || self.is_mounted(), "{} says that it is mounted, the kernel does not", self.name);
     }
 
     /// What `syncmount status --json` says.
@@ -111,7 +120,14 @@ impl Device {
     #[track_caller]
     pub fn wait_synced(&self) {
         let said = self.ask("wait", &["--timeout", "120s"]);
-        assert_eq!(said.code, Some(0), "{}: {said:?}\n{}", self.name, self.log_tail());
+        assert_eq!(
+            said.code,
+            Some(0),
+            "{}: {said:?}\n{}\n{}",
+            self.name,
+            self.ask("status", &[]).stdout,
+            self.log_tail()
+        );
     }
 
     /// Whether the kernel has a mount at this device's mount point.
@@ -123,6 +139,14 @@ impl Device {
     #[track_caller]
     pub fn fusermount_u(&self) {
         run(Command::new("fusermount3").arg("-u").arg(&self.folder)).good();
+        self.await_end();
+    }
+
+    /// `syncmount umount`, whatever is pending.
+    #[track_caller]
+    pub fn stop(&self) {
+        let said = self.ask("umount", &["--force", "--timeout", "0s"]);
+        assert_eq!(said.code, Some(0), "{}: {said:?}\n{}", self.name, self.log_tail());
         self.await_end();
     }
 
@@ -142,6 +166,9 @@ impl Device {
         let pid = i32::try_from(pid).ok().and_then(Pid::from_raw).expect("a process has a number");
         kill_process(pid, Signal::KILL).expect("the mount's process runs");
         self.await_end();
+        if self.watched {
+            return;
+        }
         // A process gives up its memory before its files, so the kernel learns of its end a moment later. Unlike
         // attributes, which may be remembered, this question always goes to the process behind the mount.
         until("the kernel to notice", || match rustix::fs::statvfs(&self.folder) {

@@ -66,6 +66,10 @@ impl Tree {
         while let Some(dir) = pending.pop() {
             for found in fs::read_dir(&dir).map_err(|error| named(&dir, &error))? {
                 let path = found?.path();
+                // What a watched folder has for itself.
+                if path.file_name().is_some_and(|name| name.as_bytes().starts_with(b".syncmount-")) {
+                    continue;
+                }
                 let entry = read_entry(&path, dir_times, bytes).map_err(|error| named(&path, &error))?;
                 let name = path.strip_prefix(root).map_err(io::Error::other)?.to_path_buf();
                 if entry.kind == Kind::Dir {

@@ -89,6 +89,20 @@ impl World {
         device
     }
 
+    /// A device with a watched folder.
+    #[track_caller]
+    pub fn watch(&self, name: &str) -> Device {
+        self.watch_with(name, &[] as &[&str])
+    }
+
+    /// A device with a watched folder that was given more options.
+    #[track_caller]
+    pub fn watch_with(&self, name: &str, options: &[impl AsRef<OsStr>]) -> Device {
+        let device = self.device(name).watched().with(options);
+        device.mount();
+        device
+    }
+
     /// Does something while the server is not there.
     #[track_caller]
     pub fn while_offline<T>(&self, act: impl FnOnce() -> T) -> T {

@@ -1,0 +1,288 @@
+//! Drafts whose bytes lie in a plain folder of the user's, and what is kept of that folder.
+//!
+//! Such a draft names an *item* of the folder in the place of a staging file. Its bytes are read where they are and copied
+//! nowhere; whoever watches the folder says whether they still are what was seen. Items are kept beside the nodes, in the
+//! same records, so that after a crash both fit each other.
+
+use super::{Client, ReadError, rows};
+use crate::files::StagingFile;
+use crate::store::{Record, STAGING_ID_MAX};
+use std::collections::HashMap;
+use std::fs::File;
+use std::io::{self, Read as _, Seek as _, Write as _};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use syncmount_common::chunker::{ChunkSizes, Chunker};
+use syncmount_common::{ChunkHash, Content, ContentHash, Extent, NodeId, Timestamp};
+use syncmount_engine::Engine;
+
+/// Bytes of chunks that are asked for at a time.
+const FETCH_LEN: u64 = 4 * 1024 * 1024;
+
+/// How long one request for chunks may take.
+const FETCH_PATIENCE: Duration = Duration::from_secs(120);
+
+/// Bytes of an older version read at a time.
+const READ_LEN: usize = 1024 * 1024;
+
+/// Older versions that are smaller are not worth reading.
+const OLD_LEN_MIN: u64 = 256 * 1024;
+
+/// A number of an item of a folder.
+pub type ItemId = u64;
+
+/// What is kept of an item: `None` removes it.
+pub type ItemRow = (ItemId, Option<Vec<u8>>);
+
+/// The folder, as far as reading drafts goes.
+pub trait FolderBytes: Send + Sync {
+    /// Opens an item for reading; `None` if it is not as it was seen, which will be told.
+    fn open(&self, item: ItemId) -> io::Result<Option<File>>;
+    /// Whether a file that [`FolderBytes::open`] gave is still the item, as it was seen. If not, it will be told.
+    fn is_as_seen(&self, item: ItemId, file: &File) -> bool;
+    /// The bytes of an item are this content, which the server has. Returns what is to be kept of that. Called under the
+    /// engine's lock.
+    fn settled(&self, item: ItemId, content: &ContentHash) -> Vec<ItemRow>;
+    /// The bytes of an item are those of another node now.
+    fn look_again(&self, node: NodeId);
+    /// A file that is known to have this content.
+    fn content(&self, node: NodeId, content: &ContentHash) -> io::Result<Option<File>>;
+}
+
+/// The number that stands for an item in the place of a staging file.
+pub const fn draft_of_item(item: ItemId) -> u64 {
+    item | !STAGING_ID_MAX
+}
+
+/// The item that a draft's number stands for; `None` if it is a staging file.
+pub const fn item_of_draft(id: u64) -> Option<ItemId> {
+    if id > STAGING_ID_MAX { Some(id & STAGING_ID_MAX) } else { None }
+}
+
+impl Client {
+    /// Says where the bytes of items are. To be called before the tasks are started, once.
+    pub fn attach_folder(&self, folder: Arc<dyn FolderBytes>) {
+        // A second folder for one client cannot be: its items are the first one's.
+        let _ = self.folder.set(folder);
+    }
+
+    /// What was kept of items. Given out once.
+    pub fn take_items(&self) -> Vec<(ItemId, Vec<u8>)> {
+        std::mem::take(&mut *self.items.lock())
+    }
+
+    /// Changes the tree, with something of items in the same record. When this returns `Ok` both survive the end of this
+    /// process.
+    pub fn change_with_items<T>(
+        &self,
+        change: impl FnOnce(&mut Engine, Timestamp) -> (T, Vec<ItemRow>),
+    ) -> io::Result<T> {
+        let mut engine = self.engine.write();
+        let (out, items) = change(&mut engine, super::now());
+        let own = Record { rows: items.into_iter().map(rows::item).collect(), meta: Vec::new() };
+        self.keep_with(&mut engine, own)?;
+        drop(engine);
+        self.wake.notify_one();
+        Ok(out)
+    }
+
+    /// Keeps something of items.
+    pub fn keep_items(&self, items: Vec<ItemRow>) -> io::Result<()> {
+        if items.is_empty() {
+            return Ok(());
+        }
+        self.state.append(&Record { rows: items.into_iter().map(rows::item).collect(), meta: Vec::new() })
+    }
+
+    /// The next number of a state of a draft.
+    pub fn draft_generation(&self) -> u64 {
+        self.next_generation()
+    }
+
+    /// Reads the feed to its end, once, and merges it, without a word of this client to the server.
+    pub fn read_feed(&self) -> Result<(), crate::ports::RemoteError> {
+        loop {
+            let ask = self.look(Engine::next_page);
+            let changes = async { self.remote.changes(ask, Duration::ZERO, 0, None).await };
+            let changes = self.runtime.block_on(changes)?;
+            let mut engine = self.engine.write();
+            let more = changes.page.more;
+            engine.page(ask, changes.page);
+            while engine.poll(super::now()).is_some() {}
+            if !more {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Whether the last session ended with the machine, so that files may have lost what was not synced.
+    pub fn was_cut(&self) -> bool {
+        self.was_cut
+    }
+
+    /// Opens the bytes of a draft; `None` if they lie in the folder and are not what was seen.
+    pub(super) fn draft_file(&self, id: u64) -> io::Result<Option<StagingFile>> {
+        let Some(item) = item_of_draft(id) else {
+            return Ok(Some(StagingFile { id, file: Arc::new(self.staging.file(id)?) }));
+        };
+        let Some(folder) = self.folder.get() else {
+            return Err(io::Error::other("its bytes are in a folder that is not watched now"));
+        };
+        Ok(folder.open(item)?.map(|file| StagingFile { id, file: Arc::new(file) }))
+    }
+
+    /// Whether what was read of a draft is what was seen.
+    pub(super) fn is_as_seen(&self, staging: Option<&StagingFile>) -> bool {
+        let item = staging.and_then(|staging| Some((item_of_draft(staging.id)?, staging)));
+        item.is_none_or(|(item, staging)| {
+            self.folder.get().is_some_and(|folder| folder.is_as_seen(item, &staging.file))
+        })
+    }
+
+    /// A draft of the folder whose bytes the server has is a clean file of the folder.
+    pub(super) fn settle_item(&self, node: NodeId, generation: u64, content: &Content) -> io::Result<bool> {
+        let draft = self.look(|engine| engine.local(node)?.body.draft().map(|draft| (draft.generation, draft.staging)));
+        let Some((known, Some(id))) = draft else { return Ok(false) };
+        let (Some(item), Some(folder)) = (item_of_draft(id), self.folder.get()) else { return Ok(false) };
+        if known != generation {
+            return Ok(true);
+        }
+        let settled = self.change_with_items(|engine, _| match engine.settle(node, generation) {
+            Some(_) => (true, folder.settled(item, &content.hash)),
+            None => (false, Vec::new()),
+        })?;
+        if settled {
+            self.state.append(&rows::removed(id))?;
+        }
+        Ok(true)
+    }
+
+    pub(super) fn look_again(&self, node: NodeId) {
+        if let Some(folder) = self.folder.get() {
+            folder.look_again(node);
+        }
+    }
+
+    /// A file of the folder that has this content.
+    pub(super) fn folder_file(&self, node: NodeId, content: &ContentHash) -> io::Result<Option<File>> {
+        self.folder.get().map_or(Ok(None), |folder| folder.content(node, content))
+    }
+}
+
+/// The chunks that a file still lacks, and where each belongs.
+struct Lacking {
+    places: HashMap<ChunkHash, (u32, Vec<u64>)>,
+}
+
+impl Lacking {
+    /// Writes a chunk wherever it belongs. Answers whether it was wanted.
+    fn put(&mut self, mut out: &File, hash: &ChunkHash, raw: &[u8]) -> io::Result<bool> {
+        let Some((_, offsets)) = self.places.remove(hash) else { return Ok(false) };
+        for offset in offsets {
+            out.seek(io::SeekFrom::Start(offset))?;
+            out.write_all(raw)?;
+        }
+        Ok(true)
+    }
+}
+
+impl Client {
+    /// Writes a content into an empty file: chunks that an older version has are taken from it, others from the cache or the
+    /// server. Every chunk is checked. Nothing of it goes into the cache.
+    pub fn write_content(&self, content: &Content, out: &File, old: Option<&File>) -> Result<(), ReadError> {
+        out.set_len(content.size)?;
+        let manifest = self.manifest(content, Instant::now() + FETCH_PATIENCE)?;
+        if manifest.size() != content.size {
+            return Err(ReadError::Unavailable("its description is of another size".into()));
+        }
+        let mut lacking = Lacking { places: HashMap::new() };
+        for (offset, extent) in manifest.with_offsets() {
+            if let Extent::Chunk { hash, len } = extent {
+                lacking.places.entry(hash).or_insert((len, Vec::new())).1.push(offset);
+            }
+        }
+        if let Some(old) = old {
+            take_from_old(old, content.size, out, &mut lacking)?;
+        }
+        let wanted: Vec<(ChunkHash, u32)> = manifest.chunks().collect();
+        self.take_from_cache(content, &manifest, out, &mut lacking)?;
+        self.fetch_lacking(&wanted, out, &mut lacking)
+    }
+
+    fn take_from_cache(
+        &self,
+        content: &Content,
+        manifest: &syncmount_common::Manifest,
+        out: &File,
+        lacking: &mut Lacking,
+    ) -> io::Result<()> {
+        if self.cache.get(&content.hash).is_none() {
+            return Ok(());
+        }
+        for (offset, extent) in manifest.with_offsets() {
+            let Extent::Chunk { hash, len } = extent else { continue };
+            if !lacking.places.contains_key(&hash) {
+                continue;
+            }
+            let mut raw = vec![0; len as usize];
+            if self.read_local(content, offset, &mut raw)? == Some(raw.len()) && hash.matches(&raw) {
+                lacking.put(out, &hash, &raw)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn fetch_lacking(&self, wanted: &[(ChunkHash, u32)], out: &File, lacking: &mut Lacking) -> Result<(), ReadError> {
+        let mut at = 0;
+        while !lacking.places.is_empty() {
+            let (mut hashes, mut bytes) = (Vec::new(), 0);
+            while at < wanted.len() && bytes < FETCH_LEN {
+                let (hash, len) = wanted[at];
+                if lacking.places.contains_key(&hash) && !hashes.contains(&hash) {
+                    hashes.push(hash);
+                    bytes += u64::from(len);
+                }
+                at += 1;
+            }
+            if hashes.is_empty() {
+                return Err(ReadError::Unavailable("it did not send all of the bytes".into()));
+            }
+            self.fetch_batch(&hashes, out, lacking)?;
+        }
+        Ok(())
+    }
+
+    fn fetch_batch(&self, hashes: &[ChunkHash], out: &File, lacking: &mut Lacking) -> Result<(), ReadError> {
+        let mut sink = |hash: ChunkHash, raw: Vec<u8>| lacking.put(out, &hash, &raw).map(drop);
+        let fetch = async { tokio::time::timeout(FETCH_PATIENCE, self.remote.fetch(hashes, &mut sink)).await };
+        match self.runtime.block_on(fetch) {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(crate::ports::RemoteError::Local(error))) => Err(error.into()),
+            Ok(Err(error)) if error.is_retryable() => {
+                self.link.down(&error);
+                Err(ReadError::Unreachable)
+            }
+            Ok(Err(error)) => Err(ReadError::Unavailable(error.to_string())),
+            Err(_) => Err(ReadError::Unreachable),
+        }
+    }
+}
+
+/// Cuts an older version anew and takes the chunks that are wanted.
+fn take_from_old(mut old: &File, new_len: u64, out: &File, lacking: &mut Lacking) -> io::Result<()> {
+    if old.metadata()?.len() < OLD_LEN_MIN {
+        return Ok(());
+    }
+    let mut chunker = Chunker::new(ChunkSizes::for_content(new_len));
+    let mut take = |chunk: &[u8]| lacking.put(out, &ChunkHash::of(chunk), chunk).map(drop);
+    let mut buf = vec![0; READ_LEN];
+    loop {
+        match old.read(&mut buf) {
+            Ok(0) => break,
+            Ok(len) => chunker.push(&buf[..len], &mut take)?,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    chunker.finish(&mut take)
+}

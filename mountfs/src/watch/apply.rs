@@ -1,0 +1,730 @@
+//! Bringing the disk to what the tree shows: the difference between index and tree, done step by step.
+//!
+//! Before anything of the user's is moved, replaced or removed it is looked at once more. What is not as it was seen is
+//! left alone, looked at anew, and told to the tree; only then it is decided again.
+
+use super::folder::{Folder, Job};
+use super::host::Host;
+use super::index::{Index, Item, Known};
+use super::names;
+use super::observe::{draft_item, rightful};
+use super::platform::{self, Print, PrintKind};
+use crate::driver::ItemId;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Instant;
+use syncmount_common::{Attrs, Content, Name, NodeId};
+use syncmount_engine::{Body, Engine, FileBody, State};
+
+/// How many things are done before a record is kept of them.
+const RECORD_AFTER: usize = 256;
+
+/// Contents that are on their way at the same time.
+const RUNNING_MAX: usize = 64;
+
+/// How far a directory, or a way that has to be made for another, is followed.
+const DEPTH_MAX: usize = 4096;
+
+/// What a file that was put together looks like.
+#[derive(Clone, Copy, Debug)]
+pub struct Part(Print);
+
+impl Part {
+    /// Of what was put together for `job`: its mode and mtime are set, and it is synced.
+    pub fn finish(job: &Job, file: &fs::File) -> io::Result<Self> {
+        platform::set_mode(&job.part, job.attrs.mode)?;
+        platform::set_file_mtime(file, job.attrs.mtime)?;
+        file.sync_all()?;
+        file.metadata().map(|metadata| Self(Print::of(&metadata)))
+    }
+
+    /// Makes the empty file for `job`.
+    pub fn begin(job: &Job) -> io::Result<fs::File> {
+        let dir = job.part.parent().unwrap_or(Path::new(""));
+        platform::in_writable(dir, || platform::create_private(&job.part))
+    }
+}
+
+/// What became of one node.
+#[derive(Clone, PartialEq, Eq, Debug)]
+enum Outcome {
+    /// The disk shows it as the tree does.
+    Done,
+    /// Its content is on its way.
+    Running,
+    /// Not now, for a reason that its owner should know, if there is one.
+    Later(Option<String>),
+}
+
+/// What is at a place that another node is to have.
+enum Way {
+    Free,
+    /// It is the very same thing.
+    Same(ItemId),
+    /// A file that nobody wants any more: replaced in one step.
+    Over(ItemId),
+    Blocked(Option<String>),
+}
+
+/// Whether the disk has to be changed for a node.
+pub(crate) fn differs(engine: &Engine, index: &Index, node: NodeId) -> bool {
+    if node == NodeId::ROOT {
+        return false;
+    }
+    let (state, id) = (engine.local(node), index.of_node(node));
+    let (state, id) = match (state, id) {
+        (None, None) => return false,
+        (Some(state), Some(id)) => (state, id),
+        _ => return true,
+    };
+    let Some(item) = index.get(id) else { return true };
+    index.place(item).as_ref() != state.names.first()
+        || !same_attrs(item, state)
+        || !same_bytes(engine, item, id, node, state)
+}
+
+fn same_attrs(item: &Item, state: &State) -> bool {
+    item.print.kind == PrintKind::Symlink && item.attrs.mtime == state.attrs.mtime || item.attrs == state.attrs
+}
+
+fn same_bytes(engine: &Engine, item: &Item, id: ItemId, node: NodeId, state: &State) -> bool {
+    match (&item.known, &state.body) {
+        (Known::Content(hash), Body::File(FileBody::Clean(content))) => *hash == content.hash,
+        (Known::Draft, Body::File(FileBody::Draft(_))) => draft_item(engine, node) == Some(id),
+        (Known::Dir, Body::Dir) => true,
+        (Known::Symlink(a), Body::Symlink(b)) => a == b,
+        _ => false,
+    }
+}
+
+impl<H: Host> Folder<H> {
+    /// Does what is to be done, as far as it can be done now.
+    pub fn work(&mut self) -> io::Result<()> {
+        self.retry_due(Instant::now());
+        let mut done = 0;
+        while self.running.len() < RUNNING_MAX {
+            let Some(node) = self.todo.pop_first() else { break };
+            if self.running.contains_key(&node) {
+                continue;
+            }
+            let outcome = self.apply(node, &mut Vec::new());
+            self.enter(node, outcome);
+            done += 1;
+            if done % RECORD_AFTER == 0 {
+                self.keep()?;
+            }
+        }
+        self.keep()
+    }
+
+    fn enter(&mut self, node: NodeId, outcome: io::Result<Outcome>) {
+        match outcome {
+            Ok(Outcome::Done) => {
+                self.later.remove(&node);
+            }
+            Ok(Outcome::Running) => {
+                self.later.remove(&node);
+            }
+            Ok(Outcome::Later(reason)) => self.postpone(node, reason),
+            Err(error) => {
+                let reason = if platform::is_locked(&error) {
+                    format!("a program has it open ({error}); it is tried again")
+                } else {
+                    format!("{error}; it is tried again")
+                };
+                self.postpone(node, Some(reason));
+            }
+        }
+    }
+
+    /// Brings one node to the disk. `stack` has the nodes for whose sake this is done.
+    fn apply(&mut self, node: NodeId, stack: &mut Vec<NodeId>) -> io::Result<Outcome> {
+        if node == NodeId::ROOT {
+            return Ok(Outcome::Done);
+        }
+        if stack.len() > DEPTH_MAX || stack.contains(&node) {
+            return Ok(Outcome::Later(None));
+        }
+        let (state, id) = self.with(|engine, index| {
+            if let Some(item) = draft_item(engine, node).filter(|item| index.get(*item).is_some()) {
+                index.edit(item, |item| item.node = node);
+            }
+            if let Some(id) = index.of_node(node) {
+                rightful(engine, index, id);
+            }
+            (engine.local(node).cloned(), index.of_node(node))
+        });
+        stack.push(node);
+        let outcome = match (state, id) {
+            (None, None) => Ok(Outcome::Done),
+            (None, Some(id)) => self.take_away(id, stack),
+            (Some(state), id) => self.show(node, &state, id, stack),
+        };
+        stack.pop();
+        outcome
+    }
+
+    fn show(
+        &mut self,
+        node: NodeId,
+        state: &Arc<State>,
+        id: Option<ItemId>,
+        stack: &mut Vec<NodeId>,
+    ) -> io::Result<Outcome> {
+        let Some(place) = state.names.first() else { return Ok(Outcome::Done) };
+        if self.index.lock().of_node(place.parent).is_none() {
+            let above = self.apply(place.parent, stack);
+            self.enter(place.parent, above);
+        }
+        let Some(dir) = self.index.lock().of_node(place.parent) else { return Ok(Outcome::Later(None)) };
+        let Some(name) = self.spelling(node, id, dir, &place.name) else {
+            return Ok(Outcome::Later(Some("its name cannot be spelled on this system".into())));
+        };
+        match id {
+            None => self.bring(node, state, dir, &name, stack),
+            Some(id) => {
+                let here = self.index.lock().get(id).map(|item| (item.parent, item.name.clone()));
+                if here != Some((dir, name.clone()))
+                    && let Some(later) = self.shift(id, state, dir, &name, stack)?
+                {
+                    return Ok(later);
+                }
+                self.refresh(node, id, state)
+            }
+        }
+    }
+
+    /// How a node's name is spelled on this disk. One that is there already stays spelled as it is.
+    fn spelling(&self, node: NodeId, id: Option<ItemId>, dir: ItemId, name: &Name) -> Option<Arc<[u8]>> {
+        let index = self.index.lock();
+        let item = id.and_then(|id| index.get(id)).filter(|item| !names::is_part(&item.name));
+        if let Some(item) = item.filter(|item| item.parent == dir && item.tree_name().as_ref() == Some(name)) {
+            return Some(item.name.clone());
+        }
+        let is_taken = |local: &[u8]| {
+            index.children(dir).any(|(other, other_id)| Some(other_id) != id && names::clash(other, local))
+        };
+        names::disk_name(name, node, is_taken).map(Arc::from)
+    }
+
+    /// Makes what is not there yet.
+    fn bring(
+        &mut self,
+        node: NodeId,
+        state: &State,
+        dir: ItemId,
+        name: &Arc<[u8]>,
+        stack: &mut Vec<NodeId>,
+    ) -> io::Result<Outcome> {
+        let Some(path) = self.path_of(dir).map(|dir| dir.join(platform::os_name(name))) else {
+            return Ok(Outcome::Later(None));
+        };
+        let other = self.index.lock().child(dir, name);
+        if let Body::File(FileBody::Clean(content)) = &state.body
+            && other.is_none_or(|other| !self.is_same_thing(other, state))
+        {
+            return self.start(node, content, state.attrs, &path, None);
+        }
+        match self.make_way(dir, name, state, stack)? {
+            Way::Same(id) => {
+                self.index.lock().edit(id, |item| item.node = node);
+                return self.refresh(node, id, state);
+            }
+            Way::Blocked(reason) => return Ok(Outcome::Later(reason)),
+            Way::Free | Way::Over(_) => {}
+        }
+        let above = path.parent().unwrap_or(&self.root);
+        let made = platform::in_writable(above, || match &state.body {
+            Body::Dir => fs::create_dir(&path).map(|()| Some(Known::Dir)),
+            Body::Symlink(target) => platform::make_link(target, &path).map(|()| Some(Known::Symlink(target.clone()))),
+            Body::File(_) => Ok(None),
+        });
+        if let Body::File(FileBody::Draft(draft)) = &state.body
+            && draft.staging.is_some_and(|id| crate::driver::item_of_draft(id).is_some())
+        {
+            // Bytes that were in the folder and are not any more: what the server has is shown.
+            self.host.change(|engine, now| (engine.abandon_draft(node, now), Vec::new()))?;
+            self.todo.insert(node);
+        }
+        let Some(known) = made.transpose() else { return Ok(Outcome::Later(None)) };
+        let known = match known {
+            Ok(known) => known,
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Ok(self.in_the_way(&path)),
+            Err(error) if platform::is_absent(&error) => return Ok(self.in_the_way(path.parent().unwrap_or(&path))),
+            Err(error) => return Err(error),
+        };
+        self.set_attrs(&path, &known, state.attrs)?;
+        let Some(print) = Print::at(&path)? else { return Ok(self.in_the_way(&path)) };
+        self.add(node, state, dir, name, print, known);
+        Ok(Outcome::Done)
+    }
+
+    fn add(&mut self, node: NodeId, state: &State, dir: ItemId, name: &Arc<[u8]>, print: Print, known: Known) {
+        let label = state.names.first().map(|place| place.name.clone()).filter(|label| *label.as_bytes() != **name);
+        let mut index = self.index.lock();
+        let id = index.fresh_id();
+        let (attrs, name) = (state.attrs, name.clone());
+        index.insert(id, Item { parent: dir, name, label, node, print, attrs, known });
+        drop(index);
+        self.note_dir(dir);
+    }
+
+    fn note_dir(&mut self, dir: ItemId) {
+        let path = self.path_of(dir);
+        self.unsynced.extend(path);
+    }
+
+    fn is_same_thing(&self, id: ItemId, state: &State) -> bool {
+        self.with(|engine, index| {
+            let Some(item) = index.get(id) else { return false };
+            let is_free = engine.local(item.node).is_none();
+            let same = match (&item.known, &state.body) {
+                (Known::Content(hash), Body::File(FileBody::Clean(content))) => *hash == content.hash,
+                (Known::Dir, Body::Dir) => true,
+                (Known::Symlink(a), Body::Symlink(b)) => a == b,
+                _ => false,
+            };
+            is_free && same
+        })
+    }
+
+    /// Sees to it that another node can have a place.
+    fn make_way(&mut self, dir: ItemId, name: &[u8], state: &State, stack: &mut Vec<NodeId>) -> io::Result<Way> {
+        let Some(other) = self.index.lock().child(dir, name) else { return Ok(Way::Free) };
+        if self.is_same_thing(other, state) {
+            return Ok(Way::Same(other));
+        }
+        let Some(item) = self.index.lock().get(other).cloned() else { return Ok(Way::Free) };
+        let is_wanted = self.host.look(|engine| engine.local(item.node).is_some());
+        let is_cycle = stack.contains(&item.node);
+        match (is_wanted, item.is_dir()) {
+            (false, false) if matches!(state.body, Body::File(_)) && item.print.kind == PrintKind::File => {
+                return Ok(Way::Over(other));
+            }
+            (false, true) if self.index.lock().has_children(other) => self.park(other)?,
+            (true, _) if is_cycle => self.park(other)?,
+            _ => {
+                let outcome = self.apply(item.node, stack);
+                let reason = match &outcome {
+                    Ok(Outcome::Later(reason)) => reason.clone(),
+                    Err(error) => Some(error.to_string()),
+                    _ => None,
+                };
+                self.enter(item.node, outcome);
+                if self.index.lock().child(dir, name) == Some(other) {
+                    return Ok(Way::Blocked(reason));
+                }
+            }
+        }
+        Ok(if self.index.lock().child(dir, name).is_some() { Way::Blocked(None) } else { Way::Free })
+    }
+
+    /// Puts something aside whose place another node is to have before its own is free.
+    fn park(&mut self, id: ItemId) -> io::Result<()> {
+        let Some((path, item)) = self.found(id) else { return Ok(()) };
+        let Some(dir) = path.parent().map(Path::to_path_buf) else { return Ok(()) };
+        if !self.is_as_known(&path, &item, false)? {
+            self.look_again(&path);
+            return Ok(());
+        }
+        let part = self.fresh_part(&dir);
+        platform::in_writable(&dir, || platform::rename_new(&path, &part))?;
+        let label = item.tree_name();
+        let name: Arc<[u8]> = part.file_name().and_then(platform::name_bytes).unwrap_or_default().into();
+        self.index.lock().edit(id, |item| {
+            item.name = name;
+            item.label = label;
+        });
+        self.note_dir(item.parent);
+        self.forget_part(&part);
+        self.todo.insert(item.node);
+        Ok(())
+    }
+
+    fn found(&self, id: ItemId) -> Option<(PathBuf, Item)> {
+        let index = self.index.lock();
+        Some((index.path(&self.root, id)?, index.get(id)?.clone()))
+    }
+
+    /// Whether what is at `path` is what the index says. With `bytes` it must not have been written to either.
+    fn is_as_known(&self, path: &Path, item: &Item, bytes: bool) -> io::Result<bool> {
+        let there = Print::at(path)?;
+        Ok(there.is_some_and(|there| if bytes { there.same_bytes(&item.print) } else { there.same_file(&item.print) }))
+    }
+
+    /// Renames or moves. `Some` if it cannot be done now.
+    fn shift(
+        &mut self,
+        id: ItemId,
+        state: &State,
+        dir: ItemId,
+        name: &Arc<[u8]>,
+        stack: &mut Vec<NodeId>,
+    ) -> io::Result<Option<Outcome>> {
+        if !self.leave(dir, id, stack) {
+            return Ok(Some(Outcome::Later(None)));
+        }
+        match self.make_way(dir, name, state, stack)? {
+            Way::Free => {}
+            Way::Over(other) => {
+                let over = self.remove_file(other)?;
+                if over != Outcome::Done {
+                    return Ok(Some(over));
+                }
+            }
+            Way::Same(other) => {
+                // Two of the same: a directory that both go up in is emptied first.
+                if self.index.lock().has_children(other) {
+                    self.park(other)?;
+                } else {
+                    let gone = self.take_away(other, stack)?;
+                    if gone != Outcome::Done {
+                        return Ok(Some(gone));
+                    }
+                }
+            }
+            Way::Blocked(reason) => return Ok(Some(Outcome::Later(reason))),
+        }
+        let (Some((from, item)), Some(to)) = (self.found(id), self.path_of(dir)) else {
+            return Ok(Some(Outcome::Later(None)));
+        };
+        let to = to.join(platform::os_name(name));
+        if !self.is_as_known(&from, &item, false)? {
+            return Ok(Some(self.in_the_way(&from)));
+        }
+        let (above, below) = (from.parent().unwrap_or(&self.root), to.parent().unwrap_or(&self.root));
+        let rename = || platform::in_writable(below, || platform::rename_new(&from, &to));
+        match platform::in_writable(above, rename) {
+            Ok(()) => {}
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Ok(Some(self.in_the_way(&to))),
+            Err(error) if platform::is_absent(&error) => return Ok(Some(self.in_the_way(&from))),
+            Err(error) => return Err(error),
+        }
+        self.note_dir(item.parent);
+        let label = state.names.first().map(|place| place.name.clone()).filter(|label| *label.as_bytes() != **name);
+        self.index.lock().edit(id, |item| {
+            item.parent = dir;
+            item.name = name.clone();
+            item.label = label;
+        });
+        self.note_dir(dir);
+        Ok(None)
+    }
+
+    /// A directory that something is to go into may still lie in it on the disk: it goes elsewhere first.
+    fn leave(&mut self, dir: ItemId, from: ItemId, stack: &mut Vec<NodeId>) -> bool {
+        let mut at = dir;
+        while self.index.lock().is_within(dir, from) {
+            let Some((node, parent)) = self.index.lock().get(at).map(|item| (item.node, item.parent)) else {
+                return false;
+            };
+            if at == from {
+                return false;
+            }
+            let outcome = self.apply(node, stack);
+            self.enter(node, outcome);
+            at = parent;
+        }
+        true
+    }
+
+    /// Something that nobody has looked at is where something was to be done.
+    fn in_the_way(&mut self, path: &Path) -> Outcome {
+        self.look_again(path);
+        Outcome::Later(None)
+    }
+
+    /// Bytes, mode and mtime of something that is in its place.
+    fn refresh(&mut self, node: NodeId, id: ItemId, state: &State) -> io::Result<Outcome> {
+        let Some((path, item)) = self.found(id) else { return Ok(Outcome::Later(None)) };
+        let same = self.with(|engine, _| same_bytes(engine, &item, id, node, state));
+        if !same {
+            return match &state.body {
+                Body::File(FileBody::Clean(content)) if item.known != Known::Draft => {
+                    self.start(node, content, state.attrs, &path, Some(path.clone()))
+                }
+                Body::File(FileBody::Clean(_)) => {
+                    // A draft that the tree does not have any more: whatever the file is, it is told.
+                    self.distrust(id);
+                    Ok(self.in_the_way(&path))
+                }
+                _ => Ok(Outcome::Later(None)),
+            };
+        }
+        if !same_attrs(&item, state) {
+            if !self.is_as_known(&path, &item, item.known != Known::Dir)? {
+                return Ok(self.in_the_way(&path));
+            }
+            if item.attrs.mode != state.attrs.mode && item.print.kind != PrintKind::Symlink {
+                platform::set_mode(&path, state.attrs.mode)?;
+            }
+            if item.attrs.mtime != state.attrs.mtime {
+                platform::set_mtime(&path, item.print.kind, state.attrs.mtime)?;
+            }
+            if let Some(print) = Print::at(&path)? {
+                self.index.lock().edit(id, |item| {
+                    item.print = print;
+                    item.attrs = state.attrs;
+                });
+            }
+        }
+        self.shown.push(node);
+        Ok(Outcome::Done)
+    }
+
+    /// What a file is shall be found out by the next look at it.
+    fn distrust(&mut self, id: ItemId) {
+        self.index.lock().edit(id, |item| item.print.mtime ^= 1);
+    }
+
+    fn set_attrs(&self, path: &Path, known: &Known, attrs: Attrs) -> io::Result<()> {
+        let kind = match known {
+            Known::Dir => PrintKind::Dir,
+            Known::Symlink(_) => PrintKind::Symlink,
+            Known::Content(_) | Known::Draft => PrintKind::File,
+        };
+        if kind != PrintKind::Symlink {
+            platform::set_mode(path, attrs.mode)?;
+        }
+        match platform::set_mtime(path, kind, attrs.mtime) {
+            // A time that this disk cannot hold is no reason to lack the file.
+            Err(error) if kind == PrintKind::Symlink => {
+                tracing::debug!(path = %path.display(), %error, "the time of a symlink cannot be set");
+                Ok(())
+            }
+            set => set,
+        }
+    }
+
+    /// Has a content put together.
+    fn start(
+        &mut self,
+        node: NodeId,
+        content: &Arc<Content>,
+        attrs: Attrs,
+        path: &Path,
+        old: Option<PathBuf>,
+    ) -> io::Result<Outcome> {
+        let dir = path.parent().unwrap_or(&self.root).to_path_buf();
+        let part = self.fresh_part(&dir);
+        self.running.insert(node, (content.hash, part.clone()));
+        self.jobs.push(Job { node, content: content.clone(), attrs, part, old });
+        Ok(Outcome::Running)
+    }
+
+    /// A content has been put together, durably, as a file that looks like this; or it could not be, and nothing is there.
+    pub fn put_together(&mut self, job: &Job, result: &Result<Part, String>) {
+        self.running.remove(&job.node);
+        let outcome = match result {
+            Ok(_) => self.place(job),
+            Err(reason) => Ok(Outcome::Later(Some(reason.clone()))),
+        };
+        if let Ok(Part(print)) = result
+            && Print::at(&job.part).is_ok_and(|there| there.is_some_and(|there| there.same_file(print)))
+            && let Err(error) = fs::remove_file(&job.part)
+        {
+            tracing::warn!(path = %job.part.display(), %error, "cannot be removed");
+        }
+        self.forget_part(&job.part);
+        self.enter(job.node, outcome);
+    }
+
+    fn place(&mut self, job: &Job) -> io::Result<Outcome> {
+        let (state, id) = self.with(|engine, index| (engine.local(job.node).cloned(), index.of_node(job.node)));
+        let is_wanted =
+            |state: &Arc<State>| state.body.draft().is_none() && state.body.content_hash() == Some(job.content.hash);
+        let Some(state) = state.filter(is_wanted) else {
+            self.todo.insert(job.node);
+            return Ok(Outcome::Later(None));
+        };
+        let Some(place) = state.names.first() else { return Ok(Outcome::Later(None)) };
+        let dir = self.index.lock().of_node(place.parent);
+        let Some(dir) = dir else { return Ok(Outcome::Later(None)) };
+        let Some(name) = self.spelling(job.node, id, dir, &place.name) else { return Ok(Outcome::Later(None)) };
+        let mut stack = vec![job.node];
+        let known = Known::Content(job.content.hash);
+        if let Some(id) = id {
+            let here = self.index.lock().get(id).map(|item| (item.parent, item.name.clone()));
+            if here != Some((dir, name.clone()))
+                && let Some(later) = self.shift(id, &state, dir, &name, &mut stack)?
+            {
+                return Ok(later);
+            }
+            return self.put_over(job, id, id, &state, known);
+        }
+        match self.make_way(dir, &name, &state, &mut stack)? {
+            Way::Over(other) => {
+                let mut index = self.index.lock();
+                let id = index.fresh_id();
+                drop(index);
+                self.put_over(job, other, id, &state, known)
+            }
+            Way::Same(other) => {
+                self.index.lock().edit(other, |item| item.node = job.node);
+                self.todo.insert(job.node);
+                Ok(Outcome::Later(None))
+            }
+            Way::Blocked(reason) => Ok(Outcome::Later(reason)),
+            Way::Free => {
+                let Some(path) = self.path_of(dir).map(|dir| dir.join(platform::os_name(&name))) else {
+                    return Ok(Outcome::Later(None));
+                };
+                let above = path.parent().unwrap_or(&self.root);
+                match platform::in_writable(above, || platform::rename_new(&job.part, &path)) {
+                    Ok(()) => {}
+                    Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Ok(self.in_the_way(&path)),
+                    Err(error) if platform::is_absent(&error) => {
+                        return Ok(self.in_the_way(path.parent().unwrap_or(&path)));
+                    }
+                    Err(error) => return Err(error),
+                }
+                let Some(print) = Print::at(&path)? else { return Ok(self.in_the_way(&path)) };
+                let state = State { attrs: job.attrs, ..State::clone(&state) };
+                self.add(job.node, &state, dir, &name, print, known);
+                self.todo.insert(job.node);
+                Ok(Outcome::Done)
+            }
+        }
+    }
+
+    /// Puts a new version in the place of `old`, if that is as it was seen. `id` is the item from then on.
+    fn put_over(&mut self, job: &Job, old: ItemId, id: ItemId, state: &State, known: Known) -> io::Result<Outcome> {
+        let Some((path, item)) = self.found(old) else { return Ok(Outcome::Later(None)) };
+        let is_expected = |path: &Path| self.is_as_known(path, &item, true);
+        let above = path.parent().unwrap_or(&self.root);
+        let replaced = match platform::in_writable(above, || platform::replace(&job.part, &path, is_expected)) {
+            Ok(replaced) => replaced,
+            Err(error) if platform::is_absent(&error) => false,
+            Err(error) => return Err(error),
+        };
+        if !replaced {
+            return Ok(self.in_the_way(&path));
+        }
+        let Some(print) = Print::at(&path)? else { return Ok(self.in_the_way(&path)) };
+        let label = state.names.first().map(|place| place.name.clone()).filter(|label| *label.as_bytes() != *item.name);
+        let new = Item { label, node: job.node, print, attrs: job.attrs, known, ..item.clone() };
+        let mut index = self.index.lock();
+        if old != id {
+            index.remove(old);
+        }
+        index.insert(id, new);
+        drop(index);
+        self.note_dir(item.parent);
+        self.todo.insert(job.node);
+        if old != id {
+            self.todo.insert(item.node);
+        }
+        Ok(Outcome::Done)
+    }
+
+    /// Removes what the tree does not have any more.
+    fn take_away(&mut self, id: ItemId, stack: &mut Vec<NodeId>) -> io::Result<Outcome> {
+        let Some(item) = self.index.lock().get(id).cloned() else { return Ok(Outcome::Done) };
+        if let Some(heir) = self.heir(&item) {
+            let same = self
+                .host
+                .look(|engine| engine.local(heir).cloned())
+                .is_some_and(|state| self.is_same_thing(id, &state));
+            if same {
+                self.index.lock().edit(id, |item| item.node = heir);
+            }
+            self.todo.insert(heir);
+            if same || item.print.kind == PrintKind::File && self.is_file(heir) {
+                // It stays until the other takes its place in one step.
+                return Ok(Outcome::Done);
+            }
+        }
+        match item.print.kind {
+            PrintKind::Dir => self.remove_dir(id, stack),
+            _ => self.remove_file(id),
+        }
+    }
+
+    fn is_file(&self, node: NodeId) -> bool {
+        self.host
+            .look(|engine| engine.local(node).is_some_and(|state| matches!(state.body, Body::File(FileBody::Clean(_)))))
+    }
+
+    /// The node that the tree has in the place of an item and that is not on the disk yet.
+    fn heir(&self, item: &Item) -> Option<NodeId> {
+        self.with(|engine, index| {
+            let heir = engine.child(index.node(item.parent)?, item.tree_name()?.as_bytes())?;
+            index.of_node(heir).is_none().then_some(heir)
+        })
+    }
+
+    fn remove_dir(&mut self, id: ItemId, stack: &mut Vec<NodeId>) -> io::Result<Outcome> {
+        let inside: Vec<ItemId> = self.index.lock().children(id).map(|(_, child)| child).collect();
+        let mut why = None;
+        for child in inside {
+            let Some(node) = self.index.lock().node(child) else { continue };
+            let outcome = self.apply(node, stack);
+            if let Ok(Outcome::Later(Some(reason))) = &outcome {
+                why = Some(reason.clone());
+            }
+            self.enter(node, outcome);
+        }
+        if self.index.lock().has_children(id) {
+            return Ok(Outcome::Later(why));
+        }
+        let Some((path, item)) = self.found(id) else { return Ok(Outcome::Done) };
+        if !self.is_as_known(&path, &item, false)? {
+            return Ok(self.in_the_way(&path));
+        }
+        let above = path.parent().unwrap_or(&self.root);
+        match platform::in_writable(above, || fs::remove_dir(&path)) {
+            Ok(()) => {}
+            Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty => {
+                if let Ok(below) = path.strip_prefix(&self.root) {
+                    self.look_again.trees.insert(below.to_path_buf());
+                }
+                let reason = "it was removed on another device, and here something is in it that is not shared";
+                return Ok(Outcome::Later(Some(reason.into())));
+            }
+            Err(error) => return Err(error),
+        }
+        self.note_dir(item.parent);
+        self.index.lock().remove(id);
+        Ok(Outcome::Done)
+    }
+
+    /// Removes a file, if it is as it was seen also in the moment in which it loses its name.
+    fn remove_file(&mut self, id: ItemId) -> io::Result<Outcome> {
+        let Some((path, item)) = self.found(id) else { return Ok(Outcome::Done) };
+        if !self.is_as_known(&path, &item, true)? {
+            return Ok(self.in_the_way(&path));
+        }
+        let above = path.parent().unwrap_or(&self.root).to_path_buf();
+        let part = self.fresh_part(&above);
+        let removed = platform::in_writable(&above, || {
+            platform::rename_new(&path, &part)?;
+            if matches!(self.is_as_known(&part, &item, true), Ok(true)) {
+                return fs::remove_file(&part).map(|()| true);
+            }
+            platform::rename_new(&part, &path).map(|()| false)
+        });
+        self.forget_part(&part);
+        if !removed? {
+            return Ok(self.in_the_way(&path));
+        }
+        self.note_dir(item.parent);
+        self.index.lock().remove(id);
+        Ok(Outcome::Done)
+    }
+
+    /// Paths of what waits, with the reason.
+    pub fn reasons(&self) -> Vec<(PathBuf, String)> {
+        let nodes = self.later.iter().filter_map(|(node, later)| Some((*node, later.reason.clone()?)));
+        nodes
+            .map(|(node, reason)| {
+                let path = self.with(|engine, index| {
+                    let shown = engine.path(node).map(PathBuf::from);
+                    shown.or_else(|| index.of_node(node).and_then(|id| index.path(Path::new(""), id)))
+                });
+                (path.unwrap_or_default(), reason)
+            })
+            .collect()
+    }
+}

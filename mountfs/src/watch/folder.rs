@@ -1,0 +1,322 @@
+//! A plain folder that is kept in step with the tree: its index, and what is to be compared with the disk next.
+//!
+//! Everything here happens when it is called for, on one thread: [`Folder::look`] finds what the user did, and
+//! [`Folder::work`] brings the disk to what the tree shows. Contents are fetched elsewhere, by whoever takes the
+//! [`Job`]s, and put in place here. After a crash both comparisons are made again, and nothing else is needed.
+
+use super::host::Host;
+use super::index::Index;
+use super::names;
+use super::platform::Print;
+use super::rules::Ignored;
+use super::scan::{Rules, Scan, Scope, Seen};
+use crate::driver::{FolderBytes, ItemId, ItemRow};
+use parking_lot::{Mutex, RwLock};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::fs::File;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use syncmount_common::{Attrs, Content, ContentHash, NodeId};
+use syncmount_engine::Engine;
+
+/// The pause before something that failed is tried again, at first and at last.
+const RETRY_MIN: Duration = Duration::from_millis(200);
+const RETRY_MAX: Duration = Duration::from_secs(30);
+
+/// Something about one path that its owner should know.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Report {
+    /// It cannot be looked at, so nothing is known of it.
+    Unknown(String),
+    /// What another device did to it cannot be done here yet.
+    Unapplied(String),
+}
+
+/// A content that is to be put together in a file beside its place.
+#[derive(Clone, Debug)]
+pub struct Job {
+    /// Whose it is.
+    pub node: NodeId,
+    /// The content.
+    pub content: Arc<Content>,
+    /// Mode and mtime that the file is to have.
+    pub attrs: Attrs,
+    /// Where it is put together; nothing is there yet.
+    pub part: PathBuf,
+    /// An earlier version, of which chunks may be taken.
+    pub old: Option<PathBuf>,
+}
+
+/// What waits to be done on the disk.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Backlog {
+    /// Nodes that have to be compared or whose content is on its way.
+    pub nodes: u64,
+    /// Of these, what failed and is tried again later.
+    pub failed: u64,
+}
+
+pub(crate) struct Later {
+    pub(crate) at: Instant,
+    pub(crate) pause: Duration,
+    pub(crate) reason: Option<String>,
+}
+
+/// A watched folder.
+pub struct Folder<H> {
+    pub(crate) host: H,
+    pub(crate) root: PathBuf,
+    pub(crate) index: Arc<Mutex<Index>>,
+    /// Nodes to compare with the disk.
+    pub(crate) todo: BTreeSet<NodeId>,
+    /// Nodes that could not be brought to the disk.
+    pub(crate) later: HashMap<NodeId, Later>,
+    /// Contents on their way, and where they are put together.
+    pub(crate) running: HashMap<NodeId, (ContentHash, PathBuf)>,
+    pub(crate) jobs: Vec<Job>,
+    /// What turned out not to be as the index has it while something was to be done.
+    pub(crate) look_again: Scope,
+    pub(crate) reports: BTreeMap<PathBuf, Report>,
+    /// Nodes that the disk shows.
+    pub(crate) shown: Vec<NodeId>,
+    /// Directories whose names changed since the last record.
+    pub(crate) unsynced: BTreeSet<PathBuf>,
+    ignored: RwLock<Ignored>,
+    parts: HashSet<PathBuf>,
+    next_part: u64,
+    /// What the root is called by the disk.
+    identity: Option<u64>,
+}
+
+impl<H: Host> Folder<H> {
+    /// The folder at `root` with what was kept of it.
+    pub fn new(host: H, root: PathBuf, rows: Vec<(ItemId, Vec<u8>)>) -> io::Result<Self> {
+        let index = Index::restore(rows).map_err(io::Error::other)?;
+        let identity = Print::at(&root)?.map(|print| print.file);
+        Ok(Self {
+            host,
+            root,
+            index: Arc::new(Mutex::new(index)),
+            todo: BTreeSet::new(),
+            later: HashMap::new(),
+            running: HashMap::new(),
+            jobs: Vec::new(),
+            look_again: Scope::default(),
+            reports: BTreeMap::new(),
+            shown: Vec::new(),
+            unsynced: BTreeSet::new(),
+            ignored: RwLock::default(),
+            parts: HashSet::new(),
+            next_part: std::process::id().into(),
+            identity,
+        })
+    }
+
+    /// Where the bytes of its files are, for whoever sends them. `tell` is told of items that are not as they were seen,
+    /// by path, and of nodes whose bytes are those of another file now.
+    pub fn bytes(&self, tell: impl Fn(Told) + Send + Sync + 'static) -> Arc<dyn FolderBytes> {
+        Arc::new(Bytes { root: self.root.clone(), index: self.index.clone(), tell: Box::new(tell) })
+    }
+
+    /// Whether the root is what it was: there, the same, with its marker.
+    pub(crate) fn is_reachable(&self) -> bool {
+        let same =
+            Print::at(&self.root).is_ok_and(|print| print.is_some_and(|print| Some(print.file) == self.identity));
+        same && Print::at(&self.root.join(names::MARKER)).is_ok_and(|print| print.is_some())
+    }
+
+    /// Looks at the disk.
+    pub(crate) fn scan(&self, scope: &Scope, rules: Rules, rested: &BTreeSet<PathBuf>) -> Seen {
+        Scan::new(&self.root, &self.index, rules, &self.parts, rested, &self.ignored).run(scope)
+    }
+
+    /// Looks at everything, whatever was touched when, and tells the tree. For whoever does this step by step.
+    pub fn look(&mut self) -> io::Result<bool> {
+        let seen = self.scan(
+            &Scope::everything(),
+            Rules { rested_before: i64::MAX, all: false, clears: true },
+            &BTreeSet::new(),
+        );
+        self.take_seen(seen)
+    }
+
+    /// All nodes and items that differ are to be brought to the disk.
+    pub fn compare_all(&mut self) {
+        let index = self.index.clone();
+        let todo = self.host.look(|engine| {
+            let index = index.lock();
+            let mut differing: BTreeSet<NodeId> =
+                engine.ids().filter(|id| super::apply::differs(engine, &index, *id)).collect();
+            let gone = index.ids().filter_map(|id| index.node(id)).filter(|node| engine.local(*node).is_none());
+            differing.extend(gone);
+            differing
+        });
+        self.todo.extend(todo);
+    }
+
+    /// A node may look otherwise in the tree.
+    pub fn node_changed(&mut self, node: NodeId) {
+        self.later.remove(&node);
+        self.todo.insert(node);
+    }
+
+    /// How much waits.
+    pub fn backlog(&self) -> Backlog {
+        let failed = self.later.values().filter(|later| later.reason.is_some()).count() as u64;
+        let nodes = self.todo.len() + self.later.len() + self.running.len();
+        Backlog { nodes: nodes as u64, failed }
+    }
+
+    /// Nothing is known to be different, and nothing is on its way.
+    pub fn is_at_rest(&self) -> bool {
+        self.todo.is_empty() && self.running.is_empty() && self.later.is_empty() && self.look_again.is_empty()
+    }
+
+    /// Contents that somebody has to put together.
+    pub fn take_jobs(&mut self) -> Vec<Job> {
+        std::mem::take(&mut self.jobs)
+    }
+
+    pub(crate) fn fresh_part(&mut self, dir: &Path) -> PathBuf {
+        loop {
+            self.next_part = self.next_part.wrapping_mul(0x5851_F42D_4C95_7F2D).wrapping_add(0x1405_7B7E_F767_814F);
+            let part = dir.join(names::part_name(self.next_part));
+            if Print::at(&part).is_ok_and(|print| print.is_none()) {
+                self.parts.insert(part.clone());
+                return part;
+            }
+        }
+    }
+
+    pub(crate) fn forget_part(&mut self, part: &Path) {
+        self.parts.remove(part);
+    }
+
+    /// When the next of what failed is due.
+    pub(crate) fn next_retry(&self) -> Option<Instant> {
+        self.later.values().map(|later| later.at).min()
+    }
+
+    pub(crate) fn retry_due(&mut self, now: Instant) {
+        let due: Vec<NodeId> = self.later.iter().filter(|(_, later)| later.at <= now).map(|(node, _)| *node).collect();
+        self.todo.extend(due);
+    }
+
+    pub(crate) fn postpone(&mut self, node: NodeId, reason: Option<String>) {
+        let pause = self.later.get(&node).map_or(RETRY_MIN, |later| (later.pause * 2).min(RETRY_MAX));
+        self.later.insert(node, Later { at: Instant::now() + pause, pause, reason });
+    }
+
+    /// Keeps what has changed of the index; names before that.
+    pub(crate) fn keep(&mut self) -> io::Result<()> {
+        for dir in std::mem::take(&mut self.unsynced) {
+            match super::platform::sync_dir(&dir) {
+                Err(error) if !super::platform::is_absent(&error) => return Err(error),
+                _ => {}
+            }
+        }
+        let rows = self.index.lock().take_rows();
+        let ids: Vec<ItemId> = rows.iter().map(|(id, _)| *id).collect();
+        let shown = std::mem::take(&mut self.shown);
+        let kept = if self.host.look(Engine::has_authors) && !shown.is_empty() {
+            self.host.change(|engine, _| (shown.iter().for_each(|node| engine.forget_author(*node)), rows))
+        } else {
+            self.host.keep(rows)
+        };
+        kept.inspect_err(|_| self.index.lock().keep_failed(ids))
+    }
+
+    /// Looks at the tree together with the index.
+    pub(crate) fn with<T>(&self, look: impl FnOnce(&Engine, &mut Index) -> T) -> T {
+        self.host.look(|engine| look(engine, &mut self.index.lock()))
+    }
+
+    pub(crate) fn path_of(&self, id: ItemId) -> Option<PathBuf> {
+        self.index.lock().path(&self.root, id)
+    }
+
+    /// A path is not as the index has it.
+    pub(crate) fn look_again(&mut self, path: &Path) {
+        if let Ok(below) = path.strip_prefix(&self.root) {
+            self.look_again.paths.insert(below.to_path_buf());
+        }
+    }
+}
+
+/// Something that whoever reads files has found.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Told {
+    /// What is at this path below the root is not what was seen.
+    Path(PathBuf),
+    /// A node has other bytes now.
+    Node(NodeId),
+}
+
+struct Bytes {
+    root: PathBuf,
+    index: Arc<Mutex<Index>>,
+    tell: Box<dyn Fn(Told) + Send + Sync>,
+}
+
+impl Bytes {
+    fn found(&self, item: ItemId) -> Option<(PathBuf, Print)> {
+        let index = self.index.lock();
+        Some((index.path(&self.root, item)?, index.get(item)?.print))
+    }
+
+    fn moving(&self, path: &Path) {
+        if let Ok(below) = path.strip_prefix(&self.root) {
+            (self.tell)(Told::Path(below.to_path_buf()));
+        }
+    }
+}
+
+impl FolderBytes for Bytes {
+    fn open(&self, item: ItemId) -> io::Result<Option<File>> {
+        let Some((path, print)) = self.found(item) else { return Ok(None) };
+        let opened = super::platform::open_to_read(&path);
+        let is_same = |file: &File| file.metadata().is_ok_and(|metadata| Print::of(&metadata).same_bytes(&print));
+        match opened {
+            Ok(file) if is_same(&file) => Ok(Some(file)),
+            // Another thing may be in its place, which cannot be opened as a file.
+            Err(error) if Print::at(&path).is_ok_and(|there| there.is_some_and(|there| there.same_file(&print))) => {
+                Err(error)
+            }
+            Ok(_) | Err(_) => {
+                self.moving(&path);
+                Ok(None)
+            }
+        }
+    }
+
+    fn is_as_seen(&self, item: ItemId, file: &File) -> bool {
+        let Some((path, print)) = self.found(item) else { return false };
+        let is_same = file.metadata().is_ok_and(|metadata| Print::of(&metadata).same_bytes(&print));
+        let is_there = Print::at(&path).is_ok_and(|there| there.is_some_and(|there| there.same_bytes(&print)));
+        if !(is_same && is_there) {
+            self.moving(&path);
+        }
+        is_same && is_there
+    }
+
+    fn settled(&self, item: ItemId, content: &ContentHash) -> Vec<ItemRow> {
+        let mut index = self.index.lock();
+        index.edit(item, |item| item.known = super::index::Known::Content(*content));
+        index.take_rows()
+    }
+
+    fn look_again(&self, node: NodeId) {
+        (self.tell)(Told::Node(node));
+    }
+
+    fn content(&self, node: NodeId, content: &ContentHash) -> io::Result<Option<File>> {
+        let item = {
+            let index = self.index.lock();
+            let known = super::index::Known::Content(*content);
+            index.of_node(node).filter(|id| index.get(*id).is_some_and(|item| item.known == known))
+        };
+        item.map_or(Ok(None), |item| self.open(item))
+    }
+}

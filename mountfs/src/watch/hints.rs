@@ -1,0 +1,79 @@
+//! Hints from the system that something happened in the folder. They may be late, doubled or lost: they say where to look,
+//! never what is there. The only place that knows `notify`.
+
+use super::inbox::Inbox;
+use super::platform;
+use notify::{Config, ErrorKind, Event, EventKindMask, RecommendedWatcher, RecursiveMode, Watcher as _};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// Hints come as long as this lives.
+pub(crate) struct Hints {
+    _watcher: RecommendedWatcher,
+}
+
+impl Hints {
+    /// Begins to listen, before anything is looked at. An error is a sentence about what is done without hints.
+    pub(crate) fn start(root: &Path, inbox: &Arc<Inbox>) -> Result<Self, String> {
+        let handler = {
+            let (root, inbox) = (root.to_path_buf(), inbox.clone());
+            move |event: notify::Result<Event>| take(&root, &inbox, event)
+        };
+        let kinds = EventKindMask::CORE | EventKindMask::ACCESS_CLOSE;
+        let config = Config::default().with_follow_symlinks(false).with_event_kinds(kinds);
+        let mut watcher = RecommendedWatcher::new(handler, config).map_err(|error| sentence(&error))?;
+        watcher.watch(root, RecursiveMode::Recursive).map_err(|error| sentence(&error))?;
+        Ok(Self { _watcher: watcher })
+    }
+}
+
+/// Only puts it into the inbox: whoever dawdles here loses hints.
+fn take(root: &Path, inbox: &Inbox, event: notify::Result<Event>) {
+    match event {
+        Ok(event) if event.need_rescan() => inbox.hint_everything(),
+        Ok(event) => below(root, &event.paths).for_each(|path| inbox.hint(&path)),
+        Err(error) => match error.kind {
+            ErrorKind::MaxFilesWatch => inbox.lose_hints(sentence(&error)),
+            _ => inbox.hint_everything(),
+        },
+    }
+}
+
+/// Some systems tell of paths that are not in the folder.
+fn below<'a>(root: &'a Path, paths: &'a [PathBuf]) -> impl Iterator<Item = PathBuf> + 'a {
+    let inner = paths.iter().filter_map(move |path| path.strip_prefix(root).ok());
+    inner.filter(|path| !path.as_os_str().is_empty()).map(Path::to_path_buf)
+}
+
+fn sentence(error: &notify::Error) -> String {
+    let why = match &error.kind {
+        ErrorKind::MaxFilesWatch => {
+            return format!(
+                "the system's limit of watched directories is reached, so the folder is scanned every minute instead; {}",
+                platform::WATCH_LIMIT
+            );
+        }
+        ErrorKind::Io(error) => error.to_string(),
+        ErrorKind::Generic(text) => text.clone(),
+        other => format!("{other:?}"),
+    };
+    format!("the system tells of no changes here ({why}), so the folder is scanned every minute instead")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_does_not_lie_in_the_folder_is_no_hint() {
+        let paths = ["/root/a/b", "/root", "a:b", "/other/x"].map(PathBuf::from);
+        let found: Vec<_> = below(Path::new("/root"), &paths).collect();
+        assert_eq!(found, [PathBuf::from("a/b")]);
+    }
+
+    #[test]
+    fn a_limit_is_said_with_its_remedy() {
+        let said = sentence(&notify::Error::new(ErrorKind::MaxFilesWatch));
+        assert!(said.contains("scanned") && (!cfg!(target_os = "linux") || said.contains("sysctl")), "{said}");
+    }
+}

@@ -1,0 +1,37 @@
+//! What a watched folder needs of whoever has the tree.
+
+use crate::driver::{Client, ItemRow};
+use std::io;
+use std::sync::Arc;
+use syncmount_common::Timestamp;
+use syncmount_engine::Engine;
+
+/// The tree behind a folder, and the place where items are kept with it.
+pub trait Host {
+    /// Looks at the tree.
+    fn look<T>(&self, look: impl FnOnce(&Engine) -> T) -> T;
+    /// Changes the tree and keeps what is told of items with it, both or neither.
+    fn change<T>(&self, change: impl FnOnce(&mut Engine, Timestamp) -> (T, Vec<ItemRow>)) -> io::Result<T>;
+    /// Keeps what is told of items.
+    fn keep(&self, items: Vec<ItemRow>) -> io::Result<()>;
+    /// The next number of a state of a draft.
+    fn next_generation(&self) -> u64;
+}
+
+impl Host for Arc<Client> {
+    fn look<T>(&self, look: impl FnOnce(&Engine) -> T) -> T {
+        Client::look(self, look)
+    }
+
+    fn change<T>(&self, change: impl FnOnce(&mut Engine, Timestamp) -> (T, Vec<ItemRow>)) -> io::Result<T> {
+        self.change_with_items(change)
+    }
+
+    fn keep(&self, items: Vec<ItemRow>) -> io::Result<()> {
+        self.keep_items(items)
+    }
+
+    fn next_generation(&self) -> u64 {
+        self.draft_generation()
+    }
+}

@@ -1,0 +1,119 @@
+//! What the folder's thread is told by others. Bounded: too many hints become one, to look at everything.
+
+use super::apply::Part;
+use super::folder::{Job, Told};
+use super::names;
+use super::scan::Scope;
+use parking_lot::{Condvar, Mutex};
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+use syncmount_common::NodeId;
+
+/// More paths than this are looked at by looking at everything.
+const PATHS_MAX: usize = 50_000;
+
+/// What came in.
+#[derive(Default)]
+pub(crate) struct Mail {
+    pub(crate) hints: Scope,
+    /// When the last hint came.
+    pub(crate) hinted: Option<Instant>,
+    pub(crate) nodes: BTreeSet<NodeId>,
+    pub(crate) finished: Vec<(Job, Result<Part, String>)>,
+    /// Sentences about hints that do not come any more.
+    pub(crate) lost_hints: Vec<String>,
+    /// The marks whose hints have come: everything before them has come too.
+    pub(crate) marks: BTreeSet<PathBuf>,
+    /// Somebody wants to be sure that everything up to now is seen.
+    pub(crate) wants_all: bool,
+    pub(crate) is_over: bool,
+    is_new: bool,
+}
+
+/// Where it is put.
+#[derive(Default)]
+pub(crate) struct Inbox {
+    mail: Mutex<Mail>,
+    arrived: Condvar,
+}
+
+impl Inbox {
+    fn put(&self, put: impl FnOnce(&mut Mail)) {
+        let mut mail = self.mail.lock();
+        put(&mut mail);
+        mail.is_new = true;
+        drop(mail);
+        self.arrived.notify_one();
+    }
+
+    /// Something happened at a path below the root.
+    pub(crate) fn hint(&self, path: &Path) {
+        let name = path.file_name().and_then(super::platform::name_bytes).unwrap_or_default();
+        if names::is_mark(name) {
+            return self.put(|mail| mail.marks.extend([path.to_path_buf()]));
+        }
+        if names::is_ours(name) && name != names::MARKER.as_bytes() {
+            return;
+        }
+        self.put(|mail| {
+            mail.hinted = Some(Instant::now());
+            if mail.hints.is_everything() {
+                return;
+            }
+            mail.hints.paths.insert(path.to_path_buf());
+            if mail.hints.paths.len() > PATHS_MAX {
+                mail.hints = Scope::everything();
+            }
+        });
+    }
+
+    /// Hints were lost.
+    pub(crate) fn hint_everything(&self) {
+        self.put(|mail| {
+            mail.hinted = Some(Instant::now());
+            mail.hints = Scope::everything();
+        });
+    }
+
+    pub(crate) fn lose_hints(&self, why: String) {
+        self.put(|mail| mail.lost_hints.push(why));
+    }
+
+    pub(crate) fn node(&self, node: NodeId) {
+        self.put(|mail| mail.nodes.extend([node]));
+    }
+
+    pub(crate) fn told(&self, told: Told) {
+        match told {
+            Told::Path(path) => self.hint(&path),
+            Told::Node(node) => self.node(node),
+        }
+    }
+
+    pub(crate) fn finished(&self, job: Job, result: Result<Part, String>) {
+        self.put(|mail| mail.finished.push((job, result)));
+    }
+
+    pub(crate) fn want_all(&self) {
+        self.put(|mail| mail.wants_all = true);
+    }
+
+    pub(crate) fn stop(&self) {
+        self.put(|mail| mail.is_over = true);
+    }
+
+    /// What has come, as soon as something has or the time has come.
+    pub(crate) fn wait(&self, until: Instant) -> Mail {
+        let mut mail = self.mail.lock();
+        while !mail.is_new {
+            if self.arrived.wait_until(&mut mail, until).timed_out() {
+                break;
+            }
+        }
+        let is_over = mail.is_over;
+        let taken = std::mem::take(&mut *mail);
+        mail.is_over = is_over;
+        taken
+    }
+}

@@ -1,0 +1,345 @@
+//! The index: what was in the folder when it was last looked at, item by item.
+//!
+//! An item is something on the disk (a file, a directory, a symlink) under a number of its own, with the node that it
+//! stands for. Everything that is to be done follows from two comparisons: of the disk with the index (what the user did)
+//! and of the index with the engine's tree (what is to be done on the disk). The index is kept with the nodes, so that
+//! both can be made again after a crash. It has one name per item and no paths.
+
+use super::platform::Print;
+#[cfg(test)]
+use super::platform::PrintKind;
+use crate::driver::{ItemId, ItemRow};
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use syncmount_common::{Attrs, Content, ContentHash, Name, NodeId, Placement, SymlinkTarget};
+use syncmount_engine::{Body, FileBody, State};
+
+/// The folder itself.
+pub(crate) const ROOT_ITEM: ItemId = 0;
+
+/// What the folder itself is called, as its marker says. Kept as the folder's row.
+pub(crate) fn folder_id(rows: &[(ItemId, Vec<u8>)]) -> Option<u64> {
+    let (_, row) = rows.iter().find(|(id, _)| *id == ROOT_ITEM)?;
+    row.as_slice().try_into().ok().map(u64::from_le_bytes)
+}
+
+/// The row that says what the folder is called.
+pub(crate) fn folder_row(id: u64) -> ItemRow {
+    (ROOT_ITEM, Some(id.to_le_bytes().to_vec()))
+}
+
+/// What the bytes of an item are known to be.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(crate) enum Known {
+    /// A directory.
+    Dir,
+    /// A symlink to this.
+    Symlink(SymlinkTarget),
+    /// A file with this content, which the server has.
+    Content(ContentHash),
+    /// A file whose bytes are a draft of the tree.
+    Draft,
+}
+
+/// One thing in the folder.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(crate) struct Item {
+    /// The directory in which it lies.
+    pub(crate) parent: ItemId,
+    /// Its name on the disk, as this system spells names in bytes.
+    #[serde(with = "bytes_as_arc")]
+    pub(crate) name: Arc<[u8]>,
+    /// Its name in the tree, where that is another one.
+    pub(crate) label: Option<Name>,
+    /// The node that it stands for.
+    pub(crate) node: NodeId,
+    /// What it looked like.
+    pub(crate) print: Print,
+    /// Mode and mtime that the tree has for what it looked like; a disk may keep less of them.
+    pub(crate) attrs: Attrs,
+    /// What its bytes are.
+    pub(crate) known: Known,
+}
+
+mod bytes_as_arc {
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+    use std::sync::Arc;
+
+    pub(super) fn serialize<S: Serializer>(bytes: &Arc<[u8]>, to: S) -> Result<S::Ok, S::Error> {
+        (**bytes).serialize(to)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Arc<[u8]>, D::Error> {
+        Vec::<u8>::deserialize(from).map(Arc::from)
+    }
+}
+
+impl Item {
+    /// Its name in the tree.
+    pub(crate) fn tree_name(&self) -> Option<Name> {
+        self.label.clone().or_else(|| Name::new(&*self.name).ok())
+    }
+
+    pub(crate) fn is_dir(&self) -> bool {
+        self.known == Known::Dir
+    }
+}
+
+/// All items.
+#[derive(Default)]
+pub(crate) struct Index {
+    items: HashMap<ItemId, Item>,
+    children: HashMap<ItemId, BTreeMap<Arc<[u8]>, ItemId>>,
+    by_node: HashMap<NodeId, ItemId>,
+    /// Files and directories by what the disk calls them, whatever their names.
+    by_file: HashMap<u64, ItemId>,
+    next: ItemId,
+    touched: BTreeSet<ItemId>,
+}
+
+impl Index {
+    /// An index with nothing but the folder.
+    pub(crate) fn new() -> Self {
+        let mut index = Self { next: ROOT_ITEM + 1, ..Self::default() };
+        index.by_node.insert(NodeId::ROOT, ROOT_ITEM);
+        index
+    }
+
+    /// The index as it was kept.
+    pub(crate) fn restore(rows: Vec<(ItemId, Vec<u8>)>) -> Result<Self, postcard::Error> {
+        let mut index = Self::new();
+        for (id, row) in rows.into_iter().filter(|(id, _)| *id != ROOT_ITEM) {
+            index.next = index.next.max(id + 1);
+            index.insert(id, postcard::from_bytes(&row)?);
+        }
+        index.touched.clear();
+        Ok(index)
+    }
+
+    /// What has changed since the last call, to be kept.
+    pub(crate) fn take_rows(&mut self) -> Vec<ItemRow> {
+        let touched = std::mem::take(&mut self.touched);
+        let row = |id| {
+            let item = self.items.get(&id);
+            // Everything in an item can be written.
+            Some((id, item.and_then(|item| postcard::to_stdvec(item).ok())))
+        };
+        touched.into_iter().filter_map(row).collect()
+    }
+
+    /// What was taken could not be kept.
+    pub(crate) fn keep_failed(&mut self, rows: impl IntoIterator<Item = ItemId>) {
+        self.touched.extend(rows);
+    }
+
+    pub(crate) fn fresh_id(&mut self) -> ItemId {
+        self.next += 1;
+        self.next - 1
+    }
+
+    pub(crate) fn get(&self, id: ItemId) -> Option<&Item> {
+        self.items.get(&id)
+    }
+
+    pub(crate) fn child(&self, dir: ItemId, name: &[u8]) -> Option<ItemId> {
+        self.children.get(&dir)?.get(name).copied()
+    }
+
+    pub(crate) fn children(&self, dir: ItemId) -> impl Iterator<Item = (&Arc<[u8]>, ItemId)> + '_ {
+        self.children.get(&dir).into_iter().flatten().map(|(name, id)| (name, *id))
+    }
+
+    pub(crate) fn has_children(&self, dir: ItemId) -> bool {
+        self.children.contains_key(&dir)
+    }
+
+    pub(crate) fn ids(&self) -> impl Iterator<Item = ItemId> + '_ {
+        self.items.keys().copied()
+    }
+
+    /// The item that stands for a node.
+    pub(crate) fn of_node(&self, node: NodeId) -> Option<ItemId> {
+        self.by_node.get(&node).copied()
+    }
+
+    /// The item that the disk calls this.
+    pub(crate) fn of_file(&self, file: u64) -> Option<ItemId> {
+        self.by_file.get(&file).copied()
+    }
+
+    /// The node that an item stands for.
+    pub(crate) fn node(&self, id: ItemId) -> Option<NodeId> {
+        if id == ROOT_ITEM { Some(NodeId::ROOT) } else { self.items.get(&id).map(|item| item.node) }
+    }
+
+    /// All items below a directory, deepest last, without those that `is_wanted` leaves out and what is below them.
+    pub(crate) fn below(&self, dir: ItemId, is_wanted: impl Fn(ItemId) -> bool) -> Vec<ItemId> {
+        let inside = |dir| self.children(dir).map(|(_, id)| id).filter(|id| is_wanted(*id)).collect::<Vec<_>>();
+        let mut found = inside(dir);
+        let mut at = 0;
+        while at < found.len() {
+            let inner = inside(found[at]);
+            found.extend(inner);
+            at += 1;
+        }
+        found
+    }
+
+    /// Whether `id` is `dir` or lies below it.
+    pub(crate) fn is_within(&self, id: ItemId, dir: ItemId) -> bool {
+        let parent = |id: &ItemId| self.items.get(id).map(|item| item.parent);
+        std::iter::successors(Some(id), parent).take(self.items.len() + 1).any(|id| id == dir)
+    }
+
+    /// The path of an item below `root`.
+    pub(crate) fn path(&self, root: &Path, id: ItemId) -> Option<PathBuf> {
+        let mut names = Vec::new();
+        let mut at = id;
+        while at != ROOT_ITEM {
+            let item = self.items.get(&at)?;
+            names.push(item.name.clone());
+            at = item.parent;
+        }
+        let mut path = root.to_path_buf();
+        path.extend(names.iter().rev().map(|name| super::platform::os_name(name)));
+        Some(path)
+    }
+
+    /// Puts an item, in the place of what was known of it.
+    pub(crate) fn insert(&mut self, id: ItemId, item: Item) {
+        self.unlink(id);
+        self.children.entry(item.parent).or_default().insert(item.name.clone(), id);
+        self.by_node.insert(item.node, id);
+        self.by_file.insert(item.print.file, id);
+        self.items.insert(id, item);
+        self.touched.insert(id);
+    }
+
+    /// Changes an item.
+    pub(crate) fn edit(&mut self, id: ItemId, edit: impl FnOnce(&mut Item)) {
+        if let Some(mut item) = self.items.get(&id).cloned() {
+            edit(&mut item);
+            if self.items.get(&id) != Some(&item) {
+                self.insert(id, item);
+            }
+        }
+    }
+
+    /// Forgets an item; what lies in it must have been forgotten or moved before.
+    pub(crate) fn remove(&mut self, id: ItemId) {
+        self.unlink(id);
+        if self.items.remove(&id).is_some() {
+            self.touched.insert(id);
+        }
+    }
+
+    fn unlink(&mut self, id: ItemId) {
+        let Some(item) = self.items.get(&id) else { return };
+        if let Some(names) = self.children.get_mut(&item.parent)
+            && names.get(&item.name) == Some(&id)
+        {
+            names.remove(&item.name);
+            if names.is_empty() {
+                self.children.remove(&item.parent);
+            }
+        }
+        if self.by_node.get(&item.node) == Some(&id) {
+            self.by_node.remove(&item.node);
+        }
+        if self.by_file.get(&item.print.file) == Some(&id) {
+            self.by_file.remove(&item.print.file);
+        }
+    }
+
+    /// Where an item is, in the tree's terms.
+    pub(crate) fn place(&self, item: &Item) -> Option<Placement> {
+        Some(Placement { parent: self.node(item.parent)?, name: item.tree_name()? })
+    }
+
+    /// An item as a state of its node. `draft` is what the tree has for it if its bytes are a draft.
+    pub(crate) fn state(&self, item: &Item, draft: Option<&Body>) -> Option<State> {
+        let body = match &item.known {
+            Known::Dir => Body::Dir,
+            Known::Symlink(target) => Body::Symlink(target.clone()),
+            Known::Content(hash) => {
+                let content = Content { hash: *hash, size: item.print.size, sha256: None, manifest: None };
+                Body::File(FileBody::Clean(Arc::new(content)))
+            }
+            Known::Draft => draft.cloned().unwrap_or_else(unknown_bytes),
+        };
+        let xattrs = syncmount_common::Xattrs::default();
+        Some(State { names: vec![self.place(item)?], attrs: item.attrs, body, xattrs })
+    }
+
+    /// Panics if the look-ups disagree with the items. For tests.
+    #[cfg(test)]
+    pub(crate) fn check(&self) {
+        for (id, item) in &self.items {
+            assert_eq!(self.child(item.parent, &item.name), Some(*id), "{item:?}");
+            assert_eq!(self.of_node(item.node), Some(*id), "{item:?}");
+            assert!(item.parent == ROOT_ITEM || self.items.get(&item.parent).is_some_and(Item::is_dir), "{item:?}");
+            assert_eq!(item.is_dir(), item.print.kind == PrintKind::Dir, "{item:?}");
+        }
+        let names: usize = self.children.values().map(BTreeMap::len).sum();
+        assert_eq!(names, self.items.len());
+    }
+}
+
+/// A file of which nothing is known: different from every other.
+fn unknown_bytes() -> Body {
+    Body::File(FileBody::Draft(Box::new(syncmount_engine::Draft {
+        generation: u64::MAX,
+        ..syncmount_engine::Draft::empty()
+    })))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use syncmount_common::Timestamp;
+
+    pub(super) fn item(parent: ItemId, name: &str, node: u8, known: Known) -> Item {
+        let kind = if known == Known::Dir { PrintKind::Dir } else { PrintKind::File };
+        let print = Print { kind, size: 1, mtime: 5, mode: 0o644, file: u64::from(node) };
+        Item {
+            parent,
+            name: name.as_bytes().into(),
+            label: None,
+            node: NodeId::from_bytes([node; 16]),
+            print,
+            attrs: Attrs { mode: 0o644, mtime: Timestamp(5) },
+            known,
+        }
+    }
+
+    #[test]
+    fn what_was_kept_comes_back() {
+        let mut index = Index::new();
+        let (dir, file) = (index.fresh_id(), index.fresh_id());
+        index.insert(dir, item(ROOT_ITEM, "d", 1, Known::Dir));
+        index.insert(file, item(dir, "f", 2, Known::Draft));
+        index.edit(dir, |item| item.name = b"e"[..].into());
+        let rows = index.take_rows().into_iter().map(|(id, row)| (id, row.unwrap())).collect();
+        let back = Index::restore(rows).unwrap();
+        back.check();
+        assert_eq!(back.path(Path::new("/x"), file), Some(PathBuf::from("/x/e/f")));
+        assert_eq!(back.get(file), index.get(file));
+        assert!(back.next > file);
+    }
+
+    #[test]
+    fn an_item_that_takes_a_name_leaves_its_own() {
+        let mut index = Index::new();
+        let (a, b) = (index.fresh_id(), index.fresh_id());
+        index.insert(a, item(ROOT_ITEM, "a", 1, Known::Draft));
+        index.insert(b, item(ROOT_ITEM, "b", 2, Known::Draft));
+        index.remove(b);
+        index.edit(a, |item| item.name = b"b"[..].into());
+        index.check();
+        assert_eq!((index.child(ROOT_ITEM, b"a"), index.child(ROOT_ITEM, b"b")), (None, Some(a)));
+        assert_eq!(index.take_rows().len(), 2, "the removal of what was never kept is kept too");
+        assert!(index.take_rows().is_empty());
+    }
+}

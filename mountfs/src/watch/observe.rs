@@ -1,0 +1,564 @@
+//! From what was seen to what the user did: the difference between disk and index, told to the tree.
+//!
+//! An item that is at another place was renamed, with all that is in it. A file that took a known file's name and was never
+//! seen before is a new version of it: so programs save. What has a new name and is nowhere known is new; what is gone is
+//! gone once it was looked for a second time.
+
+use super::folder::{Folder, Report};
+use super::hash;
+use super::host::Host;
+use super::index::{Index, Item, Known, ROOT_ITEM};
+use super::names;
+use super::platform::{self, Print, PrintKind};
+use super::scan::{Seen, Sighting};
+use crate::driver::{ItemId, draft_of_item};
+use std::collections::{HashMap, HashSet};
+use std::io;
+use std::sync::Arc;
+use syncmount_common::{Attrs, Content, Name, NodeId, Placement, Timestamp};
+use syncmount_engine::{Body, Draft, Engine, FileBody, Observation, State};
+
+/// What was seen, with one answer for each item.
+#[derive(Default)]
+struct Finding {
+    sightings: Vec<Sighting>,
+    gone: Vec<ItemId>,
+}
+
+/// What files are whose bytes have to be known before they are told.
+type Hashes = HashMap<ItemId, Arc<Content>>;
+
+impl<H: Host> Folder<H> {
+    /// Tells the tree what was seen. Returns whether anything was.
+    pub(crate) fn take_seen(&mut self, seen: Seen) -> io::Result<bool> {
+        self.report(&seen);
+        self.find_put_aside(&seen);
+        let finding = self.resolve(seen);
+        if finding.sightings.is_empty() && finding.gone.is_empty() {
+            return Ok(false);
+        }
+        let hashes = self.hash_rivals(&finding);
+        let generations: Vec<u64> = finding.sightings.iter().map(|_| self.host.next_generation()).collect();
+        let index = self.index.clone();
+        let told = self.host.change(|engine, now| {
+            let mut index = index.lock();
+            let told = Telling::new(engine, &mut index, now, &hashes).tell(&finding, &generations);
+            (told, index.take_rows())
+        });
+        match told {
+            Ok(nodes) => {
+                self.todo.extend(nodes);
+                Ok(true)
+            }
+            Err(error) => {
+                // The tree and the index have it; the record is written with the next one.
+                let mut index = self.index.lock();
+                let ids: Vec<ItemId> = finding.sightings.iter().map(|seen| seen.id).chain(finding.gone).collect();
+                index.keep_failed(ids);
+                Err(error)
+            }
+        }
+    }
+
+    fn report(&mut self, seen: &Seen) {
+        for (path, reason) in &seen.unknown {
+            self.reports.insert(path.clone(), Report::Unknown(reason.clone()));
+        }
+    }
+
+    /// What a killed process had put aside is still what it was.
+    fn find_put_aside(&mut self, seen: &Seen) {
+        let mut index = self.index.lock();
+        for (id, dir, name) in &seen.aside {
+            let label = index.get(*id).and_then(Item::tree_name);
+            index.edit(*id, |item| (item.parent, item.name, item.label) = (*dir, name.clone(), label));
+            self.todo.extend(index.node(*id));
+        }
+    }
+
+    /// Decides which item each sighting is, and which are gone.
+    fn resolve(&self, seen: Seen) -> Finding {
+        let index = self.index.lock();
+        let is_elsewhere = |sighting: &Sighting| {
+            let item = index.get(sighting.id);
+            item.is_some_and(|item| (item.parent, &*item.name) != (sighting.dir, &*sighting.name))
+        };
+        let moved: HashSet<ItemId> =
+            seen.sightings.iter().filter(|seen| is_elsewhere(seen)).map(|seen| seen.id).collect();
+        let known: HashSet<ItemId> = seen.sightings.iter().map(|seen| seen.id).collect();
+        let mut same = HashMap::new();
+        let mut listed: HashMap<ItemId, HashSet<Arc<[u8]>>> = HashMap::new();
+        let (mut sightings, mut missing) = (Vec::new(), seen.missing);
+        for mut sighting in seen.sightings {
+            let was_aliased = same.get(&sighting.dir).copied();
+            if let Some(dir) = was_aliased {
+                listed.entry(dir).or_default().insert(sighting.name.clone());
+                sighting.dir = dir;
+            }
+            if index.get(sighting.id).is_none()
+                && let Some(child) = index.child(sighting.dir, &sighting.name)
+            {
+                let item = index.get(child).filter(|item| item.print.kind == sighting.print.kind);
+                match item {
+                    Some(_) if !moved.contains(&child) && !known.contains(&child) => {
+                        if sighting.print.kind == PrintKind::Dir {
+                            listed.entry(child).or_default();
+                        }
+                        same.insert(sighting.id, child);
+                        sighting.id = child;
+                    }
+                    _ => missing.push(child),
+                }
+            } else if let Some(child) = index.child(sighting.dir, &sighting.name)
+                && child != sighting.id
+            {
+                missing.push(child);
+            }
+            sightings.push(sighting);
+        }
+        for (dir, names) in &listed {
+            missing.extend(index.children(*dir).filter(|(name, _)| !names.contains(*name)).map(|(_, id)| id));
+        }
+        drop(index);
+        let here: HashSet<ItemId> = sightings.iter().map(|seen| seen.id).collect();
+        let gone = self.confirm_gone(missing, &here, &seen.restless_files);
+        let gone_set: HashSet<ItemId> = gone.iter().copied().collect();
+        let (sightings, gone) = self.moved_by_content(sightings, gone, &gone_set);
+        Finding { sightings, gone }
+    }
+
+    /// What is missing is looked for once more; deepest first.
+    fn confirm_gone(&self, missing: Vec<ItemId>, here: &HashSet<ItemId>, restless: &HashSet<u64>) -> Vec<ItemId> {
+        let mut gone = Vec::new();
+        let mut done = HashSet::new();
+        for id in missing {
+            let is_restless = self.index.lock().get(id).is_some_and(|item| restless.contains(&item.print.file));
+            if here.contains(&id) || is_restless || !done.insert(id) || !self.is_gone(id) {
+                continue;
+            }
+            // What was moved out of it is not gone, and neither is what is in that.
+            let below = self.index.lock().below(id, |inner| !here.contains(&inner));
+            gone.push(id);
+            gone.extend(below.into_iter().filter(|id| done.insert(*id)));
+        }
+        gone.reverse();
+        gone
+    }
+
+    fn is_gone(&self, id: ItemId) -> bool {
+        let (path, print) = {
+            let index = self.index.lock();
+            let Some(item) = index.get(id) else { return false };
+            let Some(path) = index.path(&self.root, id) else { return false };
+            (path, item.print)
+        };
+        match Print::at(&path) {
+            Ok(None) => path.parent().is_none_or(|dir| dir == self.root || self.is_reachable()),
+            Ok(Some(there)) => !there.same_file(&print),
+            Err(_) => false,
+        }
+    }
+
+    /// A file that is gone and one that is new with the same size and time: it was moved, by copying and removing.
+    fn moved_by_content(
+        &self,
+        mut sightings: Vec<Sighting>,
+        mut gone: Vec<ItemId>,
+        gone_set: &HashSet<ItemId>,
+    ) -> (Vec<Sighting>, Vec<ItemId>) {
+        let index = self.index.lock();
+        let mut by_look: HashMap<(u64, i64), Option<ItemId>> = HashMap::new();
+        for id in gone_set {
+            let Some(item) = index.get(*id).filter(|item| item.print.kind == PrintKind::File && item.print.size > 0)
+            else {
+                continue;
+            };
+            // Two that look the same cannot be told apart.
+            by_look.entry((item.print.size, item.print.mtime)).and_modify(|it| *it = None).or_insert(Some(*id));
+        }
+        if by_look.is_empty() {
+            return (sightings, gone);
+        }
+        let mut moved = HashSet::new();
+        for sighting in &mut sightings {
+            let is_new = sighting.print.kind == PrintKind::File && index.get(sighting.id).is_none();
+            let Some(id) = by_look.get(&(sighting.print.size, sighting.print.mtime)).copied().flatten() else {
+                continue;
+            };
+            if is_new && moved.insert(id) {
+                sighting.id = id;
+            }
+        }
+        gone.retain(|id| !moved.contains(id));
+        (sightings, gone)
+    }
+
+    /// Files that may be the very bytes that the tree has there are read before anything is called a conflict.
+    fn hash_rivals(&mut self, finding: &Finding) -> Hashes {
+        let index = self.index.clone();
+        let wanted: Vec<(ItemId, u64)> = self.host.look(|engine| {
+            let index = index.lock();
+            let dirs = DirNodes::of(finding, &index, engine);
+            finding
+                .sightings
+                .iter()
+                .filter(|seen| needs_hash(seen, &index, engine, &dirs))
+                .map(|seen| (seen.id, seen.print.size))
+                .collect()
+        });
+        let mut hashes = Hashes::new();
+        let by_id: HashMap<ItemId, &Sighting> = finding.sightings.iter().map(|seen| (seen.id, seen)).collect();
+        for (id, size) in wanted {
+            let Some(path) = self.path_of_sighting(id, &by_id) else { continue };
+            let read = platform::open_to_read(&path).and_then(|file| hash::content_of(&file, size));
+            match read {
+                Ok(content) => drop(hashes.insert(id, Arc::new(content))),
+                Err(error) => tracing::debug!(path = %path.display(), %error, "not read to be compared"),
+            }
+        }
+        hashes
+    }
+
+    fn path_of_sighting(&self, id: ItemId, by_id: &HashMap<ItemId, &Sighting>) -> Option<std::path::PathBuf> {
+        let mut names = Vec::new();
+        let mut at = id;
+        while let Some(sighting) = by_id.get(&at) {
+            names.push(platform::os_name(&sighting.name));
+            at = sighting.dir;
+        }
+        let mut path = self.index.lock().path(&self.root, at)?;
+        path.extend(names.iter().rev());
+        Some(path)
+    }
+}
+
+/// The nodes of directories that are seen, as far as the tree has them: new ones by their names.
+struct DirNodes(HashMap<ItemId, NodeId>);
+
+impl DirNodes {
+    fn of(finding: &Finding, index: &Index, engine: &Engine) -> Self {
+        let mut nodes = Self(HashMap::new());
+        for seen in finding.sightings.iter().filter(|seen| seen.print.kind == PrintKind::Dir) {
+            let known = index.node(seen.id).or_else(|| {
+                let parent = nodes.node(seen.dir, index)?;
+                engine.child(parent, names::tree_name(&seen.name)?.as_bytes())
+            });
+            if let Some(node) = known {
+                nodes.0.insert(seen.id, node);
+            }
+        }
+        nodes
+    }
+
+    fn node(&self, dir: ItemId, index: &Index) -> Option<NodeId> {
+        self.0.get(&dir).copied().or_else(|| index.node(dir))
+    }
+}
+
+fn needs_hash(seen: &Sighting, index: &Index, engine: &Engine, dirs: &DirNodes) -> bool {
+    if seen.print.kind != PrintKind::File {
+        return false;
+    }
+    let Some(item) = index.get(seen.id) else {
+        // Something of this name may be there that was not seen yet.
+        let rival = dirs
+            .node(seen.dir, index)
+            .and_then(|dir| engine.child(dir, names::tree_name(&seen.name)?.as_bytes()))
+            .and_then(|node| engine.local(node));
+        return rival.is_some_and(|rival| matches!(rival.body, Body::File(_)) && rival.body.size() == seen.print.size);
+    };
+    if item.print == seen.print {
+        return true;
+    }
+    let here = engine.local(item.node).map(|state| &state.body);
+    match (&item.known, here) {
+        _ if item.print.same_bytes(&seen.print) => false,
+        (Known::Content(hash), Some(body)) => body.draft().is_none() && body.content_hash() != Some(*hash),
+        (Known::Draft, Some(body)) => body.draft().is_none(),
+        _ => false,
+    }
+}
+
+/// Tells the tree what was found, and enters it into the index.
+struct Telling<'a> {
+    engine: &'a mut Engine,
+    index: &'a mut Index,
+    now: Timestamp,
+    hashes: &'a Hashes,
+    /// Nodes of items that are new or stand for another node from now on.
+    nodes: HashMap<ItemId, NodeId>,
+    /// Nodes that are new, or that new items stand for.
+    new: HashSet<NodeId>,
+    observations: Vec<Observation>,
+    items: Vec<(ItemId, Item)>,
+}
+
+impl<'a> Telling<'a> {
+    fn new(engine: &'a mut Engine, index: &'a mut Index, now: Timestamp, hashes: &'a Hashes) -> Self {
+        let (nodes, new) = (HashMap::new(), HashSet::new());
+        Self { engine, index, now, hashes, nodes, new, observations: Vec::new(), items: Vec::new() }
+    }
+
+    /// Returns the nodes that have to be compared with the disk.
+    fn tell(mut self, finding: &Finding, generations: &[u64]) -> Vec<NodeId> {
+        for (sighting, generation) in finding.sightings.iter().zip(generations) {
+            rightful(self.engine, self.index, sighting.id);
+            self.sighting(sighting, *generation);
+        }
+        for id in &finding.gone {
+            rightful(self.engine, self.index, *id);
+            self.gone(*id);
+        }
+        let touched: Vec<NodeId> = self.observations.iter().map(|observation| observation.node).collect();
+        let taken = self.engine.observe(std::mem::take(&mut self.observations), self.now);
+        let mut nodes: Vec<NodeId> = touched;
+        nodes.extend(taken.became.values().copied());
+        nodes.extend(taken.moved.iter().map(|(_, to)| *to));
+        for id in &finding.gone {
+            self.index.remove(*id);
+        }
+        for (id, mut item) in std::mem::take(&mut self.items) {
+            let mut hops = 0;
+            while let Some(node) = taken.became.get(&item.node).filter(|_| hops < 64) {
+                item.node = *node;
+                hops += 1;
+            }
+            if item.known == Known::Draft {
+                self.settle_bytes(id, &mut item, &taken.moved);
+            }
+            nodes.push(item.node);
+            self.index.insert(id, item);
+        }
+        nodes
+    }
+
+    /// Whose bytes a file is now, and whether they are a draft.
+    fn settle_bytes(&self, id: ItemId, item: &mut Item, moved: &[(NodeId, NodeId)]) {
+        let is_draft_of = |node: NodeId| draft_item(self.engine, node) == Some(id);
+        if let Some((_, to)) = moved.iter().find(|(from, to)| *from == item.node && is_draft_of(*to)) {
+            item.node = *to;
+        }
+        if is_draft_of(item.node) {
+            return;
+        }
+        let here = self.engine.local(item.node).and_then(|state| state.body.content().cloned());
+        if let (Some(here), Some(read)) = (here, self.hashes.get(&id))
+            && hash::same_bytes(&here, read)
+        {
+            item.known = Known::Content(here.hash);
+        }
+    }
+
+    fn node_of(&self, dir: ItemId) -> Option<NodeId> {
+        self.nodes.get(&dir).copied().or_else(|| self.index.node(dir))
+    }
+
+    fn sighting(&mut self, seen: &Sighting, generation: u64) {
+        let (Some(parent), Some(name)) = (self.living_dir(seen.dir), names::tree_name(&seen.name)) else { return };
+        let old = self.index.get(seen.id).cloned();
+        // A name that was spelled otherwise here keeps its own.
+        let label = old.as_ref().filter(|old| old.name == seen.name).and_then(|old| old.label.clone());
+        let name = label.clone().unwrap_or(name);
+        let place = Placement { parent, name };
+        let attrs = attrs_of(seen, old.as_ref(), self.now);
+        match &old {
+            None if self.bind(seen, &place) => {}
+            None => {
+                let node = self.engine.fresh_id(self.now);
+                let (known, body) = self.new_bytes(seen, generation);
+                self.enter(seen, None, node, label, attrs, known, (place, body));
+            }
+            Some(item) => {
+                let base = self.base(seen.id, item);
+                let is_same = item.print.same_bytes(&seen.print) && !self.is_found_changed(seen, item);
+                let (known, body) = match base.as_ref() {
+                    Some(base) if is_same || seen.print.kind != PrintKind::File && item.known == known_of(seen) => {
+                        (item.known.clone(), base.body.clone())
+                    }
+                    _ => self.new_bytes(seen, generation),
+                };
+                let is_other_link = matches!((&item.known, &known), (Known::Symlink(a), Known::Symlink(b)) if a != b);
+                if is_other_link {
+                    // A symlink never changes: another target is another node.
+                    self.observations.push(Observation { node: item.node, base, found: None });
+                    let node = self.engine.fresh_id(self.now);
+                    return self.enter(seen, None, node, label, attrs, known, (place, body));
+                }
+                let node = item.node;
+                self.enter(seen, base, node, label, attrs, known, (place, body));
+            }
+        }
+    }
+
+    /// An item as it was seen last.
+    fn base(&self, id: ItemId, item: &Item) -> Option<State> {
+        let is_draft = draft_item(self.engine, item.node) == Some(id);
+        let draft = self.engine.local(item.node).filter(|_| is_draft).map(|state| state.body.clone());
+        self.index.state(item, draft.as_ref())
+    }
+
+    /// A file that looks as ever was read anew: whether its bytes are others.
+    fn is_found_changed(&self, seen: &Sighting, item: &Item) -> bool {
+        let Some(read) = self.hashes.get(&seen.id).filter(|_| item.print == seen.print) else { return false };
+        match &item.known {
+            Known::Content(hash) => {
+                let agreed = self.engine.local(item.node).and_then(|state| state.body.content().cloned());
+                read.hash != *hash
+                    && agreed.is_none_or(|agreed| agreed.hash != *hash || !hash::same_bytes(&agreed, read))
+            }
+            Known::Draft => {
+                let draft = self.engine.local(item.node).and_then(|state| state.body.draft()?.prepared.clone());
+                draft.is_some_and(|prepared| !hash::same_bytes(&prepared, read))
+            }
+            Known::Dir | Known::Symlink(_) => false,
+        }
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "the parts of one item")]
+    fn enter(
+        &mut self,
+        seen: &Sighting,
+        base: Option<State>,
+        node: NodeId,
+        label: Option<Name>,
+        attrs: Attrs,
+        known: Known,
+        (place, body): (Placement, Body),
+    ) {
+        self.nodes.insert(seen.id, node);
+        if base.is_none() {
+            self.new.insert(node);
+        }
+        let xattrs = base.as_ref().map(|base| base.xattrs.clone()).unwrap_or_default();
+        let found = State { names: vec![place], attrs, body, xattrs };
+        if base.as_ref() != Some(&found) {
+            self.observations.push(Observation { node, base, found: Some(found) });
+        }
+        let (parent, name, print) = (seen.dir, seen.name.clone(), seen.print);
+        self.items.push((seen.id, Item { parent, name, label, node, print, attrs, known }));
+    }
+
+    /// What the tree has at this place already and was not seen here yet is the same thing: nothing happened.
+    fn bind(&mut self, seen: &Sighting, place: &Placement) -> bool {
+        let Some(node) = self.engine.child(place.parent, place.name.as_bytes()) else { return false };
+        let is_free = self.index.of_node(node).is_none() && !self.new.contains(&node);
+        let Some(state) = self.engine.local(node).filter(|_| is_free) else { return false };
+        let known = match (&state.body, seen.print.kind) {
+            (Body::Dir, PrintKind::Dir) => Known::Dir,
+            (Body::Symlink(target), PrintKind::Symlink) if Some(target) == seen.target.as_ref() => {
+                Known::Symlink(target.clone())
+            }
+            (Body::File(FileBody::Clean(content)), PrintKind::File) => match self.hashes.get(&seen.id) {
+                Some(read) if hash::same_bytes(content, read) => Known::Content(content.hash),
+                _ => return false,
+            },
+            _ => return false,
+        };
+        let attrs = match seen.print.kind {
+            // What the disk has is made what the tree has.
+            PrintKind::Dir => Attrs { mode: seen.print.mode, ..state.attrs },
+            _ => Attrs { mode: seen.print.mode, mtime: Timestamp(seen.print.mtime) },
+        };
+        self.nodes.insert(seen.id, node);
+        self.new.insert(node);
+        let (parent, name, print) = (seen.dir, seen.name.clone(), seen.print);
+        self.items.push((seen.id, Item { parent, name, label: None, node, print, attrs, known }));
+        true
+    }
+
+    /// The bytes of something new, as an item and as the tree has them.
+    fn new_bytes(&self, seen: &Sighting, generation: u64) -> (Known, Body) {
+        match known_of(seen) {
+            Known::Dir => (Known::Dir, Body::Dir),
+            Known::Symlink(target) => (Known::Symlink(target.clone()), Body::Symlink(target)),
+            Known::Content(_) | Known::Draft => {
+                let size = seen.print.size;
+                let draft = Draft {
+                    generation,
+                    size,
+                    staging: Some(draft_of_item(seen.id)),
+                    present: if size > 0 { vec![(0, size)] } else { Vec::new() },
+                    ready: true,
+                    prepared: self.hashes.get(&seen.id).cloned(),
+                    ..Draft::empty()
+                };
+                (Known::Draft, Body::File(FileBody::Draft(Box::new(draft))))
+            }
+        }
+    }
+
+    fn gone(&mut self, id: ItemId) {
+        let Some(item) = self.index.get(id).cloned() else { return };
+        if self.engine.local(item.node).is_none() {
+            return;
+        }
+        let base = self.base(id, &item);
+        self.observations.push(Observation { node: item.node, base, found: None });
+    }
+
+    /// The node of a directory in which something was found. One that is gone from the tree comes back.
+    fn living_dir(&mut self, dir: ItemId) -> Option<NodeId> {
+        let node = self.node_of(dir)?;
+        if dir == ROOT_ITEM || self.new.contains(&node) || self.engine.local(node).is_some() {
+            return Some(node);
+        }
+        let item = self.index.get(dir).cloned()?;
+        let parent = self.living_dir(item.parent)?;
+        let name = item.tree_name()?;
+        let heir = self.engine.child(parent, name.as_bytes()).filter(|heir| {
+            self.index.of_node(*heir).is_none() && self.engine.local(*heir).is_some_and(|state| state.body == Body::Dir)
+        });
+        let back = match heir {
+            Some(heir) => heir,
+            None => {
+                let back = self.engine.fresh_id(self.now);
+                let names = vec![Placement { parent, name }];
+                let xattrs = syncmount_common::Xattrs::default();
+                let found = State { names, attrs: item.attrs, body: Body::Dir, xattrs };
+                self.observations.push(Observation { node: back, base: None, found: Some(found) });
+                back
+            }
+        };
+        self.nodes.insert(dir, back);
+        self.new.insert(back);
+        self.items.push((dir, Item { node: back, ..item }));
+        Some(back)
+    }
+}
+
+/// The item whose bytes are the draft of a node.
+pub(crate) fn draft_item(engine: &Engine, node: NodeId) -> Option<ItemId> {
+    engine.local(node)?.body.draft()?.staging.and_then(crate::driver::item_of_draft)
+}
+
+/// A draft may have become that of a conflict copy a moment ago: its item follows.
+pub(crate) fn rightful(engine: &Engine, index: &mut Index, id: ItemId) {
+    let Some(item) = index.get(id).filter(|item| item.known == Known::Draft) else { return };
+    if draft_item(engine, item.node) == Some(id) {
+        return;
+    }
+    if let Some(owner) = engine.conflicts().find(|node| draft_item(engine, *node) == Some(id)) {
+        index.edit(id, |item| item.node = owner);
+    }
+}
+
+fn known_of(seen: &Sighting) -> Known {
+    match (&seen.target, seen.print.kind) {
+        (Some(target), _) => Known::Symlink(target.clone()),
+        (None, PrintKind::Dir) => Known::Dir,
+        (None, _) => Known::Draft,
+    }
+}
+
+/// What the user has set is what the disk shows otherwise than before.
+fn attrs_of(seen: &Sighting, old: Option<&Item>, now: Timestamp) -> Attrs {
+    let mode = old.filter(|old| old.print.mode == seen.print.mode).map_or(seen.print.mode, |old| old.attrs.mode);
+    let mtime = match (seen.print.kind, old) {
+        (PrintKind::Dir, Some(old)) => old.attrs.mtime,
+        (PrintKind::Dir, None) => now,
+        (_, Some(old)) if old.print.mtime == seen.print.mtime => old.attrs.mtime,
+        _ => Timestamp(seen.print.mtime),
+    };
+    let mode = if seen.print.kind == PrintKind::Symlink { 0o777 } else { mode };
+    Attrs { mode, mtime }
+}

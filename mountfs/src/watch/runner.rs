@@ -1,0 +1,358 @@
+//! The folder's own thread: waits for hints and news, lets what was touched come to rest, looks, and works.
+//!
+//! A file is told to the tree [`QUIET`] after it was touched last, and a batch of hints is looked at as long after the last
+//! one, but no later than [`QUIET_MAX`] after the first. What was written within the grain of the disk's clock could look
+//! the same after it is written again; what has rested for this long cannot.
+
+use super::fetch::Fetchers;
+use super::folder::{Backlog, Folder, Report};
+use super::hints::Hints;
+use super::host::Host;
+use super::inbox::{Inbox, Mail};
+use super::names;
+use super::scan::{Rules, Scope};
+use crate::driver::Client;
+use parking_lot::Mutex;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// How long a file must not have been touched before it is taken.
+pub const QUIET: Duration = Duration::from_millis(60);
+
+/// How long a batch of hints waits at most for the end of hints, and a file that is touched all the time for its rest.
+const QUIET_MAX: Duration = Duration::from_secs(2);
+
+/// How often the folder is scanned where no hints come.
+const SCAN_WITHOUT_HINTS: Duration = Duration::from_secs(60);
+
+/// How often it is looked whether the folder still is there.
+const ROOT_INTERVAL: Duration = Duration::from_secs(5);
+
+/// A mark whose hint has not come after this long will not come.
+const MARK_PATIENCE: Duration = Duration::from_secs(2);
+
+/// The pause after the state could not be written.
+const STORE_RETRY: Duration = Duration::from_secs(1);
+
+/// How the folder does, for others.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct State {
+    /// The first look is over.
+    pub(crate) has_looked: bool,
+    /// Something is known or suspected to be different.
+    pub(crate) is_busy: bool,
+    /// How often everything up to the moment of asking has been seen.
+    pub(crate) rounds: u64,
+    pub(crate) backlog: Backlog,
+    /// What its owner should know: path and sentence.
+    pub(crate) reports: Vec<(PathBuf, String)>,
+    /// About the folder as a whole.
+    pub(crate) note: Option<String>,
+    /// The folder cannot be kept in step any more.
+    pub(crate) stopped: Option<String>,
+}
+
+/// What the thread does apart from its work.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Habits {
+    /// How often everything is looked at without a hint.
+    pub(crate) scan_interval: Duration,
+    /// The first look reads every file.
+    pub(crate) verify: bool,
+}
+
+pub(crate) struct Runner {
+    folder: Folder<Arc<Client>>,
+    inbox: Arc<Inbox>,
+    shared: Arc<Mutex<State>>,
+    habits: Habits,
+    fetchers: Fetchers,
+    hints: Option<Hints>,
+    pending: Scope,
+    first_hint: Option<Instant>,
+    last_hint: Option<Instant>,
+    /// Paths that were touched a moment ago, since when.
+    restless: BTreeMap<PathBuf, Instant>,
+    next_scan: Instant,
+    next_root: Instant,
+    /// The mark whose hint is waited for, since when.
+    mark: Option<(PathBuf, Instant)>,
+    marks: u64,
+    wanted_rounds: u64,
+}
+
+impl Runner {
+    pub(crate) fn new(
+        folder: Folder<Arc<Client>>,
+        inbox: Arc<Inbox>,
+        shared: Arc<Mutex<State>>,
+        habits: Habits,
+        client: &Arc<Client>,
+    ) -> std::io::Result<Self> {
+        let fetchers = Fetchers::start(client, &inbox)?;
+        let now = Instant::now();
+        Ok(Self {
+            folder,
+            inbox,
+            shared,
+            habits,
+            fetchers,
+            hints: None,
+            pending: Scope::default(),
+            first_hint: None,
+            last_hint: None,
+            restless: BTreeMap::new(),
+            next_scan: now,
+            next_root: now + ROOT_INTERVAL,
+            mark: None,
+            marks: 0,
+            wanted_rounds: 0,
+        })
+    }
+
+    /// Runs until it is told to stop, or the folder is not there any more.
+    pub(crate) fn run(mut self) {
+        self.listen();
+        self.scan_everything(self.habits.verify);
+        self.folder.compare_all();
+        self.work();
+        self.shared.lock().has_looked = true;
+        self.show();
+        loop {
+            let mail = self.inbox.wait(self.next_step());
+            if mail.is_over {
+                break;
+            }
+            self.take(mail);
+            if let Some(why) = self.check_root() {
+                tracing::error!("{why}");
+                self.shared.lock().stopped = Some(why);
+                break;
+            }
+            self.step();
+            self.show();
+        }
+        if let Some((mark, _)) = self.mark.take() {
+            // One that is left is cleared by the next look.
+            let _ = fs::remove_file(self.folder.root.join(mark));
+        }
+        if let Err(error) = self.folder.keep() {
+            tracing::error!("what is known of the folder cannot be kept: {error}");
+        }
+    }
+
+    /// Hints begin before the first look, so that there is no gap between them.
+    fn listen(&mut self) {
+        match Hints::start(&self.folder.root, &self.inbox) {
+            Ok(hints) => self.hints = Some(hints),
+            Err(why) => self.without_hints(why),
+        }
+    }
+
+    fn without_hints(&mut self, why: String) {
+        let mut shared = self.shared.lock();
+        if shared.note.is_none() {
+            tracing::warn!("{why}");
+            shared.note = Some(why);
+        }
+        self.habits.scan_interval = self.habits.scan_interval.min(SCAN_WITHOUT_HINTS);
+        self.next_scan = self.next_scan.min(Instant::now() + self.habits.scan_interval);
+    }
+
+    fn next_step(&self) -> Instant {
+        let mut next = self.next_scan.min(self.next_root);
+        next = self.hints_due().map_or(next, |due| next.min(due));
+        next = self.rest_due().map_or(next, |due| next.min(due));
+        next = self.folder.next_retry().map_or(next, |due| next.min(due));
+        self.mark.as_ref().map_or(next, |(_, since)| next.min(*since + MARK_PATIENCE))
+    }
+
+    fn hints_due(&self) -> Option<Instant> {
+        let (first, last) = self.first_hint.zip(self.last_hint)?;
+        Some((last + QUIET).min(first + QUIET_MAX))
+    }
+
+    fn rest_due(&self) -> Option<Instant> {
+        (!self.restless.is_empty()).then(|| self.last_looked() + QUIET)
+    }
+
+    fn last_looked(&self) -> Instant {
+        self.restless.values().copied().max().unwrap_or_else(Instant::now)
+    }
+
+    fn take(&mut self, mail: Mail) {
+        if let Some(at) = mail.hinted {
+            self.first_hint.get_or_insert(at);
+            self.last_hint = Some(at);
+            self.pending.add(mail.hints);
+        }
+        for node in mail.nodes {
+            self.folder.node_changed(node);
+        }
+        for (job, result) in mail.finished {
+            self.folder.put_together(&job, &result);
+        }
+        for why in mail.lost_hints {
+            self.without_hints(why);
+        }
+        let is_marked = self.mark.as_ref().is_some_and(|(mark, _)| mail.marks.contains(mark));
+        if is_marked && let Some((mark, _)) = self.mark.take() {
+            drop(fs::remove_file(self.folder.root.join(mark)));
+            self.look_at_pending();
+            self.wanted_rounds += 1;
+        }
+        if mail.wants_all && self.mark.is_none() {
+            self.set_mark();
+        }
+    }
+
+    /// Hints come in the order in which things happened: once that of the mark is here, all before it are.
+    fn set_mark(&mut self) {
+        self.marks += 1;
+        let mark = PathBuf::from(names::mark_name(self.marks));
+        let is_made = self.hints.is_some() && fs::write(self.folder.root.join(&mark), []).is_ok();
+        if is_made {
+            self.mark = Some((mark, Instant::now()));
+        } else {
+            self.scan_everything(false);
+            self.wanted_rounds += 1;
+        }
+    }
+
+    fn look_at_pending(&mut self) {
+        let mut scope = std::mem::take(&mut self.pending);
+        if scope.paths.iter().any(|path| path.file_name() == Some(crate::ignore::FILE_NAME.as_ref())) {
+            // Other names are shared from now on, wherever they are.
+            scope = Scope::everything();
+        }
+        (self.first_hint, self.last_hint) = (None, None);
+        if !scope.is_empty() {
+            self.look(&scope, false);
+        }
+    }
+
+    fn step(&mut self) {
+        let now = Instant::now();
+        if self.mark.as_ref().is_some_and(|(_, since)| now >= *since + MARK_PATIENCE) {
+            if let Some((mark, _)) = self.mark.take() {
+                drop(fs::remove_file(self.folder.root.join(mark)));
+            }
+            self.scan_everything(false);
+            self.wanted_rounds += 1;
+        }
+        if now >= self.next_scan {
+            self.scan_everything(false);
+        }
+        if self.hints_due().is_some_and(|due| now >= due) {
+            self.look_at_pending();
+        }
+        if self.rest_due().is_some_and(|due| now >= due) {
+            let scope = Scope { paths: self.restless.keys().cloned().collect(), trees: BTreeSet::new() };
+            self.look(&scope, false);
+        }
+        self.work();
+    }
+
+    fn scan_everything(&mut self, verify: bool) {
+        (self.first_hint, self.last_hint) = (None, None);
+        self.pending = Scope::default();
+        self.folder.reports.clear();
+        let begin = Instant::now();
+        self.look(&Scope::everything(), verify);
+        tracing::debug!("a look at everything took {:?}", begin.elapsed());
+        self.next_scan = Instant::now() + self.habits.scan_interval;
+    }
+
+    fn look(&mut self, scope: &Scope, verify: bool) {
+        let now = Instant::now();
+        // What never rests is taken as it is: it is noticed if it is written while it is read.
+        let rested: BTreeSet<PathBuf> = self
+            .restless
+            .iter()
+            .filter(|(_, since)| now.duration_since(**since) >= QUIET_MAX)
+            .map(|(path, _)| path.clone())
+            .collect();
+        let rules = Rules { rested_before: rested_before(), all: verify, clears: true };
+        let seen = self.folder.scan(scope, rules, &rested);
+        self.restless.retain(|path, _| !is_in(scope, path) || seen.restless.contains(path));
+        for path in &seen.restless {
+            self.restless.entry(path.clone()).or_insert(now);
+        }
+        if let Err(error) = self.folder.take_seen(seen) {
+            tracing::error!("what was seen cannot be kept: {error}");
+            self.retry_store();
+        }
+    }
+
+    fn retry_store(&mut self) {
+        self.next_scan = self.next_scan.min(Instant::now() + STORE_RETRY);
+    }
+
+    fn work(&mut self) {
+        for _ in 0..8 {
+            if let Err(error) = self.folder.work() {
+                tracing::error!("what was done cannot be kept: {error}");
+                self.retry_store();
+                return;
+            }
+            self.fetchers.take(self.folder.take_jobs());
+            let again = std::mem::take(&mut self.folder.look_again);
+            if again.is_empty() {
+                return;
+            }
+            self.look(&again, false);
+        }
+    }
+
+    fn check_root(&mut self) -> Option<String> {
+        let now = Instant::now();
+        let is_due = now >= self.next_root || self.hints_due().is_some_and(|due| now >= due) || now >= self.next_scan;
+        if !is_due {
+            return None;
+        }
+        self.next_root = now + ROOT_INTERVAL;
+        (!self.folder.is_reachable()).then(|| lost(&self.folder.root))
+    }
+
+    fn show(&self) {
+        let mut shared = self.shared.lock();
+        shared.backlog = self.folder.backlog();
+        shared.is_busy =
+            !self.folder.is_at_rest() || !self.restless.is_empty() || !self.pending.is_empty() || self.mark.is_some();
+        shared.rounds = self.wanted_rounds;
+        shared.reports = reports(&self.folder);
+    }
+}
+
+/// The sentence with which a folder that is not there any more ends.
+pub(crate) fn lost(root: &Path) -> String {
+    format!(
+        "{} is not what it was: its marker {} is missing. Is its disk mounted? Nothing was removed anywhere; once the \
+         folder is back, start again. If it is to begin anew, start with another --cache-dir",
+        root.display(),
+        names::MARKER
+    )
+}
+
+fn reports<H: Host>(folder: &Folder<H>) -> Vec<(PathBuf, String)> {
+    let looked = folder.reports.iter().map(|(path, report)| {
+        let sentence = match report {
+            Report::Unknown(reason) => format!("it cannot be read: {reason}"),
+            Report::Unapplied(reason) => reason.clone(),
+        };
+        (path.clone(), sentence)
+    });
+    looked.chain(folder.reasons()).collect()
+}
+
+fn is_in(scope: &Scope, path: &Path) -> bool {
+    scope.paths.contains(path) || scope.trees.iter().any(|tree| path.starts_with(tree))
+}
+
+fn rested_before() -> i64 {
+    let now = crate::status::now().0;
+    now - i64::try_from(QUIET.as_nanos()).unwrap_or(0)
+}

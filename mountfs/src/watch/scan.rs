@@ -1,0 +1,375 @@
+//! Looking at the disk: what is not as the index has it.
+//!
+//! Three answers about everything: there, gone, not known. What cannot be read is not known, and nothing follows from it.
+//! Looking changes nothing, here or there.
+
+use super::index::{Index, Item, ROOT_ITEM};
+use super::names;
+use super::platform::{self, Print, PrintKind};
+use super::rules::Ignored;
+use crate::driver::ItemId;
+use parking_lot::RwLock;
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::fs::{self, Metadata};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use syncmount_common::SymlinkTarget;
+
+/// What is to be looked at.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub(crate) struct Scope {
+    /// Paths below the root, whose names are looked up.
+    pub(crate) paths: BTreeSet<PathBuf>,
+    /// Directories below the root that are listed, with all below them.
+    pub(crate) trees: BTreeSet<PathBuf>,
+}
+
+impl Scope {
+    /// Everything.
+    pub(crate) fn everything() -> Self {
+        Self { paths: BTreeSet::new(), trees: BTreeSet::from([PathBuf::new()]) }
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.paths.is_empty() && self.trees.is_empty()
+    }
+
+    pub(crate) fn is_everything(&self) -> bool {
+        self.trees.contains(Path::new(""))
+    }
+
+    pub(crate) fn add(&mut self, other: Self) {
+        self.paths.extend(other.paths);
+        self.trees.extend(other.trees);
+    }
+}
+
+/// Something on the disk that is not as the index has it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Sighting {
+    /// The directory in which it lies; one that is not in the index yet is a sighting itself.
+    pub(crate) dir: ItemId,
+    pub(crate) name: Arc<[u8]>,
+    /// Which item it is. One that is not in the index was never seen before, under any name.
+    pub(crate) id: ItemId,
+    pub(crate) print: Print,
+    /// Where a symlink points to.
+    pub(crate) target: Option<SymlinkTarget>,
+}
+
+/// What was seen.
+#[derive(Default)]
+pub(crate) struct Seen {
+    /// Directories before what is in them.
+    pub(crate) sightings: Vec<Sighting>,
+    /// Items that are not where they were.
+    pub(crate) missing: Vec<ItemId>,
+    /// Items that were put aside in their directories, under these names.
+    pub(crate) aside: Vec<(ItemId, ItemId, Arc<[u8]>)>,
+    /// What cannot be looked at, and why.
+    pub(crate) unknown: Vec<(PathBuf, String)>,
+    /// What was touched a moment ago and is left to come to rest.
+    pub(crate) restless: BTreeSet<PathBuf>,
+    /// What the disk calls these files.
+    pub(crate) restless_files: HashSet<u64>,
+    /// How many things were looked at.
+    pub(crate) looked_at: u64,
+}
+
+/// How to look.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Rules {
+    /// What was touched later than this, in nanoseconds since 1970, has not come to rest; `i64::MAX` takes everything.
+    pub(crate) rested_before: i64,
+    /// Files that look the same are sightings too.
+    pub(crate) all: bool,
+    /// What a killed process was putting together is removed.
+    pub(crate) clears: bool,
+}
+
+/// One look at the disk.
+pub(crate) struct Scan<'a> {
+    root: &'a Path,
+    index: &'a parking_lot::Mutex<Index>,
+    rules: Rules,
+    /// Files that are being put together: not left over.
+    parts: &'a HashSet<PathBuf>,
+    /// Paths that count as rested, whatever their times say.
+    rested: &'a BTreeSet<PathBuf>,
+    ignored: &'a RwLock<Ignored>,
+    seen: Seen,
+    claimed: HashSet<ItemId>,
+    /// Paths of sightings: hints may lead to one of them twice.
+    told: HashSet<PathBuf>,
+}
+
+impl<'a> Scan<'a> {
+    pub(crate) fn new(
+        root: &'a Path,
+        index: &'a parking_lot::Mutex<Index>,
+        rules: Rules,
+        parts: &'a HashSet<PathBuf>,
+        rested: &'a BTreeSet<PathBuf>,
+        ignored: &'a RwLock<Ignored>,
+    ) -> Self {
+        Self {
+            root,
+            index,
+            rules,
+            parts,
+            rested,
+            ignored,
+            seen: Seen::default(),
+            claimed: HashSet::new(),
+            told: HashSet::new(),
+        }
+    }
+
+    /// Looks at what `scope` names.
+    pub(crate) fn run(mut self, scope: &Scope) -> Seen {
+        for tree in &scope.trees {
+            self.tree(tree);
+        }
+        let mut by_dir: BTreeMap<&Path, Vec<&Path>> = BTreeMap::new();
+        for path in &scope.paths {
+            if scope.trees.iter().any(|tree| path.starts_with(tree) && path != tree) {
+                continue;
+            }
+            by_dir.entry(path.parent().unwrap_or(Path::new(""))).or_default().push(path);
+        }
+        for paths in by_dir.into_values() {
+            paths.into_iter().for_each(|path| self.path(path));
+        }
+        self.seen
+    }
+
+    /// Looks up one name, and everything below it if it is new.
+    fn path(&mut self, path: &Path) {
+        let Some((dir, known)) = self.nearest_dir(path) else { return };
+        if known != path.parent().unwrap_or(Path::new("")) {
+            // A directory above is not known yet: it is found with what is in it.
+            let first = path.strip_prefix(&known).ok().and_then(|rest| rest.components().next());
+            let Some(first) = first else { return };
+            let above = known.join(first);
+            return self.path(&above);
+        }
+        let Some(name) = path.file_name().and_then(platform::name_bytes) else { return };
+        match fs::symlink_metadata(self.root.join(path)) {
+            Ok(metadata) => self.entry(dir, name.into(), path, &metadata, false),
+            Err(error) if platform::is_absent(&error) => {
+                let child = self.index.lock().child(dir, name);
+                self.seen.missing.extend(child);
+            }
+            Err(error) => self.unknown(path, &error),
+        }
+    }
+
+    /// The deepest known directory above a path.
+    fn nearest_dir(&self, path: &Path) -> Option<(ItemId, PathBuf)> {
+        let index = self.index.lock();
+        let (mut at, mut known) = (ROOT_ITEM, PathBuf::new());
+        for component in path.parent()?.components() {
+            let name = platform::name_bytes(component.as_os_str())?;
+            match index.child(at, name).filter(|id| index.get(*id).is_some_and(Item::is_dir)) {
+                Some(id) => (at, known) = (id, known.join(component)),
+                None => break,
+            }
+        }
+        Some((at, known))
+    }
+
+    fn tree(&mut self, path: &Path) {
+        if path.as_os_str().is_empty() {
+            return self.list(ROOT_ITEM, path, true);
+        }
+        let dir = self.nearest_dir(path).and_then(|(dir, known)| {
+            let name = path.file_name().and_then(platform::name_bytes)?;
+            let is_here = known == path.parent().unwrap_or(Path::new(""));
+            let index = self.index.lock();
+            index.child(dir, name).filter(|id| is_here && index.get(*id).is_some_and(Item::is_dir))
+        });
+        self.path(path);
+        if let Some(dir) = dir
+            && !self.seen.missing.contains(&dir)
+            && !self.claimed.contains(&dir)
+        {
+            self.list(dir, path, true);
+        }
+    }
+
+    /// Lists a directory. With `deep` also what is in directories that are as they were.
+    fn list(&mut self, dir: ItemId, path: &Path, deep: bool) {
+        let mut todo = vec![(dir, path.to_path_buf())];
+        while let Some((dir, path)) = todo.pop() {
+            self.ignored.write().look(self.root, &path);
+            let entries = match fs::read_dir(self.root.join(&path)) {
+                Ok(entries) => entries,
+                Err(error) => {
+                    self.unknown(&path, &error);
+                    continue;
+                }
+            };
+            let mut found = HashSet::new();
+            let mut is_whole = true;
+            for entry in entries {
+                let (name, metadata) = match entry.map(|entry| (entry.file_name(), entry.metadata())) {
+                    Ok(read) => read,
+                    Err(error) => {
+                        self.unknown(&path, &error);
+                        is_whole = false;
+                        break;
+                    }
+                };
+                let Some(bytes) = platform::name_bytes(&name) else {
+                    self.unknown(&path.join(&name), &io::Error::other("its name cannot be spelled on other systems"));
+                    continue;
+                };
+                let (bytes, inner): (Arc<[u8]>, _) = (bytes.into(), path.join(&name));
+                match metadata {
+                    Ok(metadata) => {
+                        found.insert(bytes.clone());
+                        let known = self.unchanged_dir(dir, &bytes, &metadata);
+                        match known {
+                            Some(known) if deep => todo.push((known, inner)),
+                            Some(_) => {}
+                            None => self.entry(dir, bytes, &inner, &metadata, deep),
+                        }
+                    }
+                    Err(error) if platform::is_absent(&error) => {}
+                    Err(error) => {
+                        found.insert(bytes);
+                        self.unknown(&inner, &error);
+                    }
+                }
+            }
+            if is_whole {
+                let index = self.index.lock();
+                let gone = index.children(dir).filter(|(name, _)| !found.contains(*name));
+                self.seen.missing.extend(gone.map(|(_, id)| id));
+            }
+        }
+    }
+
+    fn unchanged_dir(&mut self, dir: ItemId, name: &[u8], metadata: &Metadata) -> Option<ItemId> {
+        if !metadata.is_dir() {
+            return None;
+        }
+        let index = self.index.lock();
+        let id = index.child(dir, name)?;
+        let print = Print::of(metadata);
+        let same = index.get(id).is_some_and(|item| item.print == print) && !self.claimed.contains(&id);
+        self.seen.looked_at += u64::from(same);
+        same.then_some(id)
+    }
+
+    /// Compares one entry with what is known.
+    fn entry(&mut self, dir: ItemId, name: Arc<[u8]>, path: &Path, metadata: &Metadata, deep: bool) {
+        if self.told.contains(path) {
+            return;
+        }
+        self.seen.looked_at += 1;
+        let print = Print::of(metadata);
+        let child = self.index.lock().child(dir, &name);
+        if names::is_ours(&name) && child.is_none() {
+            return self.left_over(dir, name, path, &print);
+        }
+        // What is shared already goes on being shared, whatever the rules say now.
+        if child.is_none() && self.ignored.read().is_ignored(path, print.kind == PrintKind::Dir) {
+            return;
+        }
+        if print.kind == PrintKind::Other {
+            // Pipes, sockets and devices live on this machine only.
+            self.seen.missing.extend(child);
+            return;
+        }
+        let known = self.same_item(dir, &name, &print, child);
+        let is_in_place = known.is_some() && known == child;
+        if let Some(id) = known.filter(|_| is_in_place) {
+            let is_same = self.index.lock().get(id).is_some_and(|item| item.print == print);
+            if is_same && !(self.rules.all && print.kind == PrintKind::File) {
+                return;
+            }
+        }
+        let is_moved_only =
+            known.is_some_and(|id| self.index.lock().get(id).is_some_and(|item| item.print.same_bytes(&print)));
+        if print.kind == PrintKind::File
+            && !is_moved_only
+            && platform::touched(metadata) > self.rules.rested_before
+            && !self.rested.contains(path)
+        {
+            self.seen.restless.insert(path.to_path_buf());
+            self.seen.restless_files.insert(print.file);
+            return;
+        }
+        let target = match (print.kind, platform::read_link(&self.root.join(path))) {
+            (PrintKind::Symlink, Ok(target)) => Some(target),
+            (PrintKind::Symlink, Err(error)) => return self.unknown(path, &error),
+            _ => None,
+        };
+        if names::tree_name(&name).is_none() {
+            return self.unknown(path, &io::Error::other("its name is none that can be shared"));
+        }
+        let id = known.unwrap_or_else(|| self.index.lock().fresh_id());
+        self.claimed.insert(id);
+        self.told.insert(path.to_path_buf());
+        self.seen.sightings.push(Sighting { dir, name, id, print, target });
+        if print.kind == PrintKind::Dir && (known.is_none() || !is_in_place || deep) {
+            self.list(id, path, true);
+        }
+    }
+
+    /// The item that something on the disk is: the one of this name, or one that has left its place.
+    fn same_item(&self, dir: ItemId, name: &[u8], print: &Print, child: Option<ItemId>) -> Option<ItemId> {
+        let index = self.index.lock();
+        if let Some(id) = child
+            && index.get(id).is_some_and(|item| item.print.same_file(print))
+        {
+            return Some(id);
+        }
+        let id = index.of_file(print.file).filter(|id| !self.claimed.contains(id))?;
+        let item = index.get(id).filter(|item| item.print.same_file(print))?;
+        // A directory does not move into itself; a second name of a file is a file of its own.
+        if (item.parent, &*item.name) == (dir, name) || (item.is_dir() && index.is_within(dir, id)) {
+            return None;
+        }
+        let path = index.path(self.root, id)?;
+        drop(index);
+        match Print::at(&path) {
+            Ok(there) => there.is_none_or(|there| !there.same_file(print)).then_some(id),
+            Err(_) => None,
+        }
+    }
+
+    /// What a process was putting together, or aside, when it was killed.
+    fn left_over(&mut self, dir: ItemId, name: Arc<[u8]>, path: &Path, print: &Print) {
+        let whole = self.root.join(path);
+        if !names::is_part(&name) || self.parts.contains(&whole) {
+            return;
+        }
+        if let Some(id) = self.put_aside(print) {
+            self.claimed.insert(id);
+            self.seen.aside.push((id, dir, name));
+        } else if print.kind == PrintKind::File
+            && self.rules.clears
+            && let Err(error) = fs::remove_file(&whole)
+        {
+            tracing::debug!(path = %whole.display(), %error, "a left-over part cannot be removed");
+        }
+    }
+
+    /// The item that was put aside, if nothing is in its place.
+    fn put_aside(&self, print: &Print) -> Option<ItemId> {
+        let index = self.index.lock();
+        let id = index.of_file(print.file).filter(|id| !self.claimed.contains(id))?;
+        index.get(id).filter(|item| item.print.same_file(print))?;
+        let path = index.path(self.root, id)?;
+        drop(index);
+        Print::at(&path).is_ok_and(|there| there.is_none()).then_some(id)
+    }
+
+    fn unknown(&mut self, path: &Path, error: &io::Error) {
+        tracing::warn!(path = %path.display(), %error, "cannot be looked at");
+        self.seen.unknown.push((path.to_path_buf(), error.to_string()));
+    }
+}

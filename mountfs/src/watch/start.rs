@@ -1,0 +1,300 @@
+//! One watched folder from begin to end: state, server, marker, the folder's thread, control socket, and the way out.
+
+use super::folder::Folder;
+use super::inbox::Inbox;
+use super::index::{folder_id, folder_row};
+use super::marker::Marker;
+use super::runner::{Habits, Runner, State};
+use crate::config::{Dirs, MountConfig, StartError};
+use crate::control::{ControlHandler, ControlServer, ControlSocket};
+use crate::driver::{Client, OpenError, Pump};
+use crate::join::{await_first_state, check_server, open_client, problems_of, say_now_and_then};
+use crate::ready::Ready;
+use crate::remote::{HttpRemote, ServerUrl};
+use crate::status::{LastError, Mode, PROBLEMS_MAX, Phase, Problem, ProblemKind, Status};
+use crate::system::signals::EndRequests;
+use crate::verify_report::VerifyReport;
+use anyhow::Context;
+use parking_lot::Mutex;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+use syncmount_common::Timestamp;
+use syncmount_engine::Engine;
+
+/// How long after a stop what is pending is still sent. What is left then goes with the next start.
+const LINGER: Duration = Duration::from_secs(10);
+
+/// How long a run that ends by itself waits for a server that cannot be reached.
+const ONCE_PATIENCE: Duration = Duration::from_secs(30);
+
+/// Content that came with the feed is kept this long in bytes until it is in the folder.
+const CACHE_SIZE: u64 = 256 << 20;
+
+/// How a folder is watched.
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    /// Ends when everything is sent and fetched.
+    pub once: bool,
+    /// Reads every file at the start.
+    pub verify: bool,
+    /// How often everything is looked at without a hint.
+    pub scan_interval: Duration,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { once: false, verify: false, scan_interval: Duration::from_secs(600) }
+    }
+}
+
+struct Running {
+    client: Arc<Client>,
+    remote: Arc<HttpRemote>,
+    config: MountConfig,
+    since: Timestamp,
+    phase: Mutex<Phase>,
+    inbox: Arc<Inbox>,
+    shared: Arc<Mutex<State>>,
+    /// How many rounds must be over before everything up to the last question is seen.
+    wanted_rounds: AtomicU64,
+    stop: AtomicBool,
+    /// Does not linger any more.
+    leave: AtomicBool,
+}
+
+/// Keeps the folder in step as `config` and `options` say until it is stopped. Says `ready.live()` after the first look.
+pub fn run(config: &MountConfig, options: Options, ready: &Ready) -> anyhow::Result<()> {
+    let dirs = Dirs::of_user()?;
+    let socket = ControlSocket::claim(&dirs, &config.mountpoint)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .context("cannot start the runtime")?;
+    let config = &MountConfig { cache_size: config.cache_size.min(CACHE_SIZE), ..config.clone() };
+    let url: ServerUrl = config.server.parse().map_err(StartError::ServerUrl)?;
+    let remote = Arc::new(HttpRemote::new(&url, &config.folder, config.token.expose())?);
+    let patience = runtime.spawn(say_now_and_then(ready.clone(), "looking at the folder"));
+    let client = open_client(config, remote.clone(), runtime.handle())?;
+    let rows = client.take_items();
+    let known = folder_id(&rows);
+    let id = known.map_or_else(|| getrandom::u64().context("no randomness"), Ok)?;
+    let first = !client.look(Engine::has_joined);
+    if first {
+        runtime.block_on(check_server(&remote, config))?;
+    }
+    let marker = Marker::take(&config.mountpoint, id, known.is_some())?;
+    client.keep_items(vec![folder_row(id)]).context("the state cannot be written")?;
+    let folder = Folder::new(client.clone(), config.mountpoint.clone(), rows).context("the folder cannot be read")?;
+    let (inbox, shared) = (Arc::new(Inbox::default()), Arc::new(Mutex::new(State::default())));
+    let told = inbox.clone();
+    client.attach_folder(folder.bytes(move |what| told.told(what)));
+    let changed = inbox.clone();
+    client.set_on_changed(Some(Box::new(move |change| changed.node(change.node))));
+    client.change(|engine, _| engine.remember_authors()).context("the state cannot be written")?;
+    let pump = Pump::start(&client);
+    if first {
+        await_first_state(&client, ready)?;
+    }
+    let habits = Habits { scan_interval: options.scan_interval, verify: options.verify || client.was_cut() };
+    let runner = Runner::new(folder, inbox.clone(), shared.clone(), habits, &client)?;
+    let thread = std::thread::Builder::new().name("folder".into()).spawn(move || runner.run())?;
+    let running = Arc::new(Running {
+        client: client.clone(),
+        remote,
+        config: config.clone(),
+        since: client.now(),
+        phase: Mutex::new(Phase::Starting),
+        inbox: inbox.clone(),
+        shared,
+        wanted_rounds: AtomicU64::new(0),
+        stop: AtomicBool::new(false),
+        leave: AtomicBool::new(false),
+    });
+    let control = ControlServer::start(runtime.handle(), socket, running.clone());
+    let signals = runtime.spawn(stop_on_signal(running.clone()));
+    let ended = match &control {
+        Ok(_) => serve(&running, options, ready),
+        Err(_) => Ok(()),
+    };
+    patience.abort();
+    linger(&running);
+    inbox.stop();
+    let joined = thread.join();
+    signals.abort();
+    runtime.block_on(pump.stop());
+    let closed = client.close();
+    drop(control?);
+    drop(marker);
+    runtime.shutdown_timeout(Duration::from_secs(5));
+    ended?;
+    anyhow::ensure!(joined.is_ok(), "the thread that watches the folder panicked");
+    closed.map_err(OpenError::State)?;
+    Ok(())
+}
+
+/// Returns when the folder is not to be watched any more, or cannot be.
+fn serve(running: &Running, options: Options, ready: &Ready) -> anyhow::Result<()> {
+    let begin = Instant::now();
+    let mut at_rest = 0;
+    let mut is_live = false;
+    while !running.stop.load(Ordering::Acquire) {
+        let state = running.shared.lock().clone();
+        if let Some(why) = state.stopped {
+            anyhow::bail!(why);
+        }
+        if state.has_looked && !is_live {
+            is_live = true;
+            *running.phase.lock() = Phase::Live;
+            ready.live().context("nobody waits for this folder")?;
+        }
+        if options.once && is_live {
+            at_rest = if running.is_at_rest() { at_rest + 1 } else { 0 };
+            if at_rest > 4 {
+                return once_is_over(running);
+            }
+            let online = running.client.link.is_online();
+            if !online && begin.elapsed() > ONCE_PATIENCE {
+                let why = running.client.link.last_error().map_or_else(String::new, |(_, why)| why);
+                anyhow::bail!("not everything could be sent and fetched: {why}");
+            }
+        }
+        std::thread::sleep(if options.once || !is_live {
+            Duration::from_millis(20)
+        } else {
+            Duration::from_millis(250)
+        });
+    }
+    Ok(())
+}
+
+fn once_is_over(running: &Running) -> anyhow::Result<()> {
+    let status = running.status();
+    let left = status
+        .problems
+        .iter()
+        .filter(|problem| matches!(problem.kind, ProblemKind::Unsent | ProblemKind::Held | ProblemKind::Unapplied));
+    match left.clone().next() {
+        None => Ok(()),
+        Some(first) => {
+            anyhow::bail!("{} of the changes remain, the first is {}: {}", left.count(), first.path, first.reason)
+        }
+    }
+}
+
+async fn stop_on_signal(running: Arc<Running>) {
+    let mut requests = match EndRequests::listen() {
+        Ok(requests) => requests,
+        Err(error) => {
+            tracing::error!("signals cannot be handled ({error}); stop with `syncmount umount`");
+            return;
+        }
+    };
+    loop {
+        requests.next().await;
+        if running.stop.swap(true, Ordering::AcqRel) {
+            running.leave.store(true, Ordering::Release);
+        }
+    }
+}
+
+/// After a stop the rest is sent as long as the server takes it, but not for long.
+fn linger(running: &Running) {
+    *running.phase.lock() = Phase::Draining;
+    let begin = Instant::now();
+    let is_pending = || {
+        let pending = running.client.pending();
+        pending.nodes > pending.held
+    };
+    while is_pending()
+        && running.client.link.is_online()
+        && !running.leave.load(Ordering::Acquire)
+        && begin.elapsed() < LINGER
+    {
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+impl Running {
+    /// Nothing is known to be different on either side, and the server was heard.
+    fn is_at_rest(&self) -> bool {
+        let state = self.shared.lock().clone();
+        let is_seen = state.rounds >= self.wanted_rounds.load(Ordering::Acquire);
+        let waits = state.backlog.nodes - state.backlog.failed;
+        let is_quiet = is_seen && (!state.is_busy || state.backlog.failed > 0) && waits == 0;
+        let pending = self.client.pending();
+        let failed = self.client.problems().len() as u64;
+        let is_sent = pending.nodes <= pending.held + failed;
+        let is_current =
+            self.client.link.is_online() && !self.client.look(|engine| engine.has_news() || engine.wants_page_now());
+        is_quiet && is_sent && is_current
+    }
+}
+
+impl ControlHandler for Running {
+    fn status(&self) -> Status {
+        let pending = self.client.pending();
+        let traffic = self.remote.traffic();
+        let state = self.shared.lock().clone();
+        let is_unseen = state.rounds < self.wanted_rounds.load(Ordering::Acquire);
+        let waits = state.backlog.nodes - state.backlog.failed;
+        let unseen = u64::from(is_unseen || (state.is_busy && waits == 0 && state.backlog.failed == 0));
+        let mut problems = problems_of(&self.client);
+        problems.extend(state.note.map(|reason| Problem { kind: ProblemKind::Note, path: String::new(), reason }));
+        problems.extend(state.reports.into_iter().map(|(path, reason)| Problem {
+            kind: ProblemKind::Unapplied,
+            path: path.to_string_lossy().into_owned(),
+            reason,
+        }));
+        let problems_more = problems.len().saturating_sub(PROBLEMS_MAX) as u64;
+        problems.truncate(PROBLEMS_MAX);
+        Status {
+            mode: Mode::Watch,
+            phase: *self.phase.lock(),
+            connected: self.client.link.is_online(),
+            pending_files: pending.files,
+            pending_bytes: pending.bytes,
+            pending_nodes: pending.nodes - pending.held + waits + unseen,
+            cache_used: self.client.cache().used(),
+            cache_limit: self.client.cache().limit(),
+            last_error: self.client.link.last_error().map(|(at, message)| LastError { at, message }),
+            problems,
+            problems_more,
+            bytes_sent: traffic.sent,
+            bytes_received: traffic.received,
+            ..Status::starting(&self.config, self.since)
+        }
+    }
+
+    fn begin_drain(&self) {
+        self.wanted_rounds.store(self.shared.lock().rounds + 1, Ordering::Release);
+        self.inbox.want_all();
+        self.client.hurry();
+        let mut phase = self.phase.lock();
+        if *phase == Phase::Live {
+            *phase = Phase::Draining;
+        }
+    }
+
+    fn end_drain(&self) {
+        let mut phase = self.phase.lock();
+        if *phase == Phase::Draining && !self.stop.load(Ordering::Acquire) {
+            *phase = Phase::Live;
+        }
+    }
+
+    fn verify_cache(&self, progress: &mut dyn FnMut(VerifyReport) -> bool) -> Result<VerifyReport, String> {
+        let verified = self.client.verify_cache(&mut |verified| progress(verified.into()));
+        verified.map(|verified| (&verified).into()).map_err(|error| format!("the cache cannot be checked: {error}"))
+    }
+
+    /// The first call stops; a call after that ends the sending of the rest too.
+    fn stop(&self, force: bool) -> Result<(), String> {
+        let again = self.stop.swap(true, Ordering::AcqRel);
+        if force || again {
+            self.leave.store(true, Ordering::Release);
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,111 @@
+//! The command `watch`: keeps a plain folder in step, in this process or in one of its own.
+
+#[cfg(unix)]
+use crate::{exit_code, sentence};
+#[cfg(unix)]
+use std::process::ExitCode;
+#[cfg(unix)]
+use syncmount::background;
+use syncmount::cli::{MountArgs, WatchArgs};
+use syncmount::config::{Dirs, Environment, MountConfig};
+use syncmount::ready::{OnLive, Ready};
+use syncmount::watch::{self, Options};
+use syncmount::{logging, mountpoint};
+
+/// How a folder is watched, as the command line says.
+pub(crate) fn options(args: &WatchArgs) -> Options {
+    Options { once: args.once, verify: args.verify, scan_interval: args.scan_interval }
+}
+
+/// `syncmount watch FOLDER`.
+pub(crate) fn run(args: &WatchArgs) -> anyhow::Result<()> {
+    if args.dry_run {
+        return dry_run(&args.as_mount());
+    }
+    start(&args.as_mount(), options(args))
+}
+
+fn dry_run(args: &MountArgs) -> anyhow::Result<()> {
+    let env = Environment::of_process()?;
+    let config = MountConfig::resolve(args, &env)?;
+    logging::init_quiet()?;
+    let lines = watch::dry_run(&config)?;
+    let mut out = std::io::stdout().lock();
+    for line in lines {
+        std::io::Write::write_all(&mut out, format!("{line}\n").as_bytes())?;
+    }
+    Ok(())
+}
+
+/// Watches the folder that `args` name.
+pub(crate) fn start(args: &MountArgs, options: Options) -> anyhow::Result<()> {
+    // What ends by itself stays, and where there is no background everything does.
+    let stays = args.foreground || options.once || cfg!(not(unix));
+    let env = Environment::of_process()?;
+    let config = MountConfig::resolve(&MountArgs { foreground: stays, ..args.clone() }, &env)?;
+    if args.foreground || (stays && !options.once) {
+        logging::init(config.log_file.as_deref(), args.verbose)?;
+    } else {
+        logging::init_quiet()?;
+    }
+    if mountpoint::prepare_watch(&config, &env.dirs)? {
+        eprintln!("syncmount: cleared a dead mount at {}", config.mountpoint.display());
+    }
+    config.create_cache_dir()?;
+    if stays {
+        let ready = Ready::foreground(remember(&config, env.dirs));
+        return watch::run(&config, options, &ready);
+    }
+    go_into_background(&config)
+}
+
+#[cfg(unix)]
+fn go_into_background(config: &MountConfig) -> anyhow::Result<()> {
+    let arguments: Vec<_> = std::env::args_os().skip(1).collect();
+    Ok(background::start(config, &arguments, |why| eprintln!("syncmount: {why}"))?)
+}
+
+#[cfg(not(unix))]
+fn go_into_background(_: &MountConfig) -> anyhow::Result<()> {
+    anyhow::bail!("there is no background on this system; give -f")
+}
+
+/// The same in the process that [`background::start`] has started.
+#[cfg(unix)]
+pub(crate) fn in_background(options: Options, verbose: u8) -> ExitCode {
+    serve_in_background(verbose, |config, ready| watch::run(config, options, ready))
+}
+
+/// Runs what was started in the background.
+#[cfg(unix)]
+pub(crate) fn serve_in_background(
+    verbose: u8,
+    run: impl FnOnce(&MountConfig, &Ready) -> anyhow::Result<()>,
+) -> ExitCode {
+    // What goes wrong here has been told to the one who waits.
+    let Ok((config, pipe)) = background::adopt() else { return ExitCode::FAILURE };
+    let (ready, dirs) = match Dirs::of_user() {
+        Ok(dirs) => (pipe.ready(remember(&config, dirs)), Ok(())),
+        Err(error) => (pipe.ready(Box::new(|| ())), Err(error)),
+    };
+    let result = dirs
+        .and_then(|()| logging::init(config.log_file.as_deref(), verbose))
+        .map_err(anyhow::Error::from)
+        .and_then(|()| run(&config, &ready));
+    let Err(error) = result else { return ExitCode::SUCCESS };
+    let code = exit_code(&error);
+    if !ready.failed(code, &sentence(&error)) {
+        tracing::error!("{}", sentence(&error));
+    }
+    code.into()
+}
+
+/// Once it is live, it is remembered what is where.
+pub(crate) fn remember(config: &MountConfig, dirs: Dirs) -> OnLive {
+    let config = config.clone();
+    Box::new(move || {
+        if let Err(error) = config.remember(&dirs) {
+            tracing::warn!(%error, "the next start here will need --server and --folder again");
+        }
+    })
+}

@@ -1,0 +1,193 @@
+//! One side of a pair whose user has a plain folder: real files in a temporary directory, kept in step by the watch mode's
+//! own code, step by step and without hints, clocks or threads.
+
+use crate::sim::bytes::Library;
+use rustix::fs::{CWD, RenameFlags, renameat_with};
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeSet;
+use std::fs::{self, File, Permissions};
+use std::io::{self, Write as _};
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink};
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::sync::{Arc, Mutex};
+use syncmount::driver::{FolderBytes, ItemRow, item_of_draft};
+use syncmount::watch::{Folder, Host, Part, Told};
+use syncmount_common::{NodeId, Timestamp};
+use syncmount_engine::Engine;
+use tempfile::TempDir;
+
+/// The tree of a side, which its folder looks at.
+#[derive(Clone)]
+pub(crate) struct Shared {
+    pub(crate) engine: Rc<RefCell<Engine>>,
+    pub(crate) clock: Rc<Cell<i64>>,
+    pub(crate) next: Rc<Cell<u64>>,
+}
+
+impl Host for Shared {
+    fn look<T>(&self, look: impl FnOnce(&Engine) -> T) -> T {
+        look(&self.engine.borrow())
+    }
+
+    fn change<T>(&self, change: impl FnOnce(&mut Engine, Timestamp) -> (T, Vec<ItemRow>)) -> io::Result<T> {
+        Ok(change(&mut self.engine.borrow_mut(), Timestamp(self.clock.get())).0)
+    }
+
+    fn keep(&self, _: Vec<ItemRow>) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn next_generation(&self) -> u64 {
+        self.next.set(self.next.get() + 1);
+        self.next.get()
+    }
+}
+
+/// A watched folder.
+pub(crate) struct PlainFolder {
+    root: TempDir,
+    folder: Folder<Shared>,
+    bytes: Arc<dyn FolderBytes>,
+    told: Arc<Mutex<Vec<Told>>>,
+    shared: Shared,
+}
+
+impl PlainFolder {
+    pub(crate) fn new(shared: Shared) -> Self {
+        let root = tempfile::tempdir().expect("there is a temporary directory");
+        fs::write(root.path().join(".syncmount-folder"), "").expect("it is writable");
+        let folder = Folder::new(shared.clone(), root.path().into(), Vec::new()).expect("it can be read");
+        let told: Arc<Mutex<Vec<Told>>> = Arc::default();
+        let tell = told.clone();
+        let bytes = folder.bytes(move |what| tell.lock().expect("nobody panics with it").push(what));
+        Self { root, folder, bytes, told, shared }
+    }
+
+    /// The bytes of a draft.
+    pub(crate) fn read(&self, staging: u64) -> Result<Option<Arc<[u8]>>, String> {
+        let Some(item) = item_of_draft(staging) else { return Ok(None) };
+        let file = self.bytes.open(item).map_err(|error| error.to_string())?;
+        let Some(mut file) = file else { return Err("a file is not as it was seen".into()) };
+        let mut bytes = Vec::new();
+        io::Read::read_to_end(&mut file, &mut bytes).map_err(|error| error.to_string())?;
+        Ok(Some(bytes.into()))
+    }
+
+    pub(crate) fn settled(&self, staging: u64, hash: &syncmount_common::ContentHash) {
+        if let Some(item) = item_of_draft(staging) {
+            self.bytes.settled(item, hash);
+        }
+    }
+
+    pub(crate) fn changed(&mut self, node: NodeId) {
+        self.folder.node_changed(node);
+    }
+
+    /// Tells the tree what the user has done.
+    pub(crate) fn look(&mut self) -> Result<(), String> {
+        self.folder.look().map(drop).map_err(|error| error.to_string())
+    }
+
+    /// Brings the disk to what the tree shows. Returns whether anything was left to do.
+    pub(crate) fn work(&mut self, library: &Library) -> Result<(), String> {
+        for _ in 0..20 {
+            for told in std::mem::take(&mut *self.told.lock().map_err(|error| error.to_string())?) {
+                if let Told::Node(node) = told {
+                    self.folder.node_changed(node);
+                }
+            }
+            self.folder.compare_all();
+            self.folder.work().map_err(|error| error.to_string())?;
+            for job in self.folder.take_jobs() {
+                let bytes = library.get(job.content.hash).ok_or("a content that nobody wrote")?;
+                let made = Part::begin(&job).and_then(|mut file| {
+                    file.write_all(bytes)?;
+                    Part::finish(&job, &file)
+                });
+                self.folder.put_together(&job, &made.map_err(|error| error.to_string()));
+            }
+            self.look()?;
+            self.folder.compare_all();
+            if self.folder.is_at_rest() {
+                return Ok(());
+            }
+            // What has to wait for something else waits for a moment.
+            std::thread::sleep(std::time::Duration::from_millis(2));
+        }
+        Err(format!("the folder does not come to rest: {:?}", self.folder.reasons()))
+    }
+
+    fn at(&self, path: &str) -> PathBuf {
+        self.root.path().join(path)
+    }
+
+    fn stamp(&self, path: &Path) -> io::Result<()> {
+        let (seconds, nanos) = Timestamp(self.shared.clock.get()).parts();
+        crate::support::set_mtime(path, seconds, i64::from(nanos))
+    }
+
+    /// Does what a user does.
+    pub(crate) fn act(&self, line: &str) -> Result<(), String> {
+        self.try_act(line).map_err(|error| format!("`{line}`: {error}"))
+    }
+
+    fn try_act(&self, line: &str) -> io::Result<()> {
+        let words: Vec<&str> = line.split(' ').collect();
+        match words[..] {
+            ["put", path, bytes] => {
+                let path = self.at(path);
+                let is_new = fs::symlink_metadata(&path).is_err();
+                File::create(&path)?.write_all(bytes.as_bytes())?;
+                if is_new {
+                    fs::set_permissions(&path, Permissions::from_mode(0o644))?;
+                }
+                self.stamp(&path)
+            }
+            ["mkdir", path] => {
+                fs::create_dir(self.at(path))?;
+                fs::set_permissions(self.at(path), Permissions::from_mode(0o755))
+            }
+            ["ln", path, target] => {
+                symlink(target, self.at(path))?;
+                self.stamp(&self.at(path))
+            }
+            ["rm", path] if self.at(path).is_dir() => fs::remove_dir_all(self.at(path)),
+            ["rm", path] => fs::remove_file(self.at(path)),
+            ["mv", from, to] => fs::rename(self.at(from), self.at(to)),
+            ["swap", a, b] => Ok(renameat_with(CWD, self.at(a), CWD, self.at(b), RenameFlags::EXCHANGE)?),
+            ["chmod", path, mode] => {
+                let mode = u32::from_str_radix(mode, 8).map_err(io::Error::other)?;
+                fs::set_permissions(self.at(path), Permissions::from_mode(mode))
+            }
+            ["touch", path] => self.stamp(&self.at(path)),
+            _ => Err(io::Error::other("what is that?")),
+        }
+    }
+
+    /// What is on the disk, a line each: path, what it is, mode if it is not a symlink.
+    pub(crate) fn on_disk(&self) -> io::Result<BTreeSet<String>> {
+        let mut found = BTreeSet::new();
+        let mut todo = vec![self.root.path().to_path_buf()];
+        while let Some(dir) = todo.pop() {
+            for entry in fs::read_dir(dir)? {
+                let path = entry?.path();
+                let name = path.strip_prefix(self.root.path()).map_err(io::Error::other)?.display().to_string();
+                if name == ".syncmount-folder" {
+                    continue;
+                }
+                let metadata = fs::symlink_metadata(&path)?;
+                let mode = metadata.mode() & 0o7777;
+                found.insert(if metadata.is_dir() {
+                    todo.push(path);
+                    format!("{name}/ {mode:o}")
+                } else if metadata.is_symlink() {
+                    format!("{name}->{}", fs::read_link(path)?.display())
+                } else {
+                    format!("{name}={} {mode:o}", fs::read_to_string(path)?)
+                });
+            }
+        }
+        Ok(found)
+    }
+}

@@ -1,0 +1,90 @@
+//! The command as people and scripts use it.
+
+use std::fs;
+use syncmount_tests::support::*;
+
+#[test]
+fn once_sends_and_fetches_everything_and_ends() {
+    let world = World::new();
+    let (a, b) = (world.device("A").watched().with(&["--once"]), world.watch("B"));
+    fs::create_dir(a.path("d")).unwrap();
+    fs::write(a.path("d/from a"), vec![1; 500_000]).unwrap();
+    fs::write(b.path("from b"), "b").unwrap();
+    b.wait_synced();
+    a.try_mount().good();
+    assert!(a.processes().is_empty());
+    assert_eq!(fs::read_to_string(a.path("from b")).unwrap(), "b");
+    assert_become_equal(&a.folder, &b.folder, DirTimes::Ignored);
+    world.server().stop();
+    fs::write(a.path("unsent"), "1").unwrap();
+    let said = a.try_mount();
+    assert!(said.refusal().contains("could be sent"), "{said:?}");
+}
+
+#[test]
+fn a_dry_run_says_what_would_be_done_and_does_nothing() {
+    let world = World::new();
+    let (a, b) = (world.watch("A"), world.watch("B"));
+    for name in ["edit", "move", "remove"] {
+        fs::write(a.path(name), name).unwrap();
+    }
+    a.wait_synced();
+    assert_become_equal(&a.folder, &b.folder, DirTimes::Ignored);
+    a.stop();
+    fs::write(a.path("edit"), "edited").unwrap();
+    fs::rename(a.path("move"), a.path("moved")).unwrap();
+    fs::remove_file(a.path("remove")).unwrap();
+    fs::write(a.path("new"), "1").unwrap();
+    fs::write(b.path("theirs"), "1").unwrap();
+    b.wait_synced();
+    let before = Tree::read(&a.folder, DirTimes::Compared).unwrap();
+    let words = [a.mount_words(), vec!["--dry-run".into()]].concat();
+    for _ in 0..2 {
+        let said = a.syncmount(&words);
+        let lines: Vec<&str> = said.good().lines().collect();
+        let expected =
+            ["remove remove elsewhere", "rename move to moved elsewhere", "send edit", "send new", "fetch theirs"];
+        assert_eq!(lines, expected);
+    }
+    assert!(before == Tree::read(&a.folder, DirTimes::Compared).unwrap(), "nothing has changed here");
+    let names = Tree::read_names(&b.folder).unwrap();
+    assert_eq!(names.len(), 4, "nor there");
+    a.mount();
+    a.wait_synced();
+    assert_become_equal(&a.folder, &b.folder, DirTimes::Ignored);
+}
+
+#[test]
+fn the_mode_chooses_and_is_remembered_by_nobody() {
+    let world = World::new();
+    let a = world.device("A").with(&["--mode", "watch"]);
+    fs::write(a.path("file"), "was here before").unwrap();
+    a.try_mount().good();
+    assert!(!a.is_mounted());
+    a.wait_synced();
+    let said = a.ask("status", &[]);
+    assert!(said.good().contains("watched"), "{said:?}");
+    a.stop();
+}
+
+#[test]
+fn verify_finds_what_was_changed_under_its_time() {
+    let world = World::new();
+    let (a, b) = (world.watch("A"), world.watch("B"));
+    fs::write(a.path("file"), "one").unwrap();
+    set_mtime(&a.path("file"), 1_500_000_000, 0).unwrap();
+    a.wait_synced();
+    assert_become_equal(&a.folder, &b.folder, DirTimes::Ignored);
+    a.stop();
+    fs::write(a.path("file"), "two").unwrap();
+    set_mtime(&a.path("file"), 1_500_000_000, 0).unwrap();
+    a.mount();
+    a.wait_synced();
+    assert_eq!(fs::read_to_string(b.path("file")).unwrap(), "one", "it looks as ever");
+    a.stop();
+    let a = a.with(&["--verify"]);
+    a.mount();
+    a.wait_synced();
+    assert_become_equal(&a.folder, &b.folder, DirTimes::Ignored);
+    assert_eq!(fs::read_to_string(b.path("file")).unwrap(), "two");
+}

@@ -1,0 +1,116 @@
+//! The folder itself: emptied by its owner, gone, replaced, shown twice, or beyond what the system tells of.
+
+use std::fs;
+use std::process::Command;
+use syncmount_tests::support::*;
+
+#[test]
+fn a_folder_whose_marker_is_missing_is_not_touched_and_deletes_nothing() {
+    let world = World::new();
+    let (a, b) = (world.watch("A"), world.watch("B"));
+    fs::write(a.path("precious"), "1").unwrap();
+    a.wait_synced();
+    assert_become_equal(&a.folder, &b.folder, DirTimes::Ignored);
+    // Its disk is not mounted: an empty directory is in its place.
+    a.stop();
+    fs::rename(&a.folder, a.home.join("elsewhere")).unwrap();
+    fs::create_dir(&a.folder).unwrap();
+    let said = a.try_mount();
+    assert!(said.refusal().contains("marker"), "{said:?}");
+    assert_eq!(fs::read_dir(&a.folder).unwrap().count(), 0);
+    // The same while it is watched.
+    fs::remove_dir(&a.folder).unwrap();
+    fs::rename(a.home.join("elsewhere"), &a.folder).unwrap();
+    a.mount();
+    fs::rename(&a.folder, a.home.join("elsewhere")).unwrap();
+    fs::create_dir(&a.folder).unwrap();
+    a.await_end();
+    assert!(a.log_tail().contains("marker"), "{}", a.log_tail());
+    b.wait_synced();
+    assert_eq!(fs::read_to_string(b.path("precious")).unwrap(), "1");
+    fs::remove_dir(&a.folder).unwrap();
+    fs::rename(a.home.join("elsewhere"), &a.folder).unwrap();
+    a.mount();
+    a.wait_synced();
+    assert_become_equal(&a.folder, &b.folder, DirTimes::Ignored);
+}
+
+#[test]
+fn what_its_owner_removes_is_removed_everywhere() {
+    let world = World::new();
+    let (a, b) = (world.watch("A"), world.watch("B"));
+    fs::create_dir_all(a.path("d/e")).unwrap();
+    fs::write(a.path("d/e/f"), "1").unwrap();
+    a.wait_synced();
+    assert_become_equal(&a.folder, &b.folder, DirTimes::Ignored);
+    fs::remove_dir_all(a.path("d")).unwrap();
+    a.wait_synced();
+    until("nothing at the other side", || match b.path("d").exists() {
+        false => Ok(()),
+        true => Err("it is still there".into()),
+    });
+}
+
+#[test]
+fn one_process_keeps_one_folder() {
+    let world = World::new();
+    let a = world.watch("A");
+    let said = a.try_mount();
+    assert!(said.refusal().contains("another syncmount process"), "{said:?}");
+    assert_eq!(a.status().mode, syncmount::status::Mode::Watch);
+}
+
+#[test]
+fn where_the_system_tells_of_no_changes_the_folder_is_scanned() {
+    let world = World::new();
+    let b = world.watch("B");
+    let a = world.device("A").watched().with(&["--scan-interval", "1s"]);
+    for number in 0..20 {
+        fs::create_dir(a.path(format!("d{number}"))).unwrap();
+    }
+    let limit = "/proc/sys/user/max_inotify_watches";
+    // In a user namespace of its own the limit can be set for this one process.
+    let script = format!("echo 3 > {limit} && exec \"$0\" \"$@\"");
+    let mut command = Command::new("unshare");
+    a.environment(&mut command);
+    command.args(["--user", "--map-root-user", "sh", "-c", &script]);
+    command.arg(a.program().get_program()).args(a.mount_words());
+    assert_eq!(run(&mut command).code, Some(0), "{}", a.log_tail());
+    let problems = a.status().problems;
+    assert!(problems.iter().any(|problem| problem.reason.contains("sysctl fs.inotify")), "{problems:?}");
+    fs::write(a.path("d19/file"), "1").unwrap();
+    until("the file at the other side", || fs::read(b.path("d19/file")).map(drop).map_err(|error| error.to_string()));
+}
+
+#[test]
+fn a_file_that_cannot_be_read_is_listed_and_stops_nobody() {
+    let world = World::new();
+    let (a, b) = (world.watch("A"), world.watch("B"));
+    run(Command::new("mkfifo").arg(a.path("pipe"))).good();
+    fs::write(a.path("file"), "1").unwrap();
+    a.wait_synced();
+    until("the file at the other side", || fs::read(b.path("file")).map(drop).map_err(|error| error.to_string()));
+    assert!(!b.path("pipe").exists());
+}
+
+#[test]
+fn a_directory_that_goes_elsewhere_stays_for_what_is_not_shared() {
+    let world = World::new();
+    let (a, b) = (world.watch("A"), world.watch("B"));
+    fs::create_dir(a.path("d")).unwrap();
+    fs::write(a.path("d/shared"), "1").unwrap();
+    a.wait_synced();
+    assert_become_equal(&a.folder, &b.folder, DirTimes::Ignored);
+    fs::write(b.path("d/~$local.docx"), "mine").unwrap();
+    fs::remove_dir_all(a.path("d")).unwrap();
+    a.wait_synced();
+    until("the rest to go", || match b.path("d/shared").exists() {
+        false => Ok(()),
+        true => Err("it is still there".into()),
+    });
+    assert_eq!(fs::read_to_string(b.path("d/~$local.docx")).unwrap(), "mine");
+    until("it to be listed", || {
+        let problems = b.status().problems;
+        if problems.iter().any(|problem| problem.path == "d") { Ok(()) } else { Err(format!("{problems:?}")) }
+    });
+}

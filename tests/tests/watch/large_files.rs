@@ -1,0 +1,44 @@
+//! Files that are large, or written while they are read.
+
+use std::fs::{self, OpenOptions};
+use std::io::Write as _;
+use std::time::{Duration, Instant};
+use syncmount_tests::support::*;
+
+#[test]
+fn a_large_file_arrives_whole_and_its_bytes_are_not_kept_twice() {
+    let world = World::new();
+    let (a, b) = (world.watch("A"), world.watch("B"));
+    let content = bytes(&mut Dice::new("a_large_file_arrives_whole"), 100_000_000);
+    fs::write(a.path("large"), &content).unwrap();
+    a.wait_synced();
+    assert_become_equal(&a.folder, &b.folder, DirTimes::Ignored);
+    for device in [&a, &b] {
+        assert!(device.status().cache_used < 1_000_000, "{}", device.name);
+        let du = run(std::process::Command::new("du").arg("-sm").arg(device.home.join(".data")));
+        let used: u64 = du.good().split_whitespace().next().unwrap().parse().unwrap();
+        assert!(used < 30, "{used} MB of state");
+    }
+}
+
+#[test]
+fn a_file_that_is_written_all_the_time_is_never_sent_mixed() {
+    let world = World::new();
+    let (a, b) = (world.watch("A"), world.watch("B"));
+    let begin = Instant::now();
+    let mut round = 0_u8;
+    // Whole rewrites in place: each version is one byte, repeated.
+    while begin.elapsed() < Duration::from_secs(6) {
+        round = round.wrapping_add(1);
+        let mut file = OpenOptions::new().create(true).truncate(false).write(true).open(a.path("file")).unwrap();
+        file.write_all(&vec![round; 3_000_000]).unwrap();
+        drop(file);
+        std::thread::sleep(Duration::from_millis(150));
+        if let Ok(found) = fs::read(b.path("file")) {
+            assert!(found.iter().all(|byte| *byte == found[0]), "a mixed version");
+        }
+    }
+    a.wait_synced();
+    assert_become_equal(&a.folder, &b.folder, DirTimes::Ignored);
+    assert_eq!(Tree::read_names(&b.folder).unwrap().len(), 1, "and no conflict");
+}

@@ -1,0 +1,12 @@
+//! Real servers, real processes, plain folders that are watched: what their users are promised, end to end.
+//!
+//! The programs are those that `cargo build --workspace --bins` has made beside this test.
+
+mod both_ways;
+mod command_line;
+mod conflicts;
+mod folder;
+mod large_files;
+mod random;
+mod restarts;
+mod saves;
