@@ -71,8 +71,10 @@ impl World {
         match self.rng.below(100) {
             0..18 => self.create_file(index),
             18..28 => self.make_directory(index),
-            28..31 => self.link(index),
-            31..49 => self.write_existing(index),
+            28..30 => self.link(index),
+            30..34 => self.hard_link(index),
+            34..36 => self.set_xattr(index),
+            36..49 => self.write_existing(index),
             49..65 => self.rename(index),
             65..69 => self.replace_by_rename(index),
             69..77 => self.remove(index),
@@ -189,6 +191,30 @@ impl World {
     fn target(&mut self) -> Body {
         let target = NAMES[self.rng.index(NAMES.len())].as_bytes();
         Body::Symlink(SymlinkTarget::new(target).expect("a valid target"))
+    }
+
+    /// Gives a file one more name.
+    fn hard_link(&mut self, index: usize) {
+        let Some(found) = self.pick(index, |found| found.kind != NodeKind::Dir) else { return };
+        let (parent, name) = self.place(index);
+        let what = || format!("links {:?} to {parent:?}/{name}", found.id);
+        let to = name.clone();
+        self.call(index, what, |engine, now| engine.link(found.id, parent, to, now));
+    }
+
+    fn set_xattr(&mut self, index: usize) {
+        let Some(found) = self.pick(index, |_| true) else { return };
+        let (name, value) = (["user.a", "user.b"][self.rng.index(2)], [self.rng.index(3) as u8]);
+        let what = || format!("sets {name} of {:?} to {value:?}", found.id);
+        self.call(index, what, |engine, now| {
+            let mut xattrs = engine.local(found.id).map(|state| state.xattrs.clone()).unwrap_or_default();
+            if value[0] == 0 {
+                xattrs.remove(name.as_bytes());
+            } else if xattrs.set(name.as_bytes(), &value).is_err() {
+                return Err(Refusal::NotFound);
+            }
+            engine.set_xattrs(found.id, xattrs, now)
+        });
     }
 
     fn link(&mut self, index: usize) {
@@ -478,8 +504,12 @@ impl World {
         found.kind != NodeKind::Dir || engine.is_none_or(|engine| engine.children(found.id).next().is_none())
     }
 
-    /// A node is gone for the user, who did away with it.
+    /// A name of a node is gone for the user, who did away with it, and with the last one the node.
     fn destroyed(&mut self, index: usize, node: NodeId, bytes: Vec<syncmount_common::ContentHash>) {
+        let state = self.devices[index].engine.as_ref().and_then(|engine| engine.local(node));
+        if state.is_some_and(|state| state.names.len() > 1) {
+            return;
+        }
         self.ledger.destroyed.extend(bytes);
         self.ledger.removed.insert(node);
         let device = &mut self.devices[index];

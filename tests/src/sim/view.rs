@@ -5,7 +5,7 @@ use super::device::left_behind;
 use super::disk::Disk;
 use super::server::NodeKind2;
 use std::collections::BTreeMap;
-use syncmount_common::{Attrs, ContentHash, Node, NodeId, Placement};
+use syncmount_common::{Attrs, ContentHash, Node, NodeId, Placement, Xattrs};
 use syncmount_engine::{Body, Draft, Engine, FileBody};
 
 /// What is at a path.
@@ -15,6 +15,8 @@ pub struct Seen {
     pub id: NodeId,
     /// Mode and mtime.
     pub attrs: Attrs,
+    /// Its extended attributes.
+    pub xattrs: Xattrs,
     /// What is inside.
     pub inside: Inside,
 }
@@ -49,7 +51,7 @@ pub fn of_engine(engine: &Engine, disk: Option<(&Disk, &Library)>) -> View {
             let path = format!("{path}/{name}");
             let Some(state) = engine.local(child) else { continue };
             let inside = inside(&state.body, disk);
-            view.insert(path.clone(), Seen { id: child, attrs: state.attrs, inside });
+            view.insert(path.clone(), Seen { id: child, attrs: state.attrs, xattrs: state.xattrs.clone(), inside });
             todo.push((path, child));
         }
     }
@@ -98,7 +100,10 @@ pub fn of_nodes(nodes: &[Node]) -> View {
     for node in live.values().filter(|node| node.id != NodeId::ROOT) {
         for place in &node.names {
             let path = path(&live, place).unwrap_or_else(|| format!("?/{:?}", node.id));
-            view.insert(path, Seen { id: node.id, attrs: node.attrs, inside: inside_node(node) });
+            view.insert(
+                path,
+                Seen { id: node.id, attrs: node.attrs, xattrs: node.xattrs.clone(), inside: inside_node(node) },
+            );
         }
     }
     view
