@@ -267,6 +267,7 @@ impl World {
             return self.work(index, Wait::Again(work), 1_000, 60_000);
         };
         let content = content_of(&bytes);
+        self.ledger.found.insert(node, content.hash);
         self.trace.line(|| format!("    device {index} finds {:?} in {node:?}", String::from_utf8_lossy(&bytes)));
         if work.upload || bytes.len() > PIECE {
             let chunks = sealed(&bytes);

@@ -22,6 +22,8 @@ pub struct Ledger {
     /// Contents that were only where a power was cut or a disk set back, and that were not synced there: after it nobody had
     /// them.
     pub excused: BTreeSet<ContentHash>,
+    /// The bytes that a device has last found in a node, sent or not.
+    pub found: BTreeMap<NodeId, ContentHash>,
     /// A device or the server has lost a part of its memory: what it did before may come back, and may conflict.
     pub upheaval: bool,
 }
@@ -195,13 +197,16 @@ impl World {
         Ok(())
     }
 
-    /// Whether another file had the bytes that this one had last: they may have been one at a place that only one device
-    /// ever knew.
+    /// Whether another file had the bytes that this one had last, at the server or on a device: they may have been one at a
+    /// place that only one device ever knew.
     fn has_an_equal(&self, node: NodeId) -> bool {
         let revs = || self.server.revs().values().rev();
         let hash = |state: &Option<State>| state.as_ref().and_then(|state| state.body.content_hash());
         let last = revs().find(|(id, state)| *id == node && state.is_some()).and_then(|(_, state)| hash(state));
-        last.is_some() && revs().any(|(id, state)| *id != node && hash(state) == last)
+        let found = self.ledger.found.get(&node).copied();
+        let equals =
+            |last: Option<ContentHash>| last.is_some() && revs().any(|(id, state)| *id != node && hash(state) == last);
+        equals(last) || equals(found)
     }
 
     /// No byte string is in the folder that neither a user wrote nor a power cut left behind.
