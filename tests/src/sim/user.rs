@@ -601,6 +601,7 @@ impl World {
         let replaced = renamed.replaced;
         if let (Some(id), Some((target, bytes))) = (replaced, lost)
             && id == target
+            && self.devices[index].engine.as_ref().is_none_or(|engine| engine.local(id).is_none())
         {
             self.destroyed(index, id, bytes);
         }
