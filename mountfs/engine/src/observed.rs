@@ -181,7 +181,9 @@ impl Engine {
                 self.tree.set_offered(id, true);
             }
             self.put_detached(id, step.after.clone(), step.synced, now);
-            if step.after.is_some() {
+            if step.after.is_none() {
+                self.failed.remove(&id);
+            } else {
                 queue.push_back(id);
             }
             copies.extend(step.copy.map(|copy| (id, copy)));

@@ -25,6 +25,13 @@ pub const QUIET: Duration = Duration::from_millis(60);
 /// How long a batch of hints waits at most for the end of hints, and a file that is touched all the time for its rest.
 const QUIET_MAX: Duration = Duration::from_secs(2);
 
+/// A directory that a hint named is listed this much later: the system tells of what happens in a new directory only once
+/// it has begun to watch that.
+const LIST_AGAIN: Duration = Duration::from_millis(500);
+
+/// More directories than this are listed by listing everything.
+const LIST_MAX: usize = 1000;
+
 /// How often the folder is scanned where no hints come.
 const SCAN_WITHOUT_HINTS: Duration = Duration::from_secs(60);
 
@@ -76,6 +83,9 @@ pub(crate) struct Runner {
     last_hint: Option<Instant>,
     /// Paths that were touched a moment ago, since when.
     restless: BTreeMap<PathBuf, Instant>,
+    /// Directories to be listed, and when.
+    listings: BTreeSet<PathBuf>,
+    listings_due: Option<Instant>,
     next_scan: Instant,
     next_root: Instant,
     /// The mark whose hint is waited for, since when.
@@ -105,6 +115,8 @@ impl Runner {
             first_hint: None,
             last_hint: None,
             restless: BTreeMap::new(),
+            listings: BTreeSet::new(),
+            listings_due: None,
             next_scan: now,
             next_root: now + ROOT_INTERVAL,
             mark: None,
@@ -165,6 +177,7 @@ impl Runner {
     fn next_step(&self) -> Instant {
         let mut next = self.next_scan.min(self.next_root);
         next = self.hints_due().map_or(next, |due| next.min(due));
+        next = self.listings_due.map_or(next, |due| next.min(due));
         next = self.rest_due().map_or(next, |due| next.min(due));
         next = self.folder.next_retry().map_or(next, |due| next.min(due));
         self.mark.as_ref().map_or(next, |(_, since)| next.min(*since + MARK_PATIENCE))
@@ -202,6 +215,7 @@ impl Runner {
         if is_marked && let Some((mark, _)) = self.mark.take() {
             drop(fs::remove_file(self.folder.root.join(mark)));
             self.look_at_pending();
+            self.list_again();
             self.wanted_rounds += 1;
         }
         if mail.wants_all && self.mark.is_none() {
@@ -234,8 +248,24 @@ impl Runner {
         }
     }
 
+    fn list_again(&mut self) {
+        self.listings_due = None;
+        let mut trees = std::mem::take(&mut self.listings);
+        if trees.len() > LIST_MAX {
+            trees = BTreeSet::from([PathBuf::new()]);
+        }
+        if !trees.is_empty() {
+            self.look(&Scope { paths: BTreeSet::new(), trees }, false);
+            // What is found in them has been listed with them.
+            (self.listings, self.listings_due) = (BTreeSet::new(), None);
+        }
+    }
+
     fn step(&mut self) {
         let now = Instant::now();
+        if self.listings_due.is_some_and(|due| now >= due) {
+            self.list_again();
+        }
         if self.mark.as_ref().is_some_and(|(_, since)| now >= *since + MARK_PATIENCE) {
             if let Some((mark, _)) = self.mark.take() {
                 drop(fs::remove_file(self.folder.root.join(mark)));
@@ -278,6 +308,10 @@ impl Runner {
         let rules = Rules { rested_before: rested_before(), all: verify, clears: true };
         let seen = self.folder.scan(scope, rules, &rested);
         self.restless.retain(|path, _| !is_in(scope, path) || seen.restless.contains(path));
+        if !seen.dirs.is_empty() {
+            self.listings.extend(seen.dirs.iter().cloned());
+            self.listings_due.get_or_insert(now + LIST_AGAIN);
+        }
         for path in &seen.restless {
             self.restless.entry(path.clone()).or_insert(now);
         }

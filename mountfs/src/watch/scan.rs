@@ -73,6 +73,8 @@ pub(crate) struct Seen {
     pub(crate) restless: BTreeSet<PathBuf>,
     /// What the disk calls these files.
     pub(crate) restless_files: HashSet<u64>,
+    /// Directories that hints named: what was made in them before the system began to tell of them has no hint of its own.
+    pub(crate) dirs: BTreeSet<PathBuf>,
     /// How many things were looked at.
     pub(crate) looked_at: u64,
 }
@@ -156,7 +158,12 @@ impl<'a> Scan<'a> {
         }
         let Some(name) = path.file_name().and_then(platform::name_bytes) else { return };
         match fs::symlink_metadata(self.root.join(path)) {
-            Ok(metadata) => self.entry(dir, name.into(), path, &metadata, false),
+            Ok(metadata) => {
+                if metadata.is_dir() {
+                    self.seen.dirs.insert(path.to_path_buf());
+                }
+                self.entry(dir, name.into(), path, &metadata, false);
+            }
             Err(error) if platform::is_absent(&error) => {
                 let child = self.index.lock().child(dir, name);
                 self.seen.missing.extend(child);
