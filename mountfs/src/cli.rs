@@ -181,6 +181,9 @@ pub enum Command {
     Umount(UmountArgs),
     /// Return when nothing is pending
     Wait(WaitArgs),
+    /// Have a folder come up with your session
+    #[command(subcommand)]
+    Service(ServiceCommand),
     /// Look after the content that is kept on this machine
     #[command(subcommand)]
     Cache(CacheCommand),
@@ -241,6 +244,29 @@ pub struct WaitArgs {
     pub timeout: Timeout,
 }
 
+/// `syncmount service …`.
+#[derive(Subcommand, Debug, PartialEq)]
+pub enum ServiceCommand {
+    /// Write the service for a folder, or say the command that makes it
+    Install(ServiceArgs),
+    /// Remove the service of a folder, or say the command that does
+    Uninstall(ServiceArgs),
+}
+
+/// `syncmount service install FOLDER`.
+#[derive(Args, Debug, PartialEq)]
+pub struct ServiceArgs {
+    /// A folder that is mounted or watched, or was
+    #[arg(value_name = "FOLDER")]
+    pub folder_path: PathBuf,
+    /// How the folder is to be here: mounted, or a plain folder that is watched; auto mounts where it can
+    #[arg(long, value_enum, value_name = "MODE", default_value_t)]
+    pub mode: Mode,
+    /// Show what would be written and run, and do nothing
+    #[arg(long)]
+    pub print: bool,
+}
+
 /// `syncmount cache …`.
 #[derive(Subcommand, Debug, PartialEq)]
 pub enum CacheCommand {
@@ -262,7 +288,7 @@ pub struct VerifyArgs {
     pub json: bool,
 }
 
-const COMMANDS: [&str; 8] = ["watch", "login", "logout", "status", "umount", "wait", "cache", "help"];
+const COMMANDS: [&str; 9] = ["watch", "login", "logout", "status", "umount", "wait", "service", "cache", "help"];
 
 /// After options clap takes a command's word for a folder; whoever types it means the command.
 fn folder_to_mount(path: PathBuf) -> Result<PathBuf, String> {

@@ -167,6 +167,9 @@ pub enum StartError {
         /// What was to be mounted on.
         folder: PathBuf,
     },
+    /// An option that a plain folder cannot keep.
+    #[error("{0} needs a mount, and this folder is kept in step as a plain one; leave the option out")]
+    MountOnly(&'static str),
     /// The helper for ordinary users is missing.
     #[error("fusermount3 is missing; install it, on Debian and Ubuntu with `sudo apt-get install fuse3`")]
     NoFusermount,
@@ -206,7 +209,11 @@ impl StartError {
     /// What the process exits with: 2 if the command must be written differently, else 1.
     pub fn exit_code(&self) -> u8 {
         match self {
-            Self::ServerUrl(_) | Self::NoServer { .. } | Self::FolderName(_) | Self::CannotMount { .. } => 2,
+            Self::ServerUrl(_)
+            | Self::NoServer { .. }
+            | Self::FolderName(_)
+            | Self::CannotMount { .. }
+            | Self::MountOnly(_) => 2,
             Self::Background { code, .. } => *code,
             Self::NoToken { .. }
             | Self::BadToken { .. }

@@ -25,6 +25,7 @@ pub mod ports;
 pub mod progress;
 pub mod ready;
 pub mod remote;
+pub mod service;
 pub mod status;
 pub mod store;
 pub mod system;

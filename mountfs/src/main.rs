@@ -15,8 +15,8 @@ use std::process::ExitCode;
 use syncmount::cli::{CacheCommand, Cli, Command};
 use syncmount::commands::{self, CommandError};
 use syncmount::config::{Dirs, StartError};
-use syncmount::logging;
 use syncmount::login::{self, LoginError};
+use syncmount::{logging, service};
 
 fn main() -> ExitCode {
     abort_on_panic();
@@ -68,6 +68,7 @@ fn run_command(command: &Command) -> anyhow::Result<()> {
             Command::Status(args) => commands::status(args, &dirs).await?,
             Command::Umount(args) => commands::umount(args, &dirs).await?,
             Command::Wait(args) => commands::wait(args, &dirs).await?,
+            Command::Service(command) => service::service(command, &dirs)?,
             Command::Cache(CacheCommand::Verify(args)) => commands::verify_cache(args, &dirs).await?,
         }
         Ok(())

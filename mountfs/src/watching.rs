@@ -6,8 +6,8 @@ use crate::{exit_code, sentence};
 use std::process::ExitCode;
 #[cfg(unix)]
 use syncmount::background;
-use syncmount::cli::{MountArgs, WatchArgs};
-use syncmount::config::{Dirs, Environment, MountConfig};
+use syncmount::cli::{Durability, MountArgs, WatchArgs};
+use syncmount::config::{Dirs, Environment, MountConfig, StartError};
 use syncmount::ready::{OnLive, Ready};
 use syncmount::watch::{self, Options};
 use syncmount::{logging, mountpoint};
@@ -39,6 +39,7 @@ fn dry_run(args: &MountArgs) -> anyhow::Result<()> {
 
 /// Watches the folder that `args` name.
 pub(crate) fn start(args: &MountArgs, options: Options) -> anyhow::Result<()> {
+    refuse_mount_only(args)?;
     // What ends by itself stays, and where there is no background everything does.
     let stays = args.foreground || options.once || cfg!(not(unix));
     let env = Environment::of_process()?;
@@ -57,6 +58,15 @@ pub(crate) fn start(args: &MountArgs, options: Options) -> anyhow::Result<()> {
         return watch::run(&config, options, &ready);
     }
     go_into_background(&config)
+}
+
+/// What a mount promises and a plain folder cannot keep.
+fn refuse_mount_only(args: &MountArgs) -> Result<(), StartError> {
+    match (args.read_only, args.durability) {
+        (true, _) => Err(StartError::MountOnly("--read-only")),
+        (false, Durability::Server) => Err(StartError::MountOnly("--durability server")),
+        (false, Durability::Local) => Ok(()),
+    }
 }
 
 #[cfg(unix)]
@@ -108,4 +118,18 @@ pub(crate) fn remember(config: &MountConfig, dirs: Dirs) -> OnLive {
             tracing::warn!(%error, "the next start here will need --server and --folder again");
         }
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_only_a_mount_can_do_is_refused_for_a_plain_folder() {
+        refuse_mount_only(&MountArgs::default()).unwrap();
+        let read_only = refuse_mount_only(&MountArgs { read_only: true, ..MountArgs::default() }).unwrap_err();
+        assert!(read_only.exit_code() == 2 && read_only.to_string().contains("--read-only"), "{read_only}");
+        let durable = MountArgs { durability: Durability::Server, ..MountArgs::default() };
+        assert!(refuse_mount_only(&durable).unwrap_err().to_string().contains("--durability"));
+    }
 }

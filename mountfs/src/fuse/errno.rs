@@ -20,7 +20,7 @@ pub(super) fn errno(error: &VfsError) -> Errno {
         VfsError::BadHandle => Errno::EBADF,
         VfsError::Owner => Errno::EPERM,
         VfsError::Invalid => Errno::EINVAL,
-        VfsError::NoXattr => Errno::ENODATA,
+        VfsError::NoXattr => Errno::NO_XATTR,
         VfsError::XattrExists => Errno::EEXIST,
         VfsError::StatusXattr => Errno::EPERM,
         VfsError::Xattr(error) => of_xattr(*error),

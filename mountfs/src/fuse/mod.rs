@@ -125,10 +125,46 @@ fn timestamp(time: SystemTime) -> Timestamp {
     }
 }
 
+#[cfg(target_os = "linux")]
+fn rename_mode(flags: RenameFlags) -> Option<RenameMode> {
+    match flags {
+        RenameFlags::RENAME_NOREPLACE => Some(RenameMode::NoReplace),
+        RenameFlags::RENAME_EXCHANGE => Some(RenameMode::Exchange),
+        none => none.is_empty().then_some(RenameMode::Replace),
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+fn rename_mode(flags: RenameFlags) -> Option<RenameMode> {
+    flags.is_empty().then_some(RenameMode::Replace)
+}
+
+#[cfg(target_os = "linux")]
+fn allocation(mode: i32) -> Option<Allocate> {
+    let keep_size = mode & libc::FALLOC_FL_KEEP_SIZE != 0;
+    match mode & !libc::FALLOC_FL_KEEP_SIZE {
+        0 => Some(Allocate::Room(keep_size)),
+        libc::FALLOC_FL_PUNCH_HOLE if keep_size => Some(Allocate::Hole),
+        libc::FALLOC_FL_ZERO_RANGE => Some(Allocate::Zeros(keep_size)),
+        _ => None,
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+fn allocation(mode: i32) -> Option<Allocate> {
+    (mode == 0).then_some(Allocate::Room(false))
+}
+
+// In the width in which FUSE has them; the system's own differs.
+const S_IFMT: u32 = 0o170_000;
+const S_IFREG: u32 = 0o100_000;
+const S_IFIFO: u32 = 0o010_000;
+const S_IFSOCK: u32 = 0o140_000;
+
 fn file_type(kind: NodeKind, special: u32) -> FileType {
     match kind {
-        NodeKind::File if special == libc::S_IFIFO => FileType::NamedPipe,
-        NodeKind::File if special == libc::S_IFSOCK => FileType::Socket,
+        NodeKind::File if special == S_IFIFO => FileType::NamedPipe,
+        NodeKind::File if special == S_IFSOCK => FileType::Socket,
         NodeKind::File => FileType::RegularFile,
         NodeKind::Dir => FileType::Directory,
         NodeKind::Symlink => FileType::Symlink,
@@ -302,9 +338,9 @@ impl Filesystem for Translator {
         _rdev: u32,
         reply: ReplyEntry,
     ) {
-        match mode & libc::S_IFMT {
-            0 | libc::S_IFREG => {}
-            libc::S_IFIFO | libc::S_IFSOCK => {
+        match mode & S_IFMT {
+            0 | S_IFREG => {}
+            S_IFIFO | S_IFSOCK => {
                 return self.entry(self.vfs.make_special(parent.0, name.as_bytes(), mode & !umask), reply);
             }
             // Devices are for root's own disks.
@@ -340,15 +376,7 @@ impl Filesystem for Translator {
         flags: RenameFlags,
         reply: ReplyEmpty,
     ) {
-        let mode = if flags.is_empty() {
-            RenameMode::Replace
-        } else if flags == RenameFlags::RENAME_NOREPLACE {
-            RenameMode::NoReplace
-        } else if flags == RenameFlags::RENAME_EXCHANGE {
-            RenameMode::Exchange
-        } else {
-            return reply.error(Errno::EINVAL);
-        };
+        let Some(mode) = rename_mode(flags) else { return reply.error(Errno::EINVAL) };
         let (from, to) = ((parent.0, name.as_bytes()), (newparent.0, newname.as_bytes()));
         Self::empty(self.vfs.rename(from, to, mode), reply);
     }
@@ -608,14 +636,8 @@ impl Filesystem for Translator {
         mode: i32,
         reply: ReplyEmpty,
     ) {
-        let keep_size = mode & libc::FALLOC_FL_KEEP_SIZE != 0;
-        let what = match mode & !libc::FALLOC_FL_KEEP_SIZE {
-            0 => Allocate::Room(keep_size),
-            libc::FALLOC_FL_PUNCH_HOLE if keep_size => Allocate::Hole,
-            libc::FALLOC_FL_ZERO_RANGE => Allocate::Zeros(keep_size),
-            // Programs then move or write the bytes themselves.
-            _ => return reply.error(Errno::EOPNOTSUPP),
-        };
+        // Programs then move or write the bytes themselves.
+        let Some(what) = allocation(mode) else { return reply.error(Errno::EOPNOTSUPP) };
         let Some(end) = offset.checked_add(length) else { return reply.error(Errno::EFBIG) };
         Self::empty(self.vfs.fallocate(fh.0, offset..end, what), reply);
     }

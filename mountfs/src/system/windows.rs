@@ -10,8 +10,8 @@ use std::os::windows::io::{AsRawHandle as _, FromRawHandle as _, OwnedHandle};
 use std::path::Path;
 use std::time::Duration;
 use windows_sys::Win32::Foundation::{
-    ERROR_INVALID_FUNCTION, ERROR_MORE_DATA, ERROR_NOT_SUPPORTED, ERROR_SUCCESS, GetLastError, HANDLE,
-    INVALID_HANDLE_VALUE, LocalFree, WAIT_TIMEOUT,
+    ERROR_FILE_EXISTS, ERROR_INVALID_FUNCTION, ERROR_MORE_DATA, ERROR_NOT_SUPPORTED, ERROR_SUCCESS, GetLastError,
+    HANDLE, INVALID_HANDLE_VALUE, LocalFree, WAIT_TIMEOUT,
 };
 use windows_sys::Win32::Security::Authorization::{
     ConvertSidToStringSidW, ConvertStringSecurityDescriptorToSecurityDescriptorW, SDDL_REVISION_1,
@@ -22,6 +22,7 @@ use windows_sys::Win32::Security::{
 use windows_sys::Win32::Storage::FileSystem::{
     BY_HANDLE_FILE_INFORMATION, CreateDirectoryW, FILE_FLAG_BACKUP_SEMANTICS, FILE_FLAG_OPEN_REPARSE_POINT,
     FILE_READ_ATTRIBUTES, GetCompressedFileSizeW, GetDiskFreeSpaceExW, GetFileInformationByHandle, INVALID_FILE_SIZE,
+    MoveFileExW,
 };
 use windows_sys::Win32::System::IO::DeviceIoControl;
 use windows_sys::Win32::System::Ioctl::{
@@ -159,6 +160,16 @@ pub(crate) fn next_data(file: &File, range: Range<u64>) -> io::Result<Option<u64
     let mut found = [FILE_ALLOCATED_RANGE_BUFFER::default()];
     let count = control(file, FSCTL_QUERY_ALLOCATED_RANGES, Some(&wanted), &mut found)?;
     Ok((count > 0).then(|| (found[0].FileOffset as u64).max(range.start)))
+}
+
+/// Renames to a name that must be free.
+pub(crate) fn rename_new(from: &Path, to: &Path) -> io::Result<()> {
+    let (from, to) = (wide_path(from)?, wide_path(to)?);
+    // SAFETY: both paths end with NUL.
+    match check(unsafe { MoveFileExW(from.as_ptr(), to.as_ptr(), 0) }) {
+        Err(error) if is_error(&error, ERROR_FILE_EXISTS) => Err(io::ErrorKind::AlreadyExists.into()),
+        renamed => renamed,
+    }
 }
 
 /// How long the system runs, sleep included.

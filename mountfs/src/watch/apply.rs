@@ -37,7 +37,7 @@ impl Part {
         platform::set_mode(&job.part, job.attrs.mode)?;
         platform::set_file_mtime(file, job.attrs.mtime)?;
         file.sync_all()?;
-        file.metadata().map(|metadata| Self(Print::of(&metadata)))
+        Print::of_file(file).map(Self)
     }
 
     /// Makes the empty file for `job`.
@@ -203,8 +203,13 @@ impl<H: Host> Folder<H> {
         if let Some(item) = item.filter(|item| item.parent == dir && item.tree_name().as_ref() == Some(name)) {
             return Some(item.name.clone());
         }
+        let path = index.path(&self.root, dir)?;
         let is_taken = |local: &[u8]| {
-            index.children(dir).any(|(other, other_id)| Some(other_id) != id && names::clash(other, local))
+            // Most names are free, and the disk knows that faster than all that is there is compared.
+            let is_free = || Print::at(&path.join(platform::os_name(local))).is_ok_and(|there| there.is_none());
+            !names::TELLS_CASES
+                && !is_free()
+                && index.children(dir).any(|(other, other_id)| Some(other_id) != id && names::clash(other, local))
         };
         names::disk_name(name, node, is_taken).map(Arc::from)
     }

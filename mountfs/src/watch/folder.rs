@@ -277,7 +277,7 @@ impl FolderBytes for Bytes {
     fn open(&self, item: ItemId) -> io::Result<Option<File>> {
         let Some((path, print)) = self.found(item) else { return Ok(None) };
         let opened = super::platform::open_to_read(&path);
-        let is_same = |file: &File| file.metadata().is_ok_and(|metadata| Print::of(&metadata).same_bytes(&print));
+        let is_same = |file: &File| Print::of_file(file).is_ok_and(|found| found.same_bytes(&print));
         match opened {
             Ok(file) if is_same(&file) => Ok(Some(file)),
             // Another thing may be in its place, which cannot be opened as a file.
@@ -293,7 +293,7 @@ impl FolderBytes for Bytes {
 
     fn is_as_seen(&self, item: ItemId, file: &File) -> bool {
         let Some((path, print)) = self.found(item) else { return false };
-        let is_same = file.metadata().is_ok_and(|metadata| Print::of(&metadata).same_bytes(&print));
+        let is_same = Print::of_file(file).is_ok_and(|found| found.same_bytes(&print));
         let is_there = Print::at(&path).is_ok_and(|there| there.is_some_and(|there| there.same_bytes(&print)));
         if !(is_same && is_there) {
             self.moving(&path);

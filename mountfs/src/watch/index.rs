@@ -79,7 +79,7 @@ mod bytes_as_arc {
 impl Item {
     /// Its name in the tree.
     pub(crate) fn tree_name(&self) -> Option<Name> {
-        self.label.clone().or_else(|| Name::new(&*self.name).ok())
+        self.label.clone().or_else(|| super::names::tree_name(&self.name))
     }
 
     pub(crate) fn is_dir(&self) -> bool {

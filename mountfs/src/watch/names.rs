@@ -59,6 +59,9 @@ pub(crate) fn disk_name(name: &Name, node: NodeId, is_taken: impl Fn(&[u8]) -> b
     plain.into_iter().chain(with_note).find(|local| !is_taken(local))
 }
 
+/// Whether names that differ in case only are two on this system.
+pub(crate) const TELLS_CASES: bool = matches!(Platform::HERE, Platform::Posix);
+
 /// Whether two spellings are one name to this system although they differ.
 pub(crate) fn clash(a: &[u8], b: &[u8]) -> bool {
     use syncmount_common::portable::fold_key;

@@ -157,12 +157,19 @@ impl<'a> Scan<'a> {
             return self.path(&above);
         }
         let Some(name) = path.file_name().and_then(platform::name_bytes) else { return };
-        match fs::symlink_metadata(self.root.join(path)) {
-            Ok(metadata) => {
+        let whole = self.root.join(path);
+        let found = fs::symlink_metadata(&whole).and_then(|metadata| Ok((Print::found(&whole, &metadata)?, metadata)));
+        match found {
+            // The system finds it under another spelling, of which it will tell as well.
+            Ok(_) if !platform::is_spelled_so(&whole) => {
+                let child = self.index.lock().child(dir, name);
+                self.seen.missing.extend(child);
+            }
+            Ok((print, metadata)) => {
                 if metadata.is_dir() {
                     self.seen.dirs.insert(path.to_path_buf());
                 }
-                self.entry(dir, name.into(), path, &metadata, false);
+                self.entry(dir, name.into(), path, (print, &metadata), false);
             }
             Err(error) if platform::is_absent(&error) => {
                 let child = self.index.lock().child(dir, name);
@@ -233,14 +240,18 @@ impl<'a> Scan<'a> {
                     continue;
                 };
                 let (bytes, inner): (Arc<[u8]>, _) = (bytes.into(), path.join(&name));
+                let metadata = metadata.and_then(|metadata| {
+                    let print = Print::found(&self.root.join(&inner), &metadata)?;
+                    Ok((metadata, print))
+                });
                 match metadata {
-                    Ok(metadata) => {
+                    Ok((metadata, print)) => {
                         found.insert(bytes.clone());
-                        let known = self.unchanged_dir(dir, &bytes, &metadata);
+                        let known = self.unchanged_dir(dir, &bytes, &print);
                         match known {
                             Some(known) if deep => todo.push((known, inner)),
                             Some(_) => {}
-                            None => self.entry(dir, bytes, &inner, &metadata, deep),
+                            None => self.entry(dir, bytes, &inner, (print, &metadata), deep),
                         }
                     }
                     Err(error) if platform::is_absent(&error) => {}
@@ -258,25 +269,23 @@ impl<'a> Scan<'a> {
         }
     }
 
-    fn unchanged_dir(&mut self, dir: ItemId, name: &[u8], metadata: &Metadata) -> Option<ItemId> {
-        if !metadata.is_dir() {
+    fn unchanged_dir(&mut self, dir: ItemId, name: &[u8], print: &Print) -> Option<ItemId> {
+        if print.kind != PrintKind::Dir {
             return None;
         }
         let index = self.index.lock();
         let id = index.child(dir, name)?;
-        let print = Print::of(metadata);
-        let same = index.get(id).is_some_and(|item| item.print == print) && !self.claimed.contains(&id);
+        let same = index.get(id).is_some_and(|item| item.print == *print) && !self.claimed.contains(&id);
         self.seen.looked_at += u64::from(same);
         same.then_some(id)
     }
 
     /// Compares one entry with what is known.
-    fn entry(&mut self, dir: ItemId, name: Arc<[u8]>, path: &Path, metadata: &Metadata, deep: bool) {
+    fn entry(&mut self, dir: ItemId, name: Arc<[u8]>, path: &Path, (print, metadata): (Print, &Metadata), deep: bool) {
         if self.told.contains(path) {
             return;
         }
         self.seen.looked_at += 1;
-        let print = Print::of(metadata);
         let child = self.index.lock().child(dir, &name);
         if names::is_ours(&name) && child.is_none() {
             return self.left_over(dir, name, path, &print);
@@ -343,7 +352,10 @@ impl<'a> Scan<'a> {
         let path = index.path(self.root, id)?;
         drop(index);
         match Print::at(&path) {
-            Ok(there) => there.is_none_or(|there| !there.same_file(print)).then_some(id),
+            Ok(there) => {
+                let is_left = there.is_none_or(|there| !there.same_file(print)) || !platform::is_spelled_so(&path);
+                is_left.then_some(id)
+            }
             Err(_) => None,
         }
     }
