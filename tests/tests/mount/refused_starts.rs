@@ -234,19 +234,22 @@ fn in_own_mounts(device: &Device, script: &str) -> Said {
     run(command.args(["--mount", "sh", "-ec", script]).arg(program).args(device.mount_words()))
 }
 
+/// Without it, the folder is watched where it cannot be mounted.
+const MOUNT_ONLY: [&str; 2] = ["--mode", "mount"];
+
 const AS_NOBODY: &str = "exec setpriv --reuid=65534 --regid=65534 --clear-groups";
 
 #[test]
 fn no_fuse_device() {
     let world = World::new();
-    let device = world.device("A");
+    let device = world.device("A").with(&MOUNT_ONLY);
     let said = in_own_mounts(&device, r#"mount -t tmpfs none /dev; exec "$0" "$@""#);
     names(&sentence(&device, &said), &["/dev/fuse is missing", "modprobe fuse", "--device /dev/fuse"]);
 }
 
 /// A device that the user `nobody` can use. Changing to that user needs root.
 fn nobodys(world: &World, name: &str) -> Device {
-    let device = world.device(name);
+    let device = world.device(name).with(&MOUNT_ONLY);
     for dir in [world.path(""), device.home.clone()] {
         fs::set_permissions(&dir, fs::Permissions::from_mode(0o755)).unwrap();
     }
