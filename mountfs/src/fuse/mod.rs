@@ -231,12 +231,12 @@ fn open_flags(writer: bool) -> FopenFlags {
 
 impl Filesystem for Translator {
     fn init(&mut self, _req: &Request, config: &mut KernelConfig) -> io::Result<()> {
+        // No FUSE_ATOMIC_O_TRUNC: with it, a running program would be cut before the kernel says ETXTBSY.
         let wanted = InitFlags::FUSE_PARALLEL_DIROPS
             | InitFlags::FUSE_DO_READDIRPLUS
             | InitFlags::FUSE_READDIRPLUS_AUTO
             | InitFlags::FUSE_CACHE_SYMLINKS
             | InitFlags::FUSE_ASYNC_DIO
-            | InitFlags::FUSE_ATOMIC_O_TRUNC
             // Otherwise the kernel asks for `security.capability` before every write.
             | InitFlags::FUSE_HANDLE_KILLPRIV_V2;
         if let Err(missing) = config.add_capabilities(wanted) {

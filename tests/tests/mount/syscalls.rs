@@ -50,6 +50,30 @@ fn on_two_devices(act: impl FnOnce(&Device, &Device)) {
 }
 
 #[test]
+fn a_program_that_runs_is_not_cut() {
+    on_two_devices(|a, _| {
+        let path = a.path("program");
+        fs::copy("/bin/sleep", &path).unwrap();
+        let before = fs::read(&path).unwrap();
+        let mut child = Command::new(&path).arg("60").spawn().unwrap();
+        let opens = [
+            OpenOptions::new().write(true).open(&path),
+            OpenOptions::new().write(true).truncate(true).open(&path),
+            OpenOptions::new().read(true).custom_flags(libc::O_TRUNC).open(&path),
+        ];
+        let left = fs::read(&path).unwrap();
+        let ended = child.try_wait().unwrap();
+        child.kill().unwrap();
+        child.wait().unwrap();
+        for refused in opens.map(|open| open.map(drop)) {
+            fails(refused, libc::ETXTBSY);
+        }
+        assert!(left == before, "{} of {} bytes are left", left.len(), before.len());
+        assert!(ended.is_none(), "{ended:?}");
+    });
+}
+
+#[test]
 fn open_flags_do_what_they_say() {
     on_two_devices(|a, b| {
         let path = a.path("file");
