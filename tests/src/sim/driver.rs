@@ -35,6 +35,11 @@ impl World {
         }
         if !had_memory {
             self.check_fsynced(index);
+            let device = &mut self.devices[index];
+            if let Some(engine) = &device.engine {
+                // A rename that the cut has undone had given the file another id.
+                device.fsynced.retain(|node, _| engine.local(*node).is_some());
+            }
         }
         self.declare_all(index);
         if self.keep(index) {
