@@ -279,7 +279,14 @@ impl Client {
                     std::thread::sleep(Duration::from_millis(1));
                     inner = file.inner.write();
                 }
-                Err(error) => return Err(error),
+                Err(error) => {
+                    // After an error of the journal the tree has it, and the next record that is kept says so: who writes
+                    // again has to begin again.
+                    if ready && !matches!(error, WriteError::Refused(_)) {
+                        (inner.told, inner.told_ready) = (UNCERTAIN, true);
+                    }
+                    return Err(error);
+                }
             }
         }
     }
@@ -387,6 +394,9 @@ fn update_of(inner: &Inner, overlay: &Overlay, generation: u64, ready: bool) -> 
         ready,
     }
 }
+
+/// No draft has this generation: what the tree knows was not kept when it was told.
+const UNCERTAIN: u64 = u64::MAX;
 
 fn needs_begin(inner: &Inner) -> bool {
     match &inner.backing {

@@ -380,6 +380,12 @@ impl Device {
         self.files.get(&node).is_some_and(|file| file.generation != generation)
     }
 
+    /// Whether the tree has this generation as the draft of a file.
+    pub fn has_draft(&self, node: NodeId, generation: u64) -> bool {
+        let local = self.engine.as_ref().and_then(|engine| engine.local(node));
+        local.and_then(|state| state.body.draft()).is_some_and(|draft| draft.generation == generation)
+    }
+
     /// Opens a file for writing, or finds it open.
     pub fn open(&mut self, node: NodeId) -> Result<OpenFile, Refusal> {
         if let Some(file) = self.files.get(&node) {

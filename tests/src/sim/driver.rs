@@ -35,11 +35,7 @@ impl World {
         }
         if !had_memory {
             self.check_fsynced(index);
-            let device = &mut self.devices[index];
-            if let Some(engine) = &device.engine {
-                // A rename that the cut has undone had given the file another id.
-                device.fsynced.retain(|node, _| engine.local(*node).is_some());
-            }
+            self.rename_fsynced(index);
         }
         self.declare_all(index);
         if self.keep(index) {

@@ -70,6 +70,24 @@ impl World {
         }
     }
 
+    /// A rename that the cut has undone had given a synced file another id: its bytes are asked for by the one it has now.
+    pub fn rename_fsynced(&mut self, index: usize) {
+        let device = &self.devices[index];
+        let Some(engine) = &device.engine else { return };
+        let seen = view::of_engine(engine, Some((&device.disk, &self.library)));
+        let (mut fsynced, unknown): (BTreeMap<NodeId, ContentHash>, BTreeMap<NodeId, ContentHash>) = device
+            .fsynced
+            .iter()
+            .map(|(node, hash)| (*node, *hash))
+            .partition(|(node, _)| engine.local(*node).is_some());
+        for hash in unknown.into_values() {
+            let holds = |seen: &&view::Seen| seen.inside == Inside::Bytes(hash) && !fsynced.contains_key(&seen.id);
+            let holder = seen.values().find(holds).map(|seen| (seen.id, hash));
+            fsynced.extend(holder);
+        }
+        self.devices[index].fsynced = fsynced;
+    }
+
     /// What a device has merged is what the server had at the device's position in the feed, and the position only moves on.
     pub fn check_feed(&mut self, index: usize) {
         let device = &self.devices[index];

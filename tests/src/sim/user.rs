@@ -380,6 +380,10 @@ impl World {
             if let (true, Some(bytes)) = (ready, bytes) {
                 self.declare(&bytes);
             }
+        } else if ready && self.devices[index].has_draft(node, file.generation) {
+            // It could not be kept, and the next record says it all the same.
+            file.told = u64::MAX;
+            self.devices[index].files.insert(node, file);
         }
         told
     }
