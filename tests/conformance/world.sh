@@ -14,6 +14,7 @@ mkdir "$place/mount" "$place/other"
 export XDG_CONFIG_HOME=$place/config XDG_STATE_HOME=$place/state XDG_RUNTIME_DIR=$place/run
 
 serve() {
+    : >"$place/server.out"
     "$programs/syncmount-server" --data "$place/server" --listen 127.0.0.1:0 >"$place/server.out" 2>"$place/server.log" &
     server=$!
     local tries
