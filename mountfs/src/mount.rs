@@ -180,6 +180,7 @@ impl ControlHandler for Running {
             last_error: self.client.link.last_error().map(|(at, message)| LastError { at, message }),
             problems,
             problems_more,
+            requests: traffic.requests,
             bytes_sent: traffic.sent,
             bytes_received: traffic.received,
             ..Status::starting(&self.config, self.since)

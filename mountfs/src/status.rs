@@ -50,6 +50,9 @@ pub struct Status {
     pub problems: Vec<Problem>,
     /// How many more problems there are than listed.
     pub problems_more: u64,
+    /// Requests sent to the server since `since`.
+    #[serde(default)]
+    pub requests: u64,
     /// Bytes sent to the server since `since`.
     pub bytes_sent: u64,
     /// Bytes received from the server since `since`.
@@ -139,6 +142,7 @@ impl Status {
             last_error: None,
             problems: Vec::new(),
             problems_more: 0,
+            requests: 0,
             bytes_sent: 0,
             bytes_received: 0,
             since,
@@ -267,6 +271,7 @@ pub(crate) mod tests {
             last_error: None,
             problems: Vec::new(),
             problems_more: 0,
+            requests: 3,
             bytes_sent: 0,
             bytes_received: 5 << 20,
             since: Timestamp::from_parts(1000, 0),
@@ -284,7 +289,7 @@ pub(crate) mod tests {
             "phase": "live", "pending_files": 0, "pending_bytes": 0, "pending_nodes": 0, "only_here": 0, "cache_used": 1048576,
             "cache_limit": 10737418240u64, "last_error": {"at": 5, "message": "x"},
             "problems": [{"kind": "set_aside", "path": "a", "reason": "because"}], "problems_more": 0,
-            "bytes_sent": 0, "bytes_received": 5242880, "since": 1000000000000u64,
+            "requests": 3, "bytes_sent": 0, "bytes_received": 5242880, "since": 1000000000000u64,
         });
         assert_eq!(json, expected);
         assert_eq!(serde_json::from_value::<Status>(json).unwrap(), status);

@@ -1,5 +1,6 @@
 //! Worlds, models and end-to-end tests of syncmount.
 
+pub mod bench;
 pub mod pairs;
 mod pairs_folder;
 pub mod sim;

@@ -59,17 +59,20 @@ pub enum SetupError {
     Tls(String),
 }
 
-/// Bytes of bodies that went over the wire.
+/// What went over the wire.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Traffic {
-    /// To the server.
+    /// Requests.
+    pub requests: u64,
+    /// Bytes of bodies to the server.
     pub sent: u64,
-    /// From the server.
+    /// Bytes of bodies from the server.
     pub received: u64,
 }
 
 #[derive(Default)]
 pub(super) struct Counters {
+    requests: AtomicU64,
     sent: AtomicU64,
     received: AtomicU64,
 }
@@ -115,9 +118,10 @@ impl HttpRemote {
         })
     }
 
-    /// How many bytes of bodies have gone over the wire since the start.
+    /// How much has gone over the wire since the start.
     pub fn traffic(&self) -> Traffic {
         Traffic {
+            requests: self.counters.requests.load(Ordering::Relaxed),
             sent: self.counters.sent.load(Ordering::Relaxed),
             received: self.counters.received.load(Ordering::Relaxed),
         }
@@ -244,6 +248,7 @@ impl HttpRemote {
     ) -> impl Future<Output = Result<Incoming, RemoteError>> + Send + 'a {
         // Boxed: the state of a request inside the client is larger than 4 KiB.
         async move {
+            self.counters.requests.fetch_add(1, Ordering::Relaxed);
             let reply = request.send().await.map_err(|error| reply::broken(&error))?;
             deadline.extend(STALL);
             reply::check_server(reply.status(), reply.headers(), &self.base.to_string())?;

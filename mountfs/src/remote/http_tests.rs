@@ -189,6 +189,7 @@ fn a_commit_is_json_alone_and_framed_with_chunks() {
     assert_eq!(block_on(remote.commit(&batch(), &chunks)).unwrap(), done);
     assert_eq!(server.last().header("content-type"), Some(frame::CONTENT_TYPE));
     assert_eq!(server.last().body, framed(Some(&serde_json::to_vec(&batch()).unwrap()), &chunks));
+    assert_eq!(remote.traffic().requests, server.seen.lock().len() as u64);
     assert_eq!(remote.traffic().sent, server.seen.lock().iter().map(|request| request.body.len() as u64).sum::<u64>());
 }
 

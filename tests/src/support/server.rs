@@ -98,6 +98,12 @@ impl Server {
         Ok(())
     }
 
+    /// Its process.
+    #[track_caller]
+    pub fn pid(&self) -> Pid {
+        Pid::from_child(self.child.as_ref().expect("the server runs"))
+    }
+
     /// `kill -9`.
     #[track_caller]
     pub fn kill(&mut self) {
