@@ -523,6 +523,20 @@ mod tests {
     }
 
     #[test]
+    fn a_file_has_at_most_ten_thousand_names() {
+        let mut rig = Rig::new();
+        let file = rig.file(ROOT, "0", 1);
+        rig.sync();
+        let mut theirs = rig.theirs(file, ROOT, "0", Some(1));
+        theirs.names = (0..10_000).map(|number| place(&number.to_string())).collect();
+        theirs.names.sort();
+        rig.news(vec![theirs]);
+        assert_eq!(rig.engine.link(file, ROOT, name("one more"), NOW), Err(Refusal::TooManyNames));
+        rig.engine.remove(ROOT, b"0", false, NOW).unwrap();
+        rig.engine.link(file, ROOT, name("one more"), NOW).unwrap();
+    }
+
+    #[test]
     fn a_link_that_takes_a_name_sends_away_what_the_server_has_there() {
         let mut rig = Rig::new();
         let (file, other) = (rig.file(ROOT, "a", 1), rig.file(ROOT, "b", 2));
