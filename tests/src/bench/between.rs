@@ -32,7 +32,7 @@ pub(super) const LARGE: u64 = 1 << 30;
 pub(super) const PIECE: usize = 1 << 20;
 
 pub(super) fn latency(bench: &mut Bench, side: Side) -> io::Result<()> {
-    let pair = Pair::new(side);
+    let pair = Pair::new(side)?;
     let mut samples: [Vec<f64>; 3] = Default::default();
     for number in 0..TIMES {
         let content = bytes(&mut bench.dice, SMALL);
@@ -78,8 +78,10 @@ fn read_all(dir: &Path, count: usize) -> io::Result<()> {
             Err(error) => return Err(error),
         };
         for name in names {
-            // A watched folder has a temporary file until all bytes are there.
-            if !seen.contains(&name) && read_if_there(&dir.join(&name))?.is_some_and(|content| content.len() == SMALL) {
+            // A watched folder has a file under another name until all its bytes are there.
+            let is_final = name.as_encoded_bytes().iter().all(u8::is_ascii_digit);
+            let whole = |content: Vec<u8>| content.len() == SMALL;
+            if is_final && !seen.contains(&name) && read_if_there(&dir.join(&name))?.is_some_and(whole) {
                 seen.insert(name);
             }
         }
@@ -88,7 +90,7 @@ fn read_all(dir: &Path, count: usize) -> io::Result<()> {
 }
 
 pub(super) fn small(bench: &mut Bench, side: Side, count: usize) -> io::Result<()> {
-    let pair = Pair::new(side);
+    let pair = Pair::new(side)?;
     let contents: Vec<Vec<u8>> = (0..count).map(|_| bytes(&mut bench.dice, SMALL)).collect();
     fs::create_dir(pair.a.path("d"))?;
     pair.rest()?;
@@ -122,7 +124,7 @@ pub(super) fn large(bench: &mut Bench, side: Side) -> io::Result<()> {
     if side == Side::Native {
         return copied_twice_and_hashed(bench, source.path());
     }
-    let pair = Pair::new(side);
+    let pair = Pair::new(side)?;
     let (from, to) = (pair.a.path("large"), pair.b.path("large"));
     let meter = pair.meter()?;
     let begin = Instant::now();
@@ -220,7 +222,7 @@ fn compare(one: &Path, other: &Path) -> io::Result<()> {
 
 pub(super) fn cold(bench: &mut Bench, side: Side) -> io::Result<()> {
     const READS: u64 = 200;
-    let pair = Pair::new(side);
+    let pair = Pair::new(side)?;
     local::fill(bench, &File::create(pair.a.path("large"))?, LARGE)?;
     await_it("the large file", Duration::from_millis(5), || {
         Ok(fs::metadata(pair.b.path("large")).ok().filter(|found| found.len() == LARGE))
@@ -243,7 +245,7 @@ pub(super) fn cold(bench: &mut Bench, side: Side) -> io::Result<()> {
 }
 
 pub(super) fn idle(bench: &mut Bench, side: Side) -> io::Result<()> {
-    let pair = Pair::new(side);
+    let pair = Pair::new(side)?;
     fs::create_dir(pair.a.path("d"))?;
     for number in 0..10_000 {
         fs::write(pair.a.path(format!("d/{number}")), number.to_string())?;

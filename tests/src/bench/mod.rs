@@ -5,6 +5,7 @@
 //! what else the machine does meets all of them.
 
 mod between;
+mod disk;
 mod local;
 mod metadata;
 mod meter;

@@ -1,6 +1,7 @@
 //! A server and two devices for one measurement, or a plain directory in their place.
 
 use super::Bench;
+use super::disk::Disk;
 use super::meter;
 use crate::support::{Device, World};
 use rustix::process::Pid;
@@ -40,14 +41,16 @@ pub(super) struct Pair {
     pub(super) a: Device,
     pub(super) b: Device,
     pub(super) world: World,
+    _disk: Disk,
 }
 
 impl Pair {
-    pub(super) fn new(side: Side) -> Self {
-        let world = World::lasting(Duration::from_secs(3600));
+    pub(super) fn new(side: Side) -> io::Result<Self> {
+        let disk = Disk::new()?;
+        let world = World::lasting_in(disk.path(), Duration::from_secs(3600));
         let start = if side == Side::Watch { World::watch } else { World::mount };
         let (a, b) = (start(&world, "A"), start(&world, "B"));
-        Self { a, b, world }
+        Ok(Self { a, b, world, _disk: disk })
     }
 
     fn processes(&self) -> [(&'static str, Pid); 3] {
@@ -122,18 +125,18 @@ impl Meter<'_> {
 pub(super) struct Ground {
     pub(super) dir: PathBuf,
     pub(super) pair: Option<Pair>,
-    _native: Option<tempfile::TempDir>,
+    _native: Option<Disk>,
 }
 
 impl Ground {
     pub(super) fn new(side: Side) -> io::Result<Self> {
         let (dir, pair, native) = match side {
             Side::Native => {
-                let dir = tempfile::Builder::new().prefix("syncmount-bench-").tempdir()?;
-                (dir.path().to_path_buf(), None, Some(dir))
+                let disk = Disk::new()?;
+                (disk.path().to_path_buf(), None, Some(disk))
             }
             Side::Mount | Side::Watch => {
-                let pair = Pair::new(side);
+                let pair = Pair::new(side)?;
                 (pair.a.folder.clone(), Some(pair), None)
             }
         };

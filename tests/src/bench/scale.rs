@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 const PER_DIR: usize = 1_000;
 
 pub(super) fn scale(bench: &mut Bench, side: Side) -> io::Result<()> {
-    let (nodes, pair) = (bench.nodes, Pair::new(side));
+    let (nodes, pair) = (bench.nodes, Pair::new(side)?);
     pair.b.stop();
     let begin = Instant::now();
     for number in 0..nodes {

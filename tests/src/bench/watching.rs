@@ -1,6 +1,7 @@
 //! What a large watched folder costs that nobody changes.
 
 use super::Bench;
+use super::disk::Disk;
 use super::pair::Side;
 use crate::support::World;
 use std::fs;
@@ -12,7 +13,8 @@ const DIRS: usize = 100;
 const FILES: usize = 100_000;
 
 pub(super) fn start(bench: &mut Bench, side: Side) -> io::Result<()> {
-    let world = World::lasting(Duration::from_secs(3600));
+    let disk = Disk::new()?;
+    let world = World::lasting_in(disk.path(), Duration::from_secs(3600));
     let device = world.device("A").watched();
     for number in 0..FILES {
         let dir = device.path(format!("dir {:02}", number % DIRS));

@@ -36,8 +36,13 @@ impl World {
 
     /// The same for a test that may take longer than others.
     pub fn lasting(limit: Duration) -> Self {
+        Self::lasting_in(&std::env::temp_dir(), limit)
+    }
+
+    /// The same in a directory of `parent`.
+    pub fn lasting_in(parent: &Path, limit: Duration) -> Self {
         let place = Place::take();
-        let root = temporary_dir();
+        let root = temporary_dir(parent);
         let server = Mutex::new(Server::start_in(root.path(), root.path().join("server")));
         Self { _ended: watch(root.path().into(), limit), server, root, _place: place }
     }
@@ -45,7 +50,7 @@ impl World {
     /// A world whose server has its data on a disk that forgets.
     pub fn on_lossy_disk(ordering: Ordering) -> (Self, LossyDisk) {
         let place = Place::take();
-        let root = temporary_dir();
+        let root = temporary_dir(&std::env::temp_dir());
         let disk = LossyDisk::new(root.path().join("server-disk"), ordering);
         let server = Mutex::new(Server::start_in(root.path(), disk.path().join("server")));
         (Self { _ended: watch(root.path().into(), TEST_MAX), server, root, _place: place }, disk)
@@ -113,8 +118,8 @@ impl World {
     }
 }
 
-fn temporary_dir() -> TempDir {
-    tempfile::Builder::new().prefix("syncmount-").tempdir().expect("there is a temporary directory")
+fn temporary_dir(parent: &Path) -> TempDir {
+    tempfile::Builder::new().prefix("syncmount-").tempdir_in(parent).expect("there is a temporary directory")
 }
 
 impl Drop for World {
