@@ -5,6 +5,8 @@ use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::thread;
+use std::time::Duration;
 use tempfile::TempDir;
 
 /// Bytes of a disk. It takes room only for what is written.
@@ -43,10 +45,14 @@ fn succeeds(command: &mut Command) -> bool {
 
 impl Drop for Disk {
     fn drop(&mut self) {
-        if let Some(root) = &self.mounted
-            && !succeeds(Command::new("umount").arg(root))
-        {
-            eprintln!("bench: {} cannot be unmounted", root.display());
+        let Some(root) = &self.mounted else { return };
+        // What was taken away from it by force needs a moment to let go.
+        for _ in 0..100 {
+            if succeeds(Command::new("umount").arg(root)) {
+                return;
+            }
+            thread::sleep(Duration::from_millis(100));
         }
+        eprintln!("bench: {} cannot be unmounted", root.display());
     }
 }

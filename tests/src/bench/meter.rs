@@ -5,6 +5,7 @@ use rustix::process::Pid;
 use std::fs;
 use std::io;
 use std::mem::MaybeUninit;
+use std::ops::Range;
 use std::time::Duration;
 
 /// Moves this process into a network of its own, in which nobody else talks: the bytes on its loopback are those of the
@@ -63,11 +64,11 @@ pub(super) fn peak(pid: Pid) -> io::Result<f64> {
     kib.map(|kib| kib / 1024.0).ok_or_else(|| io::Error::other("the kernel does not tell how much memory was used"))
 }
 
-/// Lets a process, all its threads, run on the first processor only.
-pub(super) fn pin(pid: Pid) -> io::Result<()> {
+/// Lets a process, all its threads, run on one processor only.
+pub(super) fn pin(pid: Pid, processor: usize) -> io::Result<()> {
     for thread in fs::read_dir(format!("/proc/{}/task", pid.as_raw_nonzero()))? {
         let Ok(thread) = thread?.file_name().to_string_lossy().parse::<libc::pid_t>() else { continue };
-        set_processors(thread, 1)?;
+        set_processors(thread, processor..processor + 1)?;
     }
     Ok(())
 }
@@ -77,7 +78,7 @@ pub(super) struct Pinned(());
 
 impl Pinned {
     pub(super) fn new() -> io::Result<Self> {
-        set_processors(0, 1)?;
+        set_processors(0, 0..1)?;
         Ok(Self(()))
     }
 }
@@ -86,15 +87,15 @@ impl Drop for Pinned {
     fn drop(&mut self) {
         let all = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         // At worst the next workload runs on one processor, which its figures show.
-        drop(set_processors(0, all.max(2)));
+        drop(set_processors(0, 0..all.max(2)));
     }
 }
 
-fn set_processors(thread: libc::pid_t, count: usize) -> io::Result<()> {
+fn set_processors(thread: libc::pid_t, processors: Range<usize>) -> io::Result<()> {
     // SAFETY: the set is a plain bit field that lives as long as the call.
     let refused = unsafe {
         let mut set: libc::cpu_set_t = MaybeUninit::zeroed().assume_init();
-        (0..count).for_each(|number| libc::CPU_SET(number, &mut set));
+        processors.for_each(|number| libc::CPU_SET(number, &mut set));
         libc::sched_setaffinity(thread, size_of::<libc::cpu_set_t>(), &raw const set)
     };
     if refused == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }

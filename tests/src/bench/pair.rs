@@ -143,10 +143,14 @@ impl Ground {
         Ok(Self { dir, pair, _native: native })
     }
 
-    /// Client and caller share one processor from now on: without that the time is that of waking an idle one.
+    /// Client and caller share one processor from now on, server and the other device have another: without that the time
+    /// is that of waking an idle processor.
     pub(super) fn share_one_processor(&self) -> io::Result<meter::Pinned> {
         if let Some(pair) = &self.pair {
-            pair.processes().into_iter().try_for_each(|(_, pid)| meter::pin(pid))?;
+            let other = usize::from(thread::available_parallelism()?.get() > 1);
+            for (name, pid) in pair.processes() {
+                meter::pin(pid, if name == "A" { 0 } else { other })?;
+            }
         }
         meter::Pinned::new()
     }
