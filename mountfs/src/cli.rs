@@ -177,6 +177,10 @@ pub enum Command {
     Logout(LogoutArgs),
     /// Show what a mount is doing; without FOLDER, all running mounts
     Status(StatusArgs),
+    /// Keep files and directories on this machine, with all that is and will be in them
+    Pin(PinArgs),
+    /// The end of that: they may make room for others again
+    Unpin(UnpinArgs),
     /// Send what is pending, then unmount
     Umount(UmountArgs),
     /// Return when nothing is pending
@@ -217,6 +221,28 @@ pub struct StatusArgs {
     /// For programs: one JSON object, or without FOLDER an array of them
     #[arg(long)]
     pub json: bool,
+}
+
+/// `syncmount pin PATH…`.
+#[derive(Args, Debug, PartialEq)]
+pub struct PinArgs {
+    /// Files and directories in folders that are mounted
+    #[arg(value_name = "PATH", required = true)]
+    pub paths: Vec<PathBuf>,
+    /// Show what is pinned in the folders that PATH is in, and how much of it is here
+    #[arg(long)]
+    pub list: bool,
+    /// For programs: one JSON array
+    #[arg(long, requires = "list")]
+    pub json: bool,
+}
+
+/// `syncmount unpin PATH…`.
+#[derive(Args, Debug, PartialEq)]
+pub struct UnpinArgs {
+    /// What was pinned
+    #[arg(value_name = "PATH", required = true)]
+    pub paths: Vec<PathBuf>,
 }
 
 /// `syncmount umount FOLDER`.
@@ -288,7 +314,8 @@ pub struct VerifyArgs {
     pub json: bool,
 }
 
-const COMMANDS: [&str; 9] = ["watch", "login", "logout", "status", "umount", "wait", "service", "cache", "help"];
+const COMMANDS: [&str; 11] =
+    ["watch", "login", "logout", "status", "pin", "unpin", "umount", "wait", "service", "cache", "help"];
 
 /// After options clap takes a command's word for a folder; whoever types it means the command.
 fn folder_to_mount(path: PathBuf) -> Result<PathBuf, String> {

@@ -3,13 +3,13 @@
 //! They change nothing themselves; they ask the mount's process and say what it answers. Only a cache that no mount uses
 //! is checked right here. Results go to stdout, what is on the way to stderr.
 
-use crate::cli::{StatusArgs, UmountArgs, VerifyArgs, WaitArgs};
+use crate::cli::{PinArgs, StatusArgs, UmountArgs, UnpinArgs, VerifyArgs, WaitArgs};
 use crate::config::{self, Dirs, StartError};
 use crate::control::{self, ControlClient, ControlError, Drained};
 use crate::driver::{self, OpenError};
 use crate::mountpoint::{self, MountTable};
 use crate::progress::{DrainProgress, VerifyProgress};
-use crate::status::{self, Status};
+use crate::status::{self, Pin, Status};
 use crate::store::StateError;
 use crate::verify_report::VerifyReport;
 use std::io::{self, Write};
@@ -82,6 +82,25 @@ pub enum CommandError {
     /// Bytes had gone bad.
     #[error("{0} damaged; the disk may be failing")]
     Damaged(String),
+    /// A path that cannot be found.
+    #[error("cannot look at {path}: {error}")]
+    NoPath {
+        /// As it was given.
+        path: PathBuf,
+        /// What the system says.
+        error: io::Error,
+    },
+    /// A path outside of all folders.
+    #[error("{0} is in no folder that is mounted here")]
+    InNoFolder(PathBuf),
+    /// The mount refuses to pin or unpin.
+    #[error("{path}: {error}")]
+    Pin {
+        /// As it was given.
+        path: PathBuf,
+        /// Its sentence.
+        error: ControlError,
+    },
     /// stdout failed.
     #[error("cannot write to stdout: {0}")]
     Output(#[from] io::Error),
@@ -255,6 +274,69 @@ fn verify_unused(cache_dir: &Path) -> Result<VerifyReport, CommandError> {
     Ok((&verified).into())
 }
 
+/// `syncmount pin PATH…`.
+pub async fn pin(args: &PinArgs, dirs: &Dirs) -> Result<(), CommandError> {
+    if args.list { list_pins(args, dirs).await } else { set_pins(&args.paths, true, dirs).await }
+}
+
+/// `syncmount unpin PATH…`.
+pub async fn unpin(args: &UnpinArgs, dirs: &Dirs) -> Result<(), CommandError> {
+    set_pins(&args.paths, false, dirs).await
+}
+
+async fn set_pins(paths: &[PathBuf], keep: bool, dirs: &Dirs) -> Result<(), CommandError> {
+    for given in paths {
+        let (path, mountpoint) = folder_of(given, dirs)?;
+        let metadata = path.symlink_metadata();
+        let metadata = metadata.map_err(|error| CommandError::NoPath { path: given.clone(), error })?;
+        let mut client = connect(dirs, &mountpoint).await?;
+        let pinned = client.pin(inode_number(&metadata), keep).await;
+        pinned.map_err(|error| CommandError::Pin { path: given.clone(), error })?;
+    }
+    Ok(())
+}
+
+async fn list_pins(args: &PinArgs, dirs: &Dirs) -> Result<(), CommandError> {
+    let mut all: Vec<(PathBuf, Vec<Pin>)> = Vec::new();
+    for given in &args.paths {
+        let (_, mountpoint) = folder_of(given, dirs)?;
+        if all.iter().all(|(known, _)| *known != mountpoint) {
+            let pins = connect(dirs, &mountpoint).await?.pins().await?;
+            all.push((mountpoint, pins));
+        }
+    }
+    let pins = all.into_iter().flat_map(|(_, pins)| pins);
+    if args.json {
+        return print_json(&pins.collect::<Vec<_>>());
+    }
+    for pin in pins {
+        writeln!(io::stdout(), "{}", pin.describe())?;
+    }
+    Ok(())
+}
+
+/// A path without symlinks, and the folder that it is in.
+fn folder_of(given: &Path, dirs: &Dirs) -> Result<(PathBuf, PathBuf), CommandError> {
+    let path = dunce::canonicalize(given).map_err(|error| CommandError::NoPath { path: given.into(), error })?;
+    for folder in path.ancestors() {
+        if control::is_served(dirs, folder)? {
+            return Ok((path.clone(), folder.into()));
+        }
+    }
+    Err(CommandError::InNoFolder(given.into()))
+}
+
+#[cfg(unix)]
+fn inode_number(metadata: &std::fs::Metadata) -> u64 {
+    std::os::unix::fs::MetadataExt::ino(metadata)
+}
+
+/// Without mounts there is nothing to pin, and the folder says so.
+#[cfg(not(unix))]
+fn inode_number(_: &std::fs::Metadata) -> u64 {
+    0
+}
+
 /// The process behind `mountpoint`, or why there is none.
 async fn connect(dirs: &Dirs, mountpoint: &Path) -> Result<ControlClient, CommandError> {
     if let Some(client) = ControlClient::connect(dirs, mountpoint).await? {
@@ -286,6 +368,12 @@ mod tests {
         fn end_drain(&self) {}
         fn stop(&self, _force: bool) -> Result<(), String> {
             panic!("more is pending, and it was not forced")
+        }
+        fn pin(&self, _: u64, _: bool) -> Result<(), String> {
+            Err("it is not pinned".into())
+        }
+        fn pins(&self) -> Vec<Pin> {
+            vec![Pin { path: "a".into(), files: 1, ..Pin::default() }]
         }
         fn verify_cache(&self, progress: &mut dyn FnMut(VerifyReport) -> bool) -> Result<VerifyReport, String> {
             let half = VerifyReport { contents: 2, good: 1, ..VerifyReport::default() };
@@ -376,6 +464,21 @@ mod tests {
         drop(server);
         let _server = world.serve(Status { pending_files: 1, ..sample() });
         assert!(matches!(verify(folder()).await, Err(CommandError::Damaged(_))));
+    }
+
+    #[tokio::test]
+    async fn what_is_in_no_folder_cannot_be_pinned_and_a_refusal_names_the_path() {
+        let world = World::new();
+        let inside = world.root.path().join("inside");
+        std::fs::write(&inside, "").unwrap();
+        let args = |list| PinArgs { paths: vec![inside.clone()], list, json: false };
+        assert!(matches!(pin(&args(false), &world.dirs).await, Err(CommandError::InNoFolder(_))));
+        let missing = UnpinArgs { paths: vec![world.root.path().join("none")] };
+        assert!(matches!(unpin(&missing, &world.dirs).await, Err(CommandError::NoPath { .. })));
+        let _server = world.serve(sample());
+        let error = unpin(&UnpinArgs { paths: vec![inside.clone()] }, &world.dirs).await.unwrap_err().to_string();
+        assert!(error.ends_with("inside: it is not pinned"), "{error}");
+        pin(&args(true), &world.dirs).await.unwrap();
     }
 
     #[tokio::test]

@@ -2,11 +2,12 @@
 //! needs a person's eye.
 
 use crate::config::MountConfig;
-use crate::driver::{Client, OpenError};
+use crate::driver::{Client, KEPT_TENTHS, OpenError};
 use crate::ports::{Remote, RemoteError};
 use crate::ready::Ready;
 use crate::remote::HttpRemote;
 use crate::status::{Problem, ProblemKind};
+use indicatif::HumanBytes;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -91,6 +92,16 @@ pub(crate) fn problems_of(client: &Client) -> Vec<Problem> {
         let reason = format!("{}; {} bytes of it lie in {}", lost.reason, lost.len, lost.path.display());
         Problem { kind: ProblemKind::SetAside, path: lost.label, reason }
     }));
+    let pinned = client.pinned();
+    if pinned.left_out > 0 {
+        let room = HumanBytes(client.cache().limit() / 10 * KEPT_TENTHS);
+        let reason = format!(
+            "what is pinned takes more than the {room} of the cache that it may have; files left out: {}. Mount with a \
+             larger --cache-size or unpin something",
+            pinned.left_out
+        );
+        problems.push(about_all(ProblemKind::Note, reason));
+    }
     let bad_rule = |(path, reason)| Problem { kind: ProblemKind::Note, path, reason };
     problems.extend(client.bad_rules().into_iter().map(bad_rule));
     let unsent = |(path, reason)| Problem { kind: ProblemKind::Unsent, path, reason };

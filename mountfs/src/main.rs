@@ -66,6 +66,8 @@ fn run_command(command: &Command) -> anyhow::Result<()> {
             Command::Login(args) => login::login(args, &dirs).await?,
             Command::Logout(args) => login::logout(args, &dirs)?,
             Command::Status(args) => commands::status(args, &dirs).await?,
+            Command::Pin(args) => commands::pin(args, &dirs).await?,
+            Command::Unpin(args) => commands::unpin(args, &dirs).await?,
             Command::Umount(args) => commands::umount(args, &dirs).await?,
             Command::Wait(args) => commands::wait(args, &dirs).await?,
             Command::Service(command) => service::service(command, &dirs)?,

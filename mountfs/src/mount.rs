@@ -2,13 +2,13 @@
 
 use crate::config::{Dirs, MountConfig, StartError};
 use crate::control::{ControlHandler, ControlServer, ControlSocket};
-use crate::driver::{Client, OpenError, Pump};
+use crate::driver::{Client, OpenError, Pinned, Pump};
 use crate::fuse::{self, Mount};
 use crate::join::{await_first_state, check_server, open_client, problems_of, say_now_and_then};
 use crate::mountpoint;
 use crate::ready::Ready;
 use crate::remote::{HttpRemote, ServerUrl};
-use crate::status::{LastError, PROBLEMS_MAX, Phase, Status};
+use crate::status::{LastError, PROBLEMS_MAX, Phase, Pin, PinnedSum, Status};
 use crate::system::signals::EndRequests;
 use crate::verify_report::VerifyReport;
 use crate::vfs::Vfs;
@@ -32,6 +32,7 @@ enum MountError {
 
 struct Running {
     client: Arc<Client>,
+    vfs: Arc<Vfs>,
     remote: Arc<HttpRemote>,
     config: MountConfig,
     since: Timestamp,
@@ -67,10 +68,11 @@ pub fn run(config: &MountConfig, ready: &Ready) -> anyhow::Result<()> {
     }
     let vfs = Arc::new(Vfs::new(client.clone(), config.read_only, config.durability));
     let options = fuse::Options { read_only: config.read_only, allow_other: config.allow_other };
-    let mount = fuse::mount(vfs, &config.mountpoint, runtime.handle().clone(), options)
+    let mount = fuse::mount(vfs.clone(), &config.mountpoint, runtime.handle().clone(), options)
         .map_err(|error| MountError::Kernel { mountpoint: config.mountpoint.display().to_string(), error })?;
     let running = Arc::new(Running {
         client: client.clone(),
+        vfs,
         remote,
         config: config.clone(),
         since: client.now(),
@@ -165,6 +167,7 @@ impl ControlHandler for Running {
     fn status(&self) -> Status {
         let pending = self.client.pending();
         let traffic = self.remote.traffic();
+        let pinned = self.client.pinned();
         let mut problems = problems_of(&self.client);
         let problems_more = problems.len().saturating_sub(PROBLEMS_MAX) as u64;
         problems.truncate(PROBLEMS_MAX);
@@ -177,6 +180,7 @@ impl ControlHandler for Running {
             only_here: self.client.look(syncmount_engine::Engine::staying),
             cache_used: self.client.cache().used(),
             cache_limit: self.client.cache().limit(),
+            pinned: PinnedSum { files: pinned.files, bytes: pinned.bytes, missing_bytes: pinned.missing_bytes },
             last_error: self.client.link.last_error().map(|(at, message)| LastError { at, message }),
             problems,
             problems_more,
@@ -202,6 +206,25 @@ impl ControlHandler for Running {
     fn verify_cache(&self, progress: &mut dyn FnMut(VerifyReport) -> bool) -> Result<VerifyReport, String> {
         let verified = self.client.verify_cache(&mut |verified| progress(verified.into()));
         verified.map(|verified| (&verified).into()).map_err(|error| format!("the cache cannot be checked: {error}"))
+    }
+
+    fn pin(&self, ino: u64, keep: bool) -> Result<(), String> {
+        let node = self.vfs.inodes.node(ino).ok_or("it is gone; try again")?;
+        let done = if keep { self.client.pin(node) } else { self.client.unpin(node) };
+        done.map_err(|error| error.to_string())
+    }
+
+    fn pins(&self) -> Vec<Pin> {
+        let pins = self.client.pinned().pins;
+        pins.into_iter()
+            .map(|Pinned { path, files, bytes, missing_files, missing_bytes }| Pin {
+                path,
+                files,
+                bytes,
+                missing_files,
+                missing_bytes,
+            })
+            .collect()
     }
 
     /// The first call unmounts; a call after the unmount ends the sending of the rest too.

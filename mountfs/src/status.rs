@@ -44,6 +44,9 @@ pub struct Status {
     pub cache_used: u64,
     /// The most it may hold.
     pub cache_limit: u64,
+    /// What is pinned.
+    #[serde(default)]
+    pub pinned: PinnedSum,
     /// The last thing that went wrong, whether or not it has been overcome.
     pub last_error: Option<LastError>,
     /// What needs a person's eye, at most [`PROBLEMS_MAX`].
@@ -59,6 +62,44 @@ pub struct Status {
     pub bytes_received: u64,
     /// When the process started.
     pub since: Timestamp,
+}
+
+/// How much is pinned, each content once.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PinnedSum {
+    /// Files.
+    pub files: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Bytes that are not here yet.
+    pub missing_bytes: u64,
+}
+
+/// One pin, as `syncmount pin --list` shows it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pin {
+    /// The file or directory, relative to the mount point; empty for the whole folder.
+    pub path: String,
+    /// Files in it.
+    pub files: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Files that are not here yet.
+    pub missing_files: u64,
+    /// Their bytes.
+    pub missing_bytes: u64,
+}
+
+impl Pin {
+    /// The pin as a person reads it.
+    pub fn describe(&self) -> String {
+        let path = if self.path.is_empty() { "." } else { &self.path };
+        let what = format!("{}, {}", counted(self.files, "file", "files"), HumanBytes(self.bytes));
+        match self.missing_files {
+            0 => format!("{}: {what}", plain(path)),
+            _ => format!("{}: {what}, {} still to be fetched", plain(path), HumanBytes(self.missing_bytes)),
+        }
+    }
 }
 
 /// How a folder is on this machine.
@@ -139,6 +180,7 @@ impl Status {
             only_here: 0,
             cache_used: 0,
             cache_limit: config.cache_size,
+            pinned: PinnedSum::default(),
             last_error: None,
             problems: Vec::new(),
             problems_more: 0,
@@ -195,6 +237,14 @@ impl Status {
             );
         }
         line("cache", &format!("{} of {}", HumanBytes(self.cache_used), HumanBytes(self.cache_limit)));
+        if self.pinned.files > 0 {
+            let files = counted(self.pinned.files, "file", "files");
+            let missing = match self.pinned.missing_bytes {
+                0 => String::new(),
+                bytes => format!(", {} still to be fetched", HumanBytes(bytes)),
+            };
+            line("pinned", &format!("{files}, {}{missing}", HumanBytes(self.pinned.bytes)));
+        }
         let sent = format!("{} sent, {} received", HumanBytes(self.bytes_sent), HumanBytes(self.bytes_received));
         line("moved", &format!("{sent} in {}", age(self.since, now)));
         if let Some(error) = &self.last_error {
@@ -268,6 +318,7 @@ pub(crate) mod tests {
             only_here: 0,
             cache_used: 1 << 20,
             cache_limit: 10 << 30,
+            pinned: PinnedSum { files: 2, bytes: 4096, missing_bytes: 0 },
             last_error: None,
             problems: Vec::new(),
             problems_more: 0,
@@ -287,7 +338,7 @@ pub(crate) mod tests {
         let expected = serde_json::json!({
             "mountpoint": "/home/u/Sync", "mode": "mount", "server": "http://h", "folder": "default", "pid": 7, "connected": true,
             "phase": "live", "pending_files": 0, "pending_bytes": 0, "pending_nodes": 0, "only_here": 0, "cache_used": 1048576,
-            "cache_limit": 10737418240u64, "last_error": {"at": 5, "message": "x"},
+            "cache_limit": 10737418240u64, "pinned": {"files": 2, "bytes": 4096, "missing_bytes": 0}, "last_error": {"at": 5, "message": "x"},
             "problems": [{"kind": "set_aside", "path": "a", "reason": "because"}], "problems_more": 0,
             "requests": 3, "bytes_sent": 0, "bytes_received": 5242880, "since": 1000000000000u64,
         });
@@ -320,6 +371,7 @@ pub(crate) mod tests {
   state      live, connected
   pending    nothing
   cache      1.00 MiB of 10.00 GiB
+  pinned     2 files, 4.00 KiB
   moved      0 B sent, 5.00 MiB received in 2 minutes
   last error 2 minutes ago: no\\u{1b}way
   not sent   a/b: the server is full

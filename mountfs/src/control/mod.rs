@@ -6,10 +6,11 @@
 //! a mount does: that is the [`ControlHandler`].
 //!
 //! Requests: `{"request":"status"}`, `{"request":"drain","timeout_ms":5000}`, `{"request":"stop","force":false}`,
-//! `{"request":"verify_cache"}`.
+//! `{"request":"verify_cache"}`, `{"request":"pin","ino":7,"keep":true}`, `{"request":"pins"}`.
 //! Replies: `{"reply":"status",…}`; for `drain` any number of `{"reply":"progress",…}`, then `drained` or `timed_out`, all
 //! with the fields of [`Status`]; for `stop` `{"reply":"stopping"}`; for `verify_cache` any number of
-//! `{"reply":"verifying",…}`, then `verified`, with the fields of [`VerifyReport`]; and `{"reply":"error","message":"…"}`.
+//! `{"reply":"verifying",…}`, then `verified`, with the fields of [`VerifyReport`]; for `pin` `{"reply":"pinned"}`, for `pins`
+//! `{"reply":"pins","pins":[…]}`; and `{"reply":"error","message":"…"}`.
 
 #[cfg(windows)]
 mod pipe;
@@ -22,7 +23,7 @@ use pipe as channel;
 use socket as channel;
 
 use crate::config::{Dirs, StartError, create_private_dir, short_hash};
-use crate::status::Status;
+use crate::status::{Pin, Status};
 use crate::system::files::{is_at, patiently, remove_if_there};
 use crate::system::private::{is_private_dir, no_follow, private};
 use crate::verify_report::VerifyReport;
@@ -72,6 +73,10 @@ pub trait ControlHandler: Send + Sync + 'static {
     /// Reads everything in the cache and drops what is damaged; takes as long as reading the disk. `progress` is told how it
     /// goes and answers whether to go on. An error is one sentence for the user.
     fn verify_cache(&self, progress: &mut dyn FnMut(VerifyReport) -> bool) -> Result<VerifyReport, String>;
+    /// Pins what has this inode number, or unpins it: durable when it returns. An error is one sentence for the user.
+    fn pin(&self, ino: u64, keep: bool) -> Result<(), String>;
+    /// What is pinned. Must not wait for the network or the disk.
+    fn pins(&self) -> Vec<Pin>;
 }
 
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
@@ -87,6 +92,11 @@ enum Request {
         force: bool,
     },
     VerifyCache,
+    Pin {
+        ino: u64,
+        keep: bool,
+    },
+    Pins,
 }
 
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
@@ -99,6 +109,8 @@ enum Reply {
     Stopping,
     Verifying(VerifyReport),
     Verified(VerifyReport),
+    Pinned,
+    Pins { pins: Vec<Pin> },
     Error { message: String },
 }
 
@@ -338,6 +350,11 @@ async fn serve(stream: ServerStream, server: &Server) -> io::Result<()> {
                 send(&mut stream, &reply).await?;
             }
             Ok(Request::VerifyCache) => verify_cache(&mut stream, server.handler.clone()).await?,
+            Ok(Request::Pin { ino, keep }) => {
+                let reply = pin(server.handler.clone(), ino, keep).await;
+                send(&mut stream, &reply).await?;
+            }
+            Ok(Request::Pins) => send(&mut stream, &Reply::Pins { pins: server.handler.pins() }).await?,
             Err(error) => {
                 let message = format!("the request is malformed: {error}");
                 return send(&mut stream, &Reply::Error { message }).await;
@@ -376,6 +393,14 @@ async fn stop(handler: Arc<dyn ControlHandler>, force: bool) -> Reply {
         Ok(Ok(())) => Reply::Stopping,
         Ok(Err(message)) => Reply::Error { message },
         Err(error) => Reply::Error { message: format!("unmounting failed: {error}") },
+    }
+}
+
+async fn pin(handler: Arc<dyn ControlHandler>, ino: u64, keep: bool) -> Reply {
+    match tokio::task::spawn_blocking(move || handler.pin(ino, keep)).await {
+        Ok(Ok(())) => Reply::Pinned,
+        Ok(Err(message)) => Reply::Error { message },
+        Err(error) => Reply::Error { message: format!("pinning failed: {error}") },
     }
 }
 
@@ -528,6 +553,24 @@ impl ControlClient {
                 Some(Reply::Verified(report)) => return Ok(report),
                 other => return Err(self.unexpected(other)),
             }
+        }
+    }
+
+    /// Has it pin what has this inode number, or unpin it.
+    pub async fn pin(&mut self, ino: u64, keep: bool) -> Result<(), ControlError> {
+        self.send(&Request::Pin { ino, keep }).await?;
+        match self.receive(LINE_TIMEOUT).await? {
+            Some(Reply::Pinned) => Ok(()),
+            other => Err(self.unexpected(other)),
+        }
+    }
+
+    /// What is pinned there.
+    pub async fn pins(&mut self) -> Result<Vec<Pin>, ControlError> {
+        self.send(&Request::Pins).await?;
+        match self.receive(LINE_TIMEOUT).await? {
+            Some(Reply::Pins { pins }) => Ok(pins),
+            other => Err(self.unexpected(other)),
         }
     }
 
@@ -691,6 +734,14 @@ mod tests {
             }
             self.stopped.store(true, Ordering::SeqCst);
             Ok(())
+        }
+
+        fn pin(&self, ino: u64, keep: bool) -> Result<(), String> {
+            if keep && ino == 7 { Ok(()) } else { Err("it is not pinned".into()) }
+        }
+
+        fn pins(&self) -> Vec<Pin> {
+            vec![Pin { path: "film.mkv".into(), files: 1, ..Pin::default() }]
         }
 
         /// Goes on until nobody listens, if the fake is busy.

@@ -272,7 +272,7 @@ impl Client {
         })
     }
 
-    fn fetch(
+    pub(super) fn fetch(
         self: &Arc<Self>,
         entry: &Arc<Entry>,
         wanted: Range<u64>,

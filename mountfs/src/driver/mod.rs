@@ -9,6 +9,7 @@ mod durable;
 mod folder;
 mod link;
 mod outbox;
+mod pins;
 mod prepare;
 mod pump;
 mod recover;
@@ -22,6 +23,7 @@ mod write;
 pub use content::{Presence, ReadError};
 pub use folder::{FolderBytes, ItemId, ItemRow, draft_of_item, item_of_draft};
 pub use link::Link;
+pub use pins::{KEPT_TENTHS, PinError, Pinned, Survey};
 pub use pump::Pump;
 pub use recover::OpenError;
 pub use verify::verify_closed;
@@ -83,6 +85,7 @@ pub struct Client {
     syncing_names: Mutex<()>,
     marks: durable::Marks,
     rules: rules::RuleBook,
+    pins: pins::Pins,
     /// Where drafts lie that are files of a watched folder.
     folder: std::sync::OnceLock<Arc<dyn FolderBytes>>,
     /// What was kept of that folder's items.

@@ -1,6 +1,6 @@
 //! The tasks that keep a client going: effects of the engine, commits, the feed, and the clock.
 
-use super::Client;
+use super::{Client, pins};
 use crate::ports::{RemoteError, Speaker};
 use bytes::Bytes;
 use std::collections::HashSet;
@@ -56,6 +56,7 @@ impl Pump {
             boxed(commits(client.clone())),
             boxed(feed(client.clone())),
             boxed(clock(client.clone())),
+            boxed(pins::keep_pinned(client.clone())),
         ] {
             let stop = stop.clone();
             tasks.spawn_on(
@@ -178,6 +179,7 @@ fn run(client: &Arc<Client>, effect: Effect, prepares: &Arc<Semaphore>, settles:
         }
         Effect::Changed(changed) => {
             client.refresh_open(&changed);
+            client.keep_if_pinned(&changed);
             if let Some(on_changed) = &*client.on_changed.lock() {
                 on_changed(&changed);
             }

@@ -1,7 +1,7 @@
 //! Opening the store: what was kept is checked against what is on the disk before anything is shown or sent.
 
 use super::durable::Marks;
-use super::{Client, Room, content, link::Link, outbox::Outbox, rows, session::Voice};
+use super::{Client, Room, content, link::Link, outbox::Outbox, pins, rows, session::Voice};
 use crate::files::OpenFiles;
 use crate::ports::Remote;
 use crate::store::Cache;
@@ -65,6 +65,7 @@ impl Client {
         let (voice, note) = Voice::begin(&state, &loaded, rows::position(&loaded)?.known())?;
         let items = rows::take_items(&mut loaded);
         let marks = Marks::load(&loaded);
+        let pins = pins::Pins::load(pins::kept(&loaded.meta)?.into_iter());
         let (restored, retired) = rows::decode(loaded)?;
         let staging = StagingDir::open(dir)?;
         for id in retired {
@@ -81,7 +82,8 @@ impl Client {
             engine.look_first();
         }
         engine.set_rules(Arc::new(crate::ignore::Rules::default()), 0);
-        let cache = Cache::open(&dir.join("cache"), cache_limit, suspect)?;
+        let kept = pins.contents(&engine).into_iter();
+        let cache = Cache::open_keeping(&dir.join("cache"), cache_limit, suspect, kept)?;
         let manifests = content::Manifests::open(dir.join("manifests"))?;
         let client = Self {
             engine: RwLock::new(engine),
@@ -109,6 +111,7 @@ impl Client {
             syncing_names: Mutex::default(),
             marks,
             rules: super::rules::RuleBook::default(),
+            pins,
             folder: std::sync::OnceLock::new(),
             items: Mutex::new(items),
             was_cut: suspect,

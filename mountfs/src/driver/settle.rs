@@ -58,6 +58,7 @@ impl Client {
         inner.backing = Backing::Clean(Arc::new(Content::clone(content).for_travel()));
         inner.told_ready = true;
         drop(inner);
+        self.keep_bytes_if_pinned(node);
         if let Some(id) = staging {
             if !whole {
                 self.staging.remove(id)?;

@@ -52,6 +52,7 @@ impl Client {
         };
         let verified = self.cache.verify_all(&mut manifest_of, progress)?;
         self.show_anew(&verified.damaged.iter().copied().collect());
+        self.doubt_pinned();
         Ok(verified)
     }
 

@@ -399,6 +399,7 @@ impl Vfs {
         let (node, parent) = (self.node(ino)?, self.node(parent)?);
         let name = Name::new(name)?;
         self.client.change(|engine, now| engine.link(node, parent, name, now))??;
+        self.client.names_changed();
         self.entries_changed(parent);
         self.remembered(node)
     }
@@ -471,6 +472,7 @@ impl Vfs {
             }
         }
         let (renamed, attrs) = self.client.rename((from_dir, from.1), (to_dir, name), mode)?;
+        self.client.names_changed();
         for (old, new) in renamed.became {
             self.inodes.moved(old, new);
         }

@@ -6,7 +6,7 @@ use syncmount_common::xattr::{XATTR_NAMESPACE, XATTR_RESERVED};
 use syncmount_common::{NodeId, Xattrs};
 use syncmount_engine::{Engine, Refusal};
 
-/// How a file stands: `remote`, `partial`, `cached`, `pending` or `conflict`.
+/// How a file stands: `remote`, `partial`, `cached`, `pinned`, `pending` or `conflict`.
 const STATE: &[u8] = b"user.syncmount.state";
 /// The SHA-256 of the whole file as 64 hexadecimal digits, if it is known.
 const SHA256: &[u8] = b"user.syncmount.sha256";
@@ -87,6 +87,7 @@ impl Vfs {
             return Ok("pending");
         }
         Ok(match self.client.presence(node) {
+            Presence::Whole if self.client.is_pinned(node) => "pinned",
             Presence::Whole => "cached",
             Presence::Part => "partial",
             Presence::None => "remote",

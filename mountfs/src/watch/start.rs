@@ -11,7 +11,7 @@ use crate::driver::{Client, OpenError, Pump};
 use crate::join::{await_first_state, check_server, open_client, problems_of, say_now_and_then};
 use crate::ready::Ready;
 use crate::remote::{HttpRemote, ServerUrl};
-use crate::status::{LastError, Mode, PROBLEMS_MAX, Phase, Problem, ProblemKind, Status};
+use crate::status::{LastError, Mode, PROBLEMS_MAX, Phase, Pin, Problem, ProblemKind, Status};
 use crate::system::signals::EndRequests;
 use crate::verify_report::VerifyReport;
 use anyhow::Context;
@@ -288,6 +288,14 @@ impl ControlHandler for Running {
     fn verify_cache(&self, progress: &mut dyn FnMut(VerifyReport) -> bool) -> Result<VerifyReport, String> {
         let verified = self.client.verify_cache(&mut |verified| progress(verified.into()));
         verified.map(|verified| (&verified).into()).map_err(|error| format!("the cache cannot be checked: {error}"))
+    }
+
+    fn pin(&self, _: u64, _: bool) -> Result<(), String> {
+        Err("everything in a folder that is watched is on this machine anyhow; there is nothing to pin".into())
+    }
+
+    fn pins(&self) -> Vec<Pin> {
+        Vec::new()
     }
 
     /// The first call stops; a call after that ends the sending of the rest too.

@@ -17,6 +17,7 @@ mod large_files;
 mod model;
 mod offline;
 mod open_files;
+mod pins;
 mod power_cut;
 mod programs;
 mod read_only;

@@ -297,7 +297,7 @@ impl Entry {
         }
         let core = self.core.upgrade().ok_or_else(|| io::Error::other("the cache has been closed"))?;
         let mut unsaved = parts.writing.lock();
-        let mut own_left = parts.present.read().arrived.len();
+        let mut own_left = if core.index.is_kept(&self.hash) { 0 } else { parts.present.read().arrived.len() };
         for (count, index) in self.absent_places(parts, places).into_iter().enumerate() {
             let need = match count {
                 0 => Need::Must,
@@ -329,7 +329,8 @@ impl Entry {
 
     /// Counts `len` more bytes: where there is room, then in place of contents that nobody uses, then (unless it only
     /// `May`) in place of the oldest part of whichever open content has the most. False if that is not enough. Of this
-    /// content only `own_left` parts may go: what a call stores must not push out what it stored before.
+    /// content only `own_left` parts may go, and none if it is kept: what a call stores must not push out what it stored
+    /// before.
     fn make_room(
         &self,
         core: &Core,

@@ -1,8 +1,8 @@
 //! The cache of contents, by content hash, within a limit of bytes.
 //!
 //! Promises: what it hands out was verified when it was written, and again if the machine went down since; the limit holds
-//! whenever something is written; what somebody has open is never evicted; a cache smaller than one file still lets that file
-//! be read. May forget anything at any time. Must not know nodes, or where bytes come from.
+//! whenever something is written; what somebody has open or what is to be kept is never evicted; a cache smaller than one file
+//! still lets that file be read. May forget anything else at any time. Must not know nodes, or where bytes come from.
 //!
 //! Nothing is synced: after a power cut every whole content is read once before it counts, and partial ones are dropped.
 //!
@@ -49,8 +49,21 @@ impl Cache {
     /// Opens or makes the cache in `dir`. `suspect` after the machine went down: nothing in it counts until it was read.
     /// What is on the disk is counted in the background; until that is done the cache may be larger than its limit.
     pub fn open(dir: &Path, limit: u64, suspect: bool) -> io::Result<Self> {
+        Self::open_keeping(dir, limit, suspect, std::iter::empty())
+    }
+
+    /// The same with contents that are kept from the first moment on.
+    pub fn open_keeping(
+        dir: &Path,
+        limit: u64,
+        suspect: bool,
+        kept: impl Iterator<Item = ContentHash>,
+    ) -> io::Result<Self> {
         let layout = Layout::open(dir, suspect)?;
         let index = Index::new(limit);
+        for hash in kept {
+            index.keep(&hash);
+        }
         index.add_older(&layout.settle_partials()?);
         let stripes = std::array::from_fn(|_| Mutex::new(()));
         let core = Arc::new(Core { layout, index, stripes, stopping: AtomicBool::new(false) });
@@ -93,6 +106,31 @@ impl Cache {
         let _stripe = self.core.stripe(hash);
         self.core.index.detach(hash);
         self.core.layout.remove(hash)
+    }
+
+    /// A content is kept from now on, whether it is here yet or not. False if it was said before in this round.
+    pub fn keep(&self, hash: &ContentHash) -> bool {
+        self.core.index.keep(hash)
+    }
+
+    /// Whether a content is kept.
+    pub fn is_kept(&self, hash: &ContentHash) -> bool {
+        self.core.index.is_kept(hash)
+    }
+
+    /// Begins a round in which it is said anew what is kept; what was kept before is kept until the round ends.
+    pub fn begin_round(&self) {
+        self.core.index.begin_round();
+    }
+
+    /// Ends the round: what was not said in it may be evicted.
+    pub fn end_round(&self) {
+        self.core.index.end_round();
+    }
+
+    /// What a content of this size takes from the disk, about.
+    pub const fn charge(size: u64) -> u64 {
+        layout::charge_of_len(size)
     }
 
     /// Bytes that the cache takes from the disk, as far as they have been counted.
@@ -289,7 +327,7 @@ impl Core {
     fn evict_one(&self) -> io::Result<bool> {
         let Some(victim) = self.index.victim() else { return Ok(false) };
         let _stripe = self.stripe(&victim);
-        if self.index.forget_unpinned(&victim) {
+        if self.index.forget_unused(&victim) {
             self.layout.remove(&victim)?;
         }
         Ok(true)

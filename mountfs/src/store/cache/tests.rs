@@ -204,6 +204,54 @@ fn everything_is_found_again_after_a_clean_end() {
 }
 
 #[test]
+fn what_is_kept_is_never_evicted_nor_made_smaller_until_another_round_leaves_it_out() {
+    let dir = tempfile::tempdir().unwrap();
+    let (kept, part, other) = (content("abc"), content("defg"), content("hijk"));
+    let cache = cache(dir.path(), 6);
+    assert!(cache.keep(&kept.hash) && !cache.keep(&kept.hash));
+    kept.fill(&cache);
+    cache.keep(&part.hash);
+    let entry = part.begin(&cache);
+    part.read(&entry, 0..2 * BLOCK).unwrap();
+    // One block is left: others come and go in that, whether they are open or not, and take nothing from what is kept.
+    let reader = other.begin(&cache);
+    for _ in 0..2 {
+        assert_eq!(other.read(&reader, 0..4 * BLOCK).unwrap(), other.bytes);
+    }
+    assert!(cache.get(&kept.hash).unwrap().is_whole());
+    assert_eq!(entry.missing(0..4 * BLOCK as u64).len(), 2);
+    assert!(blocks(&cache) <= 6);
+    // Where there is no room it does not give up one part for another either.
+    part.read(&entry, 2 * BLOCK..3 * BLOCK).unwrap();
+    let last = &part.bytes[3 * BLOCK..];
+    assert_eq!(kind(entry.put(&ChunkHash::of(last), last)), io::ErrorKind::StorageFull);
+    assert_eq!(entry.missing(0..4 * BLOCK as u64).len(), 1);
+    cache.begin_round();
+    assert!(cache.keep(&part.hash));
+    assert!(cache.is_kept(&kept.hash), "until the round ends");
+    cache.end_round();
+    assert!(!cache.is_kept(&kept.hash) && cache.is_kept(&part.hash));
+    part.read(&entry, 3 * BLOCK..4 * BLOCK).unwrap();
+    assert!(entry.is_whole() && cache.get(&kept.hash).is_none());
+}
+
+#[test]
+fn what_is_kept_from_the_first_moment_on_survives_a_smaller_limit() {
+    let dir = tempfile::tempdir().unwrap();
+    let (kept, other) = (content("abc"), content("de"));
+    {
+        let cache = cache(dir.path(), 100);
+        kept.fill(&cache);
+        other.fill(&cache);
+    }
+    let limit = 3 * BLOCK as u64;
+    let cache = Cache::open_keeping(dir.path(), limit, false, std::iter::once(kept.hash)).unwrap();
+    cache.settle();
+    assert!(cache.get(&kept.hash).is_some() && cache.get(&other.hash).is_none());
+    assert_eq!(cache.used(), limit);
+}
+
+#[test]
 fn a_partial_content_without_a_map_is_dropped() {
     let dir = tempfile::tempdir().unwrap();
     let part = content("ab");
