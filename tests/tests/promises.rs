@@ -4,13 +4,14 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// What a reference begins with, where its file is, and whether it names a file below that.
-const SUITES: [(&str, &str, bool); 9] = [
+const SUITES: [(&str, &str, bool); 10] = [
     ("mount", "tests/tests/mount", true),
     ("watch", "tests/tests/watch", true),
     ("server", "server/tests/suite", true),
     ("engine", "mountfs/engine/src", true),
     ("store", "mountfs/src/store", true),
     ("driver", "mountfs/src/driver", true),
+    ("vfs", "mountfs/src/vfs", true),
     ("pairs", "tests/tests/pairs.rs", false),
     ("sim", "tests/tests/sim/main.rs", false),
     ("promises", "tests/tests/promises.rs", false),

@@ -26,6 +26,8 @@ pub use link::Link;
 pub use pins::{KEPT_TENTHS, PinError, Pinned, Survey};
 pub use pump::Pump;
 pub use recover::OpenError;
+#[cfg(test)]
+pub(crate) use recover::tests as recovery_tests;
 pub use verify::verify_closed;
 pub use write::WriteError;
 

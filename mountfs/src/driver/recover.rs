@@ -286,7 +286,7 @@ pub(super) fn random_u64() -> io::Result<u64> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use crate::ports::{Changes, ChunkSink, RemoteError, Reply, Speaker};
     use bytes::Bytes;
@@ -330,7 +330,7 @@ mod tests {
         }
     }
 
-    fn open(dir: &Path, runtime: &tokio::runtime::Runtime) -> Arc<Client> {
+    pub(crate) fn open(dir: &Path, runtime: &tokio::runtime::Runtime) -> Arc<Client> {
         Client::open_store(dir, 1 << 20, "here", "me", Arc::new(Nowhere), runtime.handle().clone()).unwrap()
     }
 

@@ -12,7 +12,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 use syncmount_common::manifest::FILE_SIZE_MAX;
 use syncmount_common::{Attrs, Content, NodeId, Timestamp};
-use syncmount_engine::{Body, DraftUpdate, Expected, FileBody, Refusal};
+use syncmount_engine::{Body, DraftUpdate, Expected, FileBody, Refusal, State};
 
 /// A file that stays open is sent when its writer has been quiet for this long …
 const QUIET: Duration = Duration::from_secs(2);
@@ -42,6 +42,27 @@ impl Client {
     /// Opens a file of the tree.
     pub fn open(&self, node: NodeId, writer: bool) -> Result<Arc<OpenFile>, WriteError> {
         self.files.open(node, writer, || self.inner_of(node))
+    }
+
+    /// Opens for reading what was taken away just now, as it was; `None` for what cannot be read as it was.
+    pub fn open_gone(&self, node: NodeId, was: &State) -> Option<Arc<OpenFile>> {
+        let Body::File(FileBody::Clean(content)) = &was.body else { return None };
+        let backing = Backing::Clean(content.clone());
+        let inner = || {
+            Ok::<_, std::convert::Infallible>(Inner {
+                node,
+                backing,
+                generation: 0,
+                told: 0,
+                told_ready: true,
+                mtime: was.attrs.mtime,
+                written: Instant::now(),
+                unsent_since: None,
+                orphan: Some(was.attrs),
+                apart: None,
+            })
+        };
+        self.files.open(node, false, inner).ok()
     }
 
     pub(super) fn inner_of(&self, node: NodeId) -> Result<Inner, WriteError> {

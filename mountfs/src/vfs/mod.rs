@@ -4,6 +4,7 @@
 //! memory; only [`Vfs::read_wait`] may wait for the network, and it ends at a deadline.
 
 mod inodes;
+mod lately;
 mod ranges;
 mod times;
 mod xattr;
@@ -168,6 +169,7 @@ pub struct Vfs {
     listings: Mutex<HashMap<u64, Option<Arc<Vec<DirEntry>>>>>,
     next_handle: AtomicU64,
     times: times::Times,
+    lately: lately::Lately,
 }
 
 type Result<T, E = VfsError> = std::result::Result<T, E>;
@@ -184,6 +186,7 @@ impl Vfs {
             listings: Mutex::default(),
             next_handle: AtomicU64::new(1),
             times: times::Times::default(),
+            lately: lately::Lately::default(),
         }
     }
 
@@ -210,7 +213,13 @@ impl Vfs {
         let node = self.client.look(|engine| match engine.local(parent) {
             None => Err(VfsError::Gone),
             Some(state) if state.kind() != NodeKind::Dir => Err(Refusal::NotDir.into()),
-            Some(_) => engine.child(parent, name).ok_or(Refusal::NotFound.into()),
+            Some(_) => {
+                let node = engine.child(parent, name).ok_or(Refusal::NotFound)?;
+                if let Some(state) = engine.local(node).filter(|state| state.kind() != NodeKind::Dir) {
+                    self.lately.told(node, state);
+                }
+                Ok(node)
+            }
         })?;
         self.remembered(node)
     }
@@ -255,9 +264,27 @@ impl Vfs {
                 let (kind, mode) = (NodeKind::File, attrs.mode);
                 Stat { ino, kind, special: 0, mode, size, allocated: size, links: 0, atime: mtime, mtime, ctime: mtime }
             }
-            (None, _) => return Err(VfsError::Gone),
+            (None, _) => self.stat_of_gone(ino, node)?,
         };
         Ok(self.times.of(node, stat))
+    }
+
+    /// The attributes of a node that was taken away just now.
+    fn stat_of_gone(&self, ino: u64, node: NodeId) -> Result<Stat> {
+        let was = self.lately.was(node).ok_or(VfsError::Gone)?;
+        let mtime = was.attrs.mtime;
+        Ok(Stat {
+            ino,
+            kind: was.kind(),
+            special: was.special().unwrap_or(0),
+            mode: was.attrs.mode & MODE_MASK,
+            size: was.body.size(),
+            allocated: ranges::allocated(&was.body),
+            links: 0,
+            atime: mtime,
+            mtime,
+            ctime: mtime,
+        })
     }
 
     /// The feed has brought other attributes: they count again.
@@ -491,11 +518,14 @@ impl Vfs {
             self.require_writable()?;
         }
         let node = self.node(ino)?;
-        // ESTALE makes the kernel look the name up anew: a file that was replaced elsewhere is never missing.
-        let file = self.client.open(node, writer).map_err(|error| match error {
-            WriteError::Refused(Refusal::NotFound) => VfsError::Gone,
-            error => error.into(),
-        })?;
+        let file = match self.client.open(node, writer) {
+            Err(WriteError::Refused(Refusal::NotFound)) => {
+                // ESTALE makes the kernel look the name up anew, once: a file that was replaced elsewhere is never missing.
+                let was = self.lately.was(node).filter(|_| !writer && !truncate).ok_or(VfsError::Gone)?;
+                self.client.open_gone(node, &was).ok_or(VfsError::Gone)?
+            }
+            opened => opened?,
+        };
         if truncate && let Err(error) = self.client.set_size(&file, 0) {
             self.client.files.close(&file, writer);
             return Err(error.into());
