@@ -49,6 +49,7 @@ pub fn run(config: &MountConfig, ready: &Ready) -> anyhow::Result<()> {
     let socket = ControlSocket::claim(&dirs, &config.mountpoint)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
+        .on_thread_start(crate::system::give_way)
         .enable_all()
         .build()
         .context("cannot start the runtime")?;

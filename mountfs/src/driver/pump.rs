@@ -21,6 +21,12 @@ const POLL_WAIT: Duration = Duration::from_secs(50);
 /// How long the first change after a pause waits for others to share its commit.
 const GATHER: Duration = Duration::from_millis(1);
 
+/// A commit of at least so many operations is part of a stream of changes, and of at most so many it does not fill a commit.
+const STREAM_OPS: std::ops::RangeInclusive<usize> = 8..=1000;
+
+/// In a stream of changes the time from one commit to the next: each costs server and devices as much as some ten files.
+const STREAM_GATHER: Duration = Duration::from_millis(20);
+
 /// Drafts that are cut and hashed at the same time: two cores, and a third while one waits for a disk.
 const PREPARE_THREADS: usize = 3;
 
@@ -218,8 +224,12 @@ async fn commits(client: Arc<Client>) {
         }
         tokio::time::sleep(GATHER).await;
         while let Some((request, speaker)) = client.next_commit() {
+            let began = tokio::time::Instant::now();
             keep_before_sending(&client, &request, speaker).await;
             send(&client, &request, speaker, &mut backoff).await;
+            if STREAM_OPS.contains(&request.ops.len()) {
+                tokio::time::sleep_until(began + STREAM_GATHER).await;
+            }
         }
     }
 }

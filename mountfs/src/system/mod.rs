@@ -13,6 +13,15 @@ pub mod signals;
 #[cfg(windows)]
 pub(crate) mod windows;
 
+/// The calling thread works in the background from now on: where processors are short, those for which somebody waits go
+/// first. Does nothing where only whole processes have a priority.
+pub(crate) fn give_way() {
+    #[cfg(target_os = "linux")]
+    if let Err(error) = rustix::process::nice(10) {
+        tracing::debug!("a background thread keeps its priority: {error}");
+    }
+}
+
 /// What this machine calls itself; empty if it does not say.
 pub(crate) fn host_name() -> String {
     #[cfg(unix)]
