@@ -15,6 +15,7 @@ pub(crate) mod windows;
 
 /// The calling thread works in the background from now on: where processors are short, those for which somebody waits go
 /// first. Does nothing where only whole processes have a priority.
+#[cfg(all(feature = "mount", unix))]
 pub(crate) fn give_way() {
     #[cfg(target_os = "linux")]
     if let Err(error) = rustix::process::nice(10) {
