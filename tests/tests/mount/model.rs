@@ -1,6 +1,6 @@
 //! The same random operations on a mount and on a directory of the disk beneath: each call must end the same way, and both
-//! must look the same after each: all names and attributes, and the bytes of all that the call may have touched. All bytes are
-//! compared every few calls, and at the end.
+//! must look the same after each: all names and attributes, and the bytes and extended attributes of all that the call may have
+//! touched. Those of everything are compared every few calls, and at the end.
 //!
 //! `SYNCMOUNT_MODEL_RUNS` and `SYNCMOUNT_MODEL_OPS` make it longer (`./dev model`); a failure prints the last operations and
 //! the seed of its run.
@@ -21,7 +21,7 @@ use syncmount_tests::support::*;
 const NAMES: [&str; 6] = ["a", "b", "c", "d", "\u{e4}", "a long name with spaces.txt"];
 const FILE_MAX: u64 = 200_000;
 const OPEN_MAX: usize = 4;
-/// All bytes are compared after so many operations.
+/// All bytes and extended attributes are compared after so many operations.
 const ALL_EVERY: u64 = 25;
 
 fn number(variable: &str, otherwise: u64) -> u64 {
@@ -194,7 +194,7 @@ impl Side {
         of_paths.chain(open.into_iter().filter_map(ino)).map(|stat| stat.ino()).collect()
     }
 
-    /// Everything that is there; bytes of all files, or of those with these numbers.
+    /// Everything that is there; bytes and extended attributes of all, or of those with these numbers.
     fn look(&self, only: Option<&BTreeSet<u64>>) -> BTreeMap<PathBuf, String> {
         let is_read = |stat: &fs::Metadata| only.is_none_or(|only| only.contains(&stat.ino()));
         let mut found = BTreeMap::new();
@@ -251,7 +251,7 @@ fn describe(path: &Path, stat: &fs::Metadata, is_read: bool) -> String {
         String::new()
     };
     let mut names = Vec::new();
-    if !stat.is_symlink() {
+    if is_read && !stat.is_symlink() {
         let mut buf = vec![0; 4096];
         let len = listxattr(path, &mut buf[..]).unwrap();
         let found = buf[..len].split(|byte| *byte == 0).filter(|name| name.starts_with(b"user."));
