@@ -92,7 +92,7 @@ pub(crate) fn problems_of(client: &Client) -> Vec<Problem> {
         let reason = format!("{}; {} bytes of it lie in {}", lost.reason, lost.len, lost.path.display());
         Problem { kind: ProblemKind::SetAside, path: lost.label, reason }
     }));
-    let pinned = client.pinned();
+    let pinned = client.pinned_all();
     if pinned.left_out > 0 {
         let room = HumanBytes(client.cache().limit() / 10 * KEPT_TENTHS);
         let reason = format!(

@@ -168,7 +168,7 @@ impl ControlHandler for Running {
     fn status(&self) -> Status {
         let pending = self.client.pending();
         let traffic = self.remote.traffic();
-        let pinned = self.client.pinned();
+        let pinned = self.client.pinned_all();
         let mut problems = problems_of(&self.client);
         let problems_more = problems.len().saturating_sub(PROBLEMS_MAX) as u64;
         problems.truncate(PROBLEMS_MAX);
@@ -216,7 +216,7 @@ impl ControlHandler for Running {
     }
 
     fn pins(&self) -> Vec<Pin> {
-        let pins = self.client.pinned().pins;
+        let pins = self.client.pinned();
         pins.into_iter()
             .map(|Pinned { path, files, bytes, missing_files, missing_bytes }| Pin {
                 path,

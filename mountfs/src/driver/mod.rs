@@ -23,7 +23,7 @@ mod write;
 pub use content::{Presence, ReadError};
 pub use folder::{FolderBytes, ItemId, ItemRow, draft_of_item, item_of_draft};
 pub use link::Link;
-pub use pins::{KEPT_TENTHS, PinError, Pinned, Survey};
+pub use pins::{KEPT_TENTHS, PinError, Pinned, PinnedAll};
 pub use pump::Pump;
 pub use recover::OpenError;
 #[cfg(test)]

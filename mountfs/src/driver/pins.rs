@@ -9,7 +9,7 @@
 use super::{Client, content::ReadError};
 use crate::store::{Cache, Record};
 use parking_lot::{Mutex, RwLock};
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -83,11 +83,9 @@ pub struct Pinned {
     pub missing_bytes: u64,
 }
 
-/// What the last survey has found.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct Survey {
-    /// One by one; files that are in several count in each.
-    pub pins: Vec<Pinned>,
+/// What the last survey has found of all pins together.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct PinnedAll {
     /// Files, each once.
     pub files: u64,
     /// Bytes of contents, each once.
@@ -96,6 +94,13 @@ pub struct Survey {
     pub missing_bytes: u64,
     /// Files for which the cache has no room.
     pub left_out: u64,
+}
+
+#[derive(Default)]
+struct Survey {
+    /// One by one; files that are in several count in each.
+    pins: Vec<Pinned>,
+    all: PinnedAll,
 }
 
 #[derive(Clone, Debug)]
@@ -288,19 +293,23 @@ impl Client {
         self.look(|engine| self.pins.book.read().covering(engine, node).is_some())
     }
 
-    /// What the last survey has found. Pins that it does not know yet are listed with nothing in them.
-    pub fn pinned(&self) -> Survey {
-        let mut survey = self.pins.survey.lock().clone();
-        let known: HashSet<String> = survey.pins.iter().map(|pin| pin.path.clone()).collect();
-        let all: Vec<String> = self.look(|engine| {
+    /// What the last survey has found of all pins together.
+    pub fn pinned_all(&self) -> PinnedAll {
+        self.pins.survey.lock().all
+    }
+
+    /// What it has found of each. Pins that it does not know yet are listed with nothing in them.
+    pub fn pinned(&self) -> Vec<Pinned> {
+        let mut left: BTreeSet<String> = self.look(|engine| {
             let book = self.pins.book.read();
             book.pins.keys().filter_map(|node| engine.path(*node)).collect()
         });
-        survey.pins.retain(|pin| all.contains(&pin.path));
-        let fresh = all.into_iter().filter(|path| !known.contains(path));
-        survey.pins.extend(fresh.map(|path| Pinned { path, ..Pinned::default() }));
-        survey.pins.sort_by(|left, right| left.path.cmp(&right.path));
-        survey
+        let survey = self.pins.survey.lock();
+        let mut pins: Vec<Pinned> = survey.pins.iter().filter(|pin| left.remove(&pin.path)).cloned().collect();
+        drop(survey);
+        pins.extend(left.into_iter().map(|path| Pinned { path, ..Pinned::default() }));
+        pins.sort_by(|left, right| left.path.cmp(&right.path));
+        pins
     }
 
     /// Something here was renamed or has got one more name.
@@ -488,7 +497,7 @@ impl<'a> Walk<'a> {
 
     fn file(&mut self, contents: &[Arc<Content>], found: &mut Pinned, is_inner: bool) {
         found.files += 1;
-        self.survey.files += u64::from(!is_inner);
+        self.survey.all.files += u64::from(!is_inner);
         let (mut is_missing, mut is_left_out) = (false, false);
         for content in contents {
             found.bytes += content.size;
@@ -498,7 +507,7 @@ impl<'a> Walk<'a> {
             }
         }
         found.missing_files += u64::from(is_missing);
-        self.survey.left_out += u64::from(is_left_out && !is_inner);
+        self.survey.all.left_out += u64::from(is_left_out && !is_inner);
     }
 
     /// Has a content kept, and fetched if need be, as far as there is room for it.
@@ -517,12 +526,12 @@ impl<'a> Walk<'a> {
             return is_whole;
         }
         self.room -= charge;
-        self.survey.bytes += content.size;
+        self.survey.all.bytes += content.size;
         if is_whole {
             self.whole.insert(content.hash);
             return true;
         }
-        self.survey.missing_bytes += content.size;
+        self.survey.all.missing_bytes += content.size;
         if self.missing.len() < QUEUE_MAX {
             self.missing.push_back(content.clone());
         } else {
