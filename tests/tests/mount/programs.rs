@@ -358,7 +358,7 @@ fn fio_finds_every_byte_where_it_wrote_it() {
 
     // Once more, slowly, so that the server dies while all three write.
     let all_write = || (0..3).all(|job| size(&a.path(format!("again.{job}.0"))) > 0);
-    server_dies_during(&world, all_write, || fio("again", &format!("{written_and_read} --rate_iops=200")));
+    server_dies_during(&world, all_write, || fio("again", &format!("{written_and_read} --rate_iops=1500")));
     fio("again", "--verify_only");
     a.wait_synced();
     a.fusermount_u();
