@@ -408,7 +408,7 @@ impl Engine {
 
     /// Staging files that nodes refer to.
     pub fn stagings(&self) -> impl Iterator<Item = (NodeId, &Draft)> + '_ {
-        self.tree.ids().filter_map(|id| Some((id, self.draft(id)?)))
+        self.tree.drafts().filter_map(|id| Some((id, self.draft(id)?)))
     }
 
     /// Contents that nodes refer to, for checks.

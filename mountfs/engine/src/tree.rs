@@ -89,6 +89,8 @@ pub(crate) struct Tree {
     dirty: BTreeMap<u64, NodeId>,
     /// Nodes that are on this machine only.
     staying: BTreeSet<NodeId>,
+    /// Files whose bytes are a draft here.
+    drafts: BTreeSet<NodeId>,
     next_order: u64,
 }
 
@@ -116,6 +118,7 @@ impl Tree {
             displaced: HashMap::new(),
             dirty: BTreeMap::new(),
             staying: BTreeSet::new(),
+            drafts: BTreeSet::new(),
             next_order: 1,
         }
     }
@@ -196,6 +199,11 @@ impl Tree {
         self.staying.iter().copied()
     }
 
+    /// Files whose bytes are a draft here.
+    pub(crate) fn drafts(&self) -> impl Iterator<Item = NodeId> + '_ {
+        self.drafts.iter().copied()
+    }
+
     pub(crate) fn staying_len(&self) -> usize {
         self.staying.len()
     }
@@ -245,6 +253,11 @@ impl Tree {
             self.staying.remove(&id);
         } else {
             self.staying.insert(id);
+        }
+        if entry.local.as_ref().is_some_and(|local| local.body.draft().is_some()) {
+            self.drafts.insert(id);
+        } else {
+            self.drafts.remove(&id);
         }
         if entry.is_dirty() {
             entry.order = self.next_order;
@@ -354,6 +367,8 @@ impl Tree {
                 assert_eq!(self.dirty.get(&entry.order), Some(id));
             }
             assert_eq!(entry.is_shared(), !self.staying.contains(id), "{id:?} among those that stay here");
+            let is_draft = entry.local.as_ref().is_some_and(|local| local.body.draft().is_some());
+            assert_eq!(is_draft, self.drafts.contains(id), "{id:?} among the drafts");
             let Some(local) = &entry.local else { continue };
             assert!(entry.is_shared() || entry.synced_state().is_none(), "{id:?} stays here and is not at the server");
             assert_eq!(local.names.is_empty(), *id == NodeId::ROOT, "{id:?} has a name");
