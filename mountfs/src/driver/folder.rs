@@ -26,7 +26,7 @@ const FETCH_PATIENCE: Duration = Duration::from_secs(120);
 const READ_LEN: usize = 1024 * 1024;
 
 /// Older versions that are smaller are not worth reading.
-const OLD_LEN_MIN: u64 = 256 * 1024;
+pub(crate) const OLD_LEN_MIN: u64 = 256 * 1024;
 
 /// A number of an item of a folder.
 pub type ItemId = u64;
@@ -45,6 +45,9 @@ pub trait FolderBytes: Send + Sync {
     fn settled(&self, item: ItemId, content: &ContentHash) -> Vec<ItemRow>;
     /// The bytes of an item are those of another node now.
     fn look_again(&self, node: NodeId);
+    /// Files in which chunks of a content may be found that comes into the directory `dir`: one that is known to have all
+    /// of them, and a few beside it of about its size. The likeliest first.
+    fn alike(&self, dir: NodeId, content: &Content) -> Vec<(ItemId, ContentHash)>;
     /// A file that is known to have this content.
     fn content(&self, node: NodeId, content: &ContentHash) -> io::Result<Option<File>>;
 }
@@ -189,7 +192,13 @@ impl Lacking {
 impl Client {
     /// Writes a content into an empty file: chunks that an older version has are taken from it, others from the cache or the
     /// server. Every chunk is checked. Nothing of it goes into the cache.
-    pub fn write_content(&self, content: &Content, out: &File, old: Option<&File>) -> Result<(), ReadError> {
+    pub fn write_content(
+        &self,
+        node: NodeId,
+        content: &Content,
+        out: &File,
+        old: Option<&File>,
+    ) -> Result<(), ReadError> {
         out.set_len(content.size)?;
         let manifest = self.manifest(content, Instant::now() + FETCH_PATIENCE)?;
         if manifest.size() != content.size {
@@ -206,7 +215,32 @@ impl Client {
         }
         let wanted: Vec<(ChunkHash, u32)> = manifest.chunks().collect();
         self.take_from_cache(content, &manifest, out, &mut lacking)?;
+        if content.size >= OLD_LEN_MIN && !lacking.places.is_empty() {
+            self.take_from_alike(node, content, out, &mut lacking)?;
+        }
         self.fetch_lacking(&wanted, out, &mut lacking)
+    }
+
+    /// Copies, and what programs save by writing it beside the old version, need not come over the wire.
+    fn take_from_alike(&self, node: NodeId, content: &Content, out: &File, lacking: &mut Lacking) -> io::Result<()> {
+        let Some(folder) = self.folder.get() else { return Ok(()) };
+        let dir = self.look(|engine| Some(engine.local(node)?.names.first()?.parent));
+        for (item, hash) in dir.map_or(Vec::new(), |dir| folder.alike(dir, content)) {
+            let shares = hash == content.hash
+                || self
+                    .manifests
+                    .known(&hash)
+                    .is_some_and(|manifest| manifest.chunks().any(|(chunk, _)| lacking.places.contains_key(&chunk)));
+            match shares.then(|| folder.open(item)) {
+                Some(Ok(Some(file))) => take_from_old(&file, content.size, out, lacking)?,
+                Some(Err(error)) => tracing::debug!(%error, "chunks cannot be taken from a file that has them"),
+                Some(Ok(None)) | None => {}
+            }
+            if lacking.places.is_empty() {
+                break;
+            }
+        }
+        Ok(())
     }
 
     fn take_from_cache(

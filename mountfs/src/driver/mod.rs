@@ -21,6 +21,7 @@ mod verify;
 mod write;
 
 pub use content::{Presence, ReadError};
+pub(crate) use folder::OLD_LEN_MIN;
 pub use folder::{FolderBytes, ItemId, ItemRow, draft_of_item, item_of_draft};
 pub use link::Link;
 pub use pins::{KEPT_TENTHS, PinError, Pinned, PinnedAll};

@@ -49,6 +49,12 @@ pub struct Job {
     pub old: Option<PathBuf>,
 }
 
+/// How many entries of a directory are looked at for one that is like a file which comes into it.
+const BESIDE_MAX: usize = 10_000;
+
+/// How many of them are taken into account.
+const ALIKE_MAX: usize = 8;
+
 /// What waits to be done on the disk.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Backlog {
@@ -309,6 +315,22 @@ impl FolderBytes for Bytes {
 
     fn look_again(&self, node: NodeId) {
         (self.tell)(Told::Node(node));
+    }
+
+    fn alike(&self, dir: NodeId, content: &Content) -> Vec<(ItemId, ContentHash)> {
+        let index = self.index.lock();
+        let equal = index.of_content(&content.hash).map(|item| (item, content.hash));
+        let near = |size: u64| size >= content.size / 4 && size / 4 <= content.size;
+        let beside = index.of_node(dir).into_iter().flat_map(|dir| index.children(dir)).take(BESIDE_MAX);
+        let mut beside: Vec<(u64, (ItemId, ContentHash))> = beside
+            .filter_map(|(_, id)| {
+                let item = index.get(id).filter(|item| near(item.print.size))?;
+                let super::index::Known::Content(hash) = item.known else { return None };
+                Some((item.print.size.abs_diff(content.size), (id, hash)))
+            })
+            .collect();
+        beside.sort_unstable_by_key(|(apart, _)| *apart);
+        equal.into_iter().chain(beside.into_iter().map(|(_, found)| found).take(ALIKE_MAX)).collect()
     }
 
     fn content(&self, node: NodeId, content: &ContentHash) -> io::Result<Option<File>> {

@@ -8,7 +8,7 @@
 use super::platform::Print;
 #[cfg(test)]
 use super::platform::PrintKind;
-use crate::driver::{ItemId, ItemRow};
+use crate::driver::{ItemId, ItemRow, OLD_LEN_MIN};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
@@ -85,6 +85,14 @@ impl Item {
     pub(crate) fn is_dir(&self) -> bool {
         self.known == Known::Dir
     }
+
+    /// Its content, if a copy of it is cheaper than asking for it.
+    fn worth_copying(&self) -> Option<ContentHash> {
+        match self.known {
+            Known::Content(hash) if self.print.size >= OLD_LEN_MIN => Some(hash),
+            _ => None,
+        }
+    }
 }
 
 /// All items.
@@ -95,6 +103,8 @@ pub(crate) struct Index {
     by_node: HashMap<NodeId, ItemId>,
     /// Files and directories by what the disk calls them, whatever their names.
     by_file: HashMap<u64, ItemId>,
+    /// One of the files with each content, those that are worth copying.
+    by_content: HashMap<ContentHash, ItemId>,
     next: ItemId,
     touched: BTreeSet<ItemId>,
 }
@@ -169,6 +179,11 @@ impl Index {
         self.by_file.get(&file).copied()
     }
 
+    /// A file with this content. Not every one is known.
+    pub(crate) fn of_content(&self, content: &ContentHash) -> Option<ItemId> {
+        self.by_content.get(content).copied()
+    }
+
     /// The node that an item stands for.
     pub(crate) fn node(&self, id: ItemId) -> Option<NodeId> {
         if id == ROOT_ITEM { Some(NodeId::ROOT) } else { self.items.get(&id).map(|item| item.node) }
@@ -213,6 +228,9 @@ impl Index {
         self.children.entry(item.parent).or_default().insert(item.name.clone(), id);
         self.by_node.insert(item.node, id);
         self.by_file.insert(item.print.file, id);
+        if let Some(hash) = item.worth_copying() {
+            self.by_content.insert(hash, id);
+        }
         self.items.insert(id, item);
         self.touched.insert(id);
     }
@@ -250,6 +268,11 @@ impl Index {
         }
         if self.by_file.get(&item.print.file) == Some(&id) {
             self.by_file.remove(&item.print.file);
+        }
+        if let Some(hash) = item.worth_copying()
+            && self.by_content.get(&hash) == Some(&id)
+        {
+            self.by_content.remove(&hash);
         }
     }
 

@@ -22,6 +22,36 @@ fn a_large_file_arrives_whole_and_its_bytes_are_not_kept_twice() {
 }
 
 #[test]
+fn what_a_device_has_in_another_file_does_not_come_over_the_wire() {
+    let world = World::new();
+    let (a, b) = (world.watch("A"), world.watch("B"));
+    let content = bytes(&mut Dice::new("what_a_device_has_in_another_file"), 20_000_000);
+    fs::create_dir(a.path("dir")).unwrap();
+    fs::write(a.path("dir/report"), &content).unwrap();
+    a.wait_synced();
+    assert_become_equal(&a.folder, &b.folder, DirTimes::Ignored);
+    let before = b.status().bytes_received;
+    assert!(before > 20_000_000, "{before}");
+
+    fs::copy(a.path("dir/report"), a.path("copy")).unwrap();
+    a.wait_synced();
+    assert_become_equal(&a.folder, &b.folder, DirTimes::Ignored);
+    let after_copy = b.status().bytes_received;
+    assert!(after_copy - before < 100_000, "{} bytes for a copy", after_copy - before);
+
+    // As programs save: the new version is written beside the old one, and both are there for a while.
+    fs::write(a.path("dir/report.new"), [b"x", content.as_slice()].concat()).unwrap();
+    a.wait_synced();
+    assert_become_equal(&a.folder, &b.folder, DirTimes::Ignored);
+    fs::rename(a.path("dir/report.new"), a.path("dir/report")).unwrap();
+    a.wait_synced();
+    assert_become_equal(&a.folder, &b.folder, DirTimes::Ignored);
+    let after_save = b.status().bytes_received;
+    assert!(after_save - after_copy < 2_000_000, "{} bytes for one byte more", after_save - after_copy);
+    assert_eq!(fs::read(b.path("dir/report")).unwrap().len(), content.len() + 1);
+}
+
+#[test]
 fn a_file_that_is_written_all_the_time_is_never_sent_mixed() {
     let world = World::new();
     let (a, b) = (world.watch("A"), world.watch("B"));
