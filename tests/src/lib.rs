@@ -1,6 +1,7 @@
 //! Worlds, models and end-to-end tests of syncmount.
 
 pub mod bench;
+pub mod follow;
 pub mod pairs;
 mod pairs_folder;
 pub mod sim;

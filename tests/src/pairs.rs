@@ -221,22 +221,22 @@ fn keeps_all_in(plays: impl Iterator<Item = Play>, before: &str, x: &str, y: &st
     }
 }
 
-struct Side {
-    shared: Shared,
+pub(crate) struct Side {
+    pub(crate) shared: Shared,
     staging: BTreeMap<u64, Arc<[u8]>>,
-    folder: Option<PlainFolder>,
+    pub(crate) folder: Option<PlainFolder>,
     is_late: bool,
 }
 
-struct Pair {
-    server: Server,
-    library: Library,
-    x: Side,
-    y: Side,
+pub(crate) struct Pair {
+    pub(crate) server: Server,
+    pub(crate) library: Library,
+    pub(crate) x: Side,
+    pub(crate) y: Side,
 }
 
 impl Pair {
-    fn new((x, y): Both) -> Self {
+    pub(crate) fn new((x, y): Both) -> Self {
         let server = Server::new(1, BEFORE);
         Self { server, library: Library::default(), x: Side::new("x", 1, x), y: Side::new("y", 2, y) }
     }
@@ -306,12 +306,12 @@ impl Side {
         self.shared.engine.borrow()
     }
 
-    fn look(&mut self) -> Result<(), String> {
+    pub(crate) fn look(&mut self) -> Result<(), String> {
         self.folder.as_mut().map_or(Ok(()), PlainFolder::look)
     }
 
     /// The disk shows what the tree does.
-    fn check_disk(&self) -> Result<(), String> {
+    pub(crate) fn check_disk(&self) -> Result<(), String> {
         let Some(folder) = &self.folder else { return Ok(()) };
         let found = folder.on_disk().map_err(|error| error.to_string())?;
         let engine = self.tree();
@@ -327,7 +327,7 @@ impl Side {
         if found == wanted { Ok(()) } else { Err(format!("the disk shows {found:?}, the tree {wanted:?}")) }
     }
 
-    fn is_at_rest(&self, server: &Server) -> bool {
+    pub(crate) fn is_at_rest(&self, server: &Server) -> bool {
         let engine = self.tree();
         !engine.has_work()
             && !engine.wants_page_now()
@@ -358,7 +358,7 @@ impl Side {
         Err("the folder does not stop to change".to_owned())
     }
 
-    fn speak(&mut self, server: &mut Server, library: &mut Library) -> Result<(), String> {
+    pub(crate) fn speak(&mut self, server: &mut Server, library: &mut Library) -> Result<(), String> {
         for _ in 0..ROUNDS_MAX {
             self.carry_out(server, library)?;
             let now = self.now();
@@ -442,7 +442,7 @@ impl Side {
         Ok(PrepareAnswer::Ready(Arc::new(library.enter(&bytes))))
     }
 
-    fn act(&mut self, script: &str) -> Result<(), String> {
+    pub(crate) fn act(&mut self, script: &str) -> Result<(), String> {
         for line in script.split("; ").filter(|line| !line.is_empty()) {
             if let Some(folder) = &self.folder {
                 folder.act(line)?;
@@ -563,7 +563,7 @@ impl Side {
         self.engine().set_xattrs(node, xattrs, now).map_err(|error| error.to_string())
     }
 
-    fn show(&self, clocks: (i64, i64)) -> BTreeSet<String> {
+    pub(crate) fn show(&self, clocks: (i64, i64)) -> BTreeSet<String> {
         let engine = self.tree();
         let mut shown = BTreeSet::new();
         let mut todo = vec![(String::new(), NodeId::ROOT)];

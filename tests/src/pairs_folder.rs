@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::{Arc, Mutex};
 use syncmount::driver::{FolderBytes, ItemRow, item_of_draft};
-use syncmount::watch::{Folder, Host, Part, Told};
+use syncmount::watch::{Folder, Host, Job, Part, Told};
 use syncmount_common::{NodeId, Timestamp};
 use syncmount_engine::Engine;
 use tempfile::TempDir;
@@ -51,6 +51,8 @@ pub(crate) struct PlainFolder {
     bytes: Arc<dyn FolderBytes>,
     told: Arc<Mutex<Vec<Told>>>,
     shared: Shared,
+    /// Contents that are on their way.
+    running: Vec<Job>,
 }
 
 impl PlainFolder {
@@ -61,7 +63,7 @@ impl PlainFolder {
         let told: Arc<Mutex<Vec<Told>>> = Arc::default();
         let tell = told.clone();
         let bytes = folder.bytes(move |what| tell.lock().expect("nobody panics with it").push(what));
-        Self { root, folder, bytes, told, shared }
+        Self { root, folder, bytes, told, shared, running: Vec::new() }
     }
 
     /// The bytes of a draft.
@@ -92,21 +94,9 @@ impl PlainFolder {
     /// Brings the disk to what the tree shows. Returns whether anything was left to do.
     pub(crate) fn work(&mut self, library: &Library) -> Result<(), String> {
         for _ in 0..20 {
-            for told in std::mem::take(&mut *self.told.lock().map_err(|error| error.to_string())?) {
-                if let Told::Node(node) = told {
-                    self.folder.node_changed(node);
-                }
-            }
             self.folder.compare_all();
-            self.folder.work().map_err(|error| error.to_string())?;
-            for job in self.folder.take_jobs() {
-                let bytes = library.get(job.content.hash).ok_or("a content that nobody wrote")?;
-                let made = Part::begin(&job).and_then(|mut file| {
-                    file.write_all(bytes)?;
-                    Part::finish(&job, &file)
-                });
-                self.folder.put_together(&job, &made.map_err(|error| error.to_string()));
-            }
+            self.begin_work()?;
+            while self.finish_one(0, library)? {}
             self.look()?;
             self.folder.compare_all();
             if self.folder.is_at_rest() {
@@ -116,6 +106,44 @@ impl PlainFolder {
             std::thread::sleep(std::time::Duration::from_millis(2));
         }
         Err(format!("the folder does not come to rest: {:?}", self.folder.reasons()))
+    }
+
+    /// Does what can be done at once. Nothing is compared that was not told to be different.
+    pub(crate) fn begin_work(&mut self) -> Result<(), String> {
+        for told in std::mem::take(&mut *self.told.lock().map_err(|error| error.to_string())?) {
+            if let Told::Node(node) = told {
+                self.folder.node_changed(node);
+            }
+        }
+        self.folder.work().map_err(|error| error.to_string())?;
+        self.running.extend(self.folder.take_jobs());
+        Ok(())
+    }
+
+    /// One of the contents that are on their way arrives. Returns whether there was one.
+    pub(crate) fn finish_one(&mut self, which: usize, library: &Library) -> Result<bool, String> {
+        if self.running.is_empty() {
+            return Ok(false);
+        }
+        let job = self.running.swap_remove(which % self.running.len());
+        let bytes = library.get(job.content.hash).ok_or("a content that nobody wrote")?;
+        let made = Part::begin(&job).and_then(|mut file| {
+            file.write_all(bytes)?;
+            Part::finish(&job, &file)
+        });
+        self.folder.put_together(&job, &made.map_err(|error| error.to_string()));
+        Ok(true)
+    }
+
+    /// What failed is tried again. Returns whether anything is known to be different.
+    pub(crate) fn retry(&mut self) -> bool {
+        self.folder.retry_all();
+        !self.folder.is_at_rest()
+    }
+
+    /// What waits, in words.
+    pub(crate) fn waits(&self) -> String {
+        format!("{:?}, {:?}", self.folder.backlog(), self.folder.reasons())
     }
 
     fn at(&self, path: &str) -> PathBuf {

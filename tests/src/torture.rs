@@ -1,8 +1,9 @@
-//! The torture run: two mounts and a server as real processes, several writers, and `kill -9` of any of the three at any
-//! moment. After each round both mounts must show what the writers' own books say.
+//! The torture run: several devices and a server as real processes, a writer or two at each device, and `kill -9` of any of
+//! them at any moment. After each round all devices must show what the writers' own books say.
 //!
-//! Each writer has a directory to itself, so its book is exact. Only the operation that a kill cut off may have happened
-//! or not; what it may have left behind is checked too, and then entered into the book.
+//! Each writer has a directory to itself, so its book is exact. Only the operation that a kill of its mount cut off may
+//! have happened or not; what it may have left behind is checked too, and then entered into the book. Who writes into a
+//! watched folder is never interrupted: that folder is a plain directory, whoever watches it.
 
 use crate::support::{Device, Dice, World, bytes, until};
 use rand::RngExt;
@@ -11,14 +12,45 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write as _};
 use std::os::fd::IntoRawFd as _;
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 use std::thread;
 use std::time::Duration;
 
 /// Operations of one writer in one round.
 const OPS: usize = 25;
 
-/// Writers: two at A, one at B.
-const WRITERS: [(&str, usize); 3] = [("w0", 0), ("w1", 0), ("w2", 1)];
+/// How a device takes part.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Party {
+    /// With a mount.
+    Mount,
+    /// With a plain folder that is watched.
+    Watch,
+}
+
+/// Who takes part unless told otherwise.
+pub const PARTIES: [Party; 3] = [Party::Mount, Party::Mount, Party::Watch];
+
+impl FromStr for Party {
+    type Err = String;
+
+    fn from_str(word: &str) -> Result<Self, Self::Err> {
+        match word {
+            "mount" => Ok(Self::Mount),
+            "watch" => Ok(Self::Watch),
+            other => Err(format!("a party is `mount` or `watch`, not `{other}`")),
+        }
+    }
+}
+
+impl Party {
+    fn join(self, world: &World, name: &str) -> Device {
+        match self {
+            Self::Mount => world.mount(name),
+            Self::Watch => world.watch(name),
+        }
+    }
+}
 
 type Book = BTreeMap<String, Vec<u8>>;
 
@@ -111,8 +143,10 @@ fn write(mut file: File, bytes: &[u8]) -> io::Result<()> {
 }
 
 struct Writer {
-    name: &'static str,
+    name: String,
     device: usize,
+    /// Whether a kill of its device can cut off what it does.
+    is_mounted: bool,
     dice: Dice,
     book: Book,
     cut_off: Option<Op>,
@@ -120,12 +154,12 @@ struct Writer {
 
 impl Writer {
     fn work(&mut self, folder: &Path) {
-        let dir = folder.join(self.name);
+        let dir = folder.join(&self.name);
         for _ in 0..OPS {
             let op = Op::random(&mut self.dice, &self.book);
             match op.run(&dir) {
                 Ok(()) => op.enter(&mut self.book),
-                Err(error) if is_of_the_kill(&error) => {
+                Err(error) if self.is_mounted && is_of_the_kill(&error) => {
                     self.cut_off = Some(op);
                     return;
                 }
@@ -139,7 +173,7 @@ impl Writer {
 
     /// After a kill: what is there must be what the book allows.
     fn recover(&mut self, folder: &Path) {
-        let found = read(&folder.join(self.name)).expect("what only this writer changes can be read");
+        let found = read(&folder.join(&self.name)).expect("what only this writer changes can be read");
         let Some(op) = self.cut_off.take() else {
             assert_books_equal(&self.book, &found, &format!("{} after a restart", self.name));
             return;
@@ -198,17 +232,51 @@ fn assert_books_equal(book: &Book, found: &Book, what: &str) {
     }
 }
 
-/// Runs `rounds` rounds and panics at the first broken promise. The seed is printed.
-pub fn torture(name: &str, rounds: usize) {
+/// What a kill hits in a round.
+#[derive(Clone, Copy, Debug)]
+enum Victim {
+    Device(usize),
+    Server,
+    Nobody,
+}
+
+impl Victim {
+    fn random(dice: &mut Dice, devices: usize) -> Self {
+        match dice.random_range(0..devices + 2) {
+            device if device < devices => Self::Device(device),
+            other if other == devices => Self::Server,
+            _ => Self::Nobody,
+        }
+    }
+
+    fn kill(self, world: &World, devices: &[Device]) {
+        match self {
+            Self::Device(victim) => devices[victim].kill(),
+            Self::Server => world.server().kill(),
+            Self::Nobody => {}
+        }
+    }
+
+    fn revive(self, world: &World, devices: &[Device]) {
+        match self {
+            Self::Device(victim) => devices[victim].mount(),
+            Self::Server => world.server().start(),
+            Self::Nobody => {}
+        }
+    }
+}
+
+/// Runs `rounds` rounds with one device for each of `parties` and panics at the first broken promise. The seed is printed.
+pub fn torture(name: &str, rounds: usize, parties: &[Party]) {
     let mut dice = Dice::new(name);
     let world = World::lasting(Duration::from_secs(60 + 60 * rounds as u64));
-    let devices = [world.mount("A"), world.mount("B")];
-    let mut writers = WRITERS.map(|(name, device)| {
-        fs::create_dir(devices[device].path(name)).expect("the mount is writable");
-        Writer { name, device, dice: dice.fork(), book: Book::new(), cut_off: None }
-    });
+    let devices: Vec<Device> = ('A'..).zip(parties).map(|(name, party)| party.join(&world, &name.to_string())).collect();
+    let mut writers = writers(&mut dice, parties);
+    for writer in &writers {
+        fs::create_dir(devices[writer.device].path(&writer.name)).expect("the folder is writable");
+    }
     for round in 0..rounds {
-        let victim = dice.random_range(0..4);
+        let victim = Victim::random(&mut dice, devices.len());
         let delay = Duration::from_millis(dice.random_range(0..300));
         let folders: Vec<PathBuf> = devices.iter().map(|device| device.folder.clone()).collect();
         thread::scope(|scope| {
@@ -217,40 +285,34 @@ pub fn torture(name: &str, rounds: usize) {
                 scope.spawn(move || writer.work(folder));
             }
             thread::sleep(delay);
-            kill(&world, &devices, victim);
+            victim.kill(&world, &devices);
         });
-        revive(&world, &devices, victim);
+        victim.revive(&world, &devices);
         for writer in &mut writers {
             writer.recover(&devices[writer.device].folder);
         }
-        settle(&devices, &writers, round);
+        settle(&devices, &writers, &format!("round {round}, {victim:?} was killed"));
     }
 }
 
-fn kill(world: &World, devices: &[Device; 2], victim: usize) {
-    match victim {
-        0 | 1 => devices[victim].kill(),
-        2 => world.server().kill(),
-        _ => {}
-    }
+/// Two at the first device, one at each of the others.
+fn writers(dice: &mut Dice, parties: &[Party]) -> Vec<Writer> {
+    let places = [0].into_iter().chain(0..parties.len()).enumerate();
+    let writer = |(number, device): (usize, usize)| {
+        let (name, is_mounted) = (format!("w{number}"), parties[device] == Party::Mount);
+        Writer { name, device, is_mounted, dice: dice.fork(), book: Book::new(), cut_off: None }
+    };
+    places.map(writer).collect()
 }
 
-fn revive(world: &World, devices: &[Device; 2], victim: usize) {
-    match victim {
-        0 | 1 => devices[victim].mount(),
-        2 => world.server().start(),
-        _ => {}
-    }
-}
-
-fn settle(devices: &[Device; 2], writers: &[Writer; 3], round: usize) {
+fn settle(devices: &[Device], writers: &[Writer], when: &str) {
     for device in devices {
         device.wait_synced();
     }
     for device in devices {
         for writer in writers {
-            until(&format!("{} at {} in round {round}", writer.name, device.name), || {
-                let found = read(&device.path(writer.name)).map_err(|error| error.to_string())?;
+            until(&format!("{} at {} ({when})", writer.name, device.name), || {
+                let found = read(&device.path(&writer.name)).map_err(|error| error.to_string())?;
                 difference(&writer.book, &found).map_or(Ok(()), Err)
             });
         }

@@ -1,6 +1,7 @@
 //! Every pair of concurrent changes has one outcome, whoever comes first and whatever the clocks say. These are the rows
 //! of the table in `mountfs/SEMANTICS.md`.
 
+use syncmount_tests::follow::follow;
 use syncmount_tests::pairs::{keeps_all, keeps_all_watched, play, play_watched};
 
 /// One pair: what was there before, what X does, what Y does, what both find afterwards.
@@ -199,6 +200,9 @@ const CHANGES: [&str; 35] = [
     "link f t; mv t d/f; put f W",
 ];
 
+/// How many random runs are played.
+const RUNS: u64 = 200;
+
 /// All pairs of them: the devices agree, and what was written is there, once.
 #[test]
 fn every_pair_agrees_and_keeps_what_was_written() {
@@ -217,5 +221,19 @@ fn every_pair_with_a_watched_folder_agrees_and_keeps_what_was_written() {
         for y in &CHANGES[index..] {
             keeps_all_watched(before, &x.replace('W', "x"), &y.replace('W', "y"));
         }
+    }
+}
+
+#[test]
+fn a_watched_folder_that_follows_forgets_nothing() {
+    for seed in 0..RUNS {
+        follow(seed, false).unwrap_or_else(|error| panic!("{error}"));
+    }
+}
+
+#[test]
+fn a_watched_folder_that_follows_while_it_is_changed_forgets_nothing() {
+    for seed in 0..RUNS {
+        follow(seed, true).unwrap_or_else(|error| panic!("{error}"));
     }
 }

@@ -105,6 +105,7 @@ impl<H: Host> Folder<H> {
         self.retry_due(Instant::now());
         let mut done = 0;
         while self.running.len() < RUNNING_MAX {
+            self.todo.extend(self.index.lock().take_ousted());
             let Some(node) = self.todo.pop_first() else { break };
             if self.running.contains_key(&node) {
                 continue;
@@ -123,6 +124,8 @@ impl<H: Host> Folder<H> {
         match outcome {
             Ok(Outcome::Done) => {
                 self.later.remove(&node);
+                // Where it went is not where it was to go, perhaps.
+                self.todo.extend(self.heirs.remove(&node));
             }
             Ok(Outcome::Running) => {
                 self.later.remove(&node);
@@ -636,9 +639,13 @@ impl<H: Host> Folder<H> {
                 self.index.lock().edit(id, |item| item.node = heir);
             }
             self.todo.insert(heir);
-            if same || item.print.kind == PrintKind::File && self.is_file(heir) {
-                // It stays until the other takes its place in one step.
+            if same {
                 return Ok(Outcome::Done);
+            }
+            if item.print.kind == PrintKind::File && self.is_file(heir) {
+                // It stays until the other takes its place in one step, or goes elsewhere before.
+                self.heirs.insert(heir, item.node);
+                return Ok(Outcome::Later(None));
             }
         }
         match item.print.kind {

@@ -79,6 +79,8 @@ pub struct Folder<H> {
     pub(crate) todo: BTreeSet<NodeId>,
     /// Nodes that could not be brought to the disk.
     pub(crate) later: HashMap<NodeId, Later>,
+    /// Nodes whose place on the disk has something that is to stay until they take it, by what it stood for.
+    pub(crate) heirs: HashMap<NodeId, NodeId>,
     /// Contents on their way, and where they are put together.
     pub(crate) running: HashMap<NodeId, (ContentHash, PathBuf)>,
     pub(crate) jobs: Vec<Job>,
@@ -107,6 +109,7 @@ impl<H: Host> Folder<H> {
             index: Arc::new(Mutex::new(index)),
             todo: BTreeSet::new(),
             later: HashMap::new(),
+            heirs: HashMap::new(),
             running: HashMap::new(),
             jobs: Vec::new(),
             look_again: Scope::default(),
@@ -140,6 +143,7 @@ impl<H: Host> Folder<H> {
 
     /// Looks at everything, whatever was touched when, and tells the tree. For whoever does this step by step.
     pub fn look(&mut self) -> io::Result<bool> {
+        self.look_again = Scope::default();
         let seen = self.scan(
             &Scope::everything(),
             Rules { rested_before: i64::MAX, all: false, clears: true },
@@ -177,7 +181,8 @@ impl<H: Host> Folder<H> {
 
     /// Nothing is known to be different, and nothing is on its way.
     pub fn is_at_rest(&self) -> bool {
-        self.todo.is_empty() && self.running.is_empty() && self.later.is_empty() && self.look_again.is_empty()
+        let is_done = self.todo.is_empty() && self.running.is_empty() && self.later.is_empty();
+        is_done && self.look_again.is_empty() && !self.index.lock().has_ousted()
     }
 
     /// Contents that somebody has to put together.
@@ -208,6 +213,11 @@ impl<H: Host> Folder<H> {
     pub(crate) fn retry_due(&mut self, now: Instant) {
         let due: Vec<NodeId> = self.later.iter().filter(|(_, later)| later.at <= now).map(|(node, _)| *node).collect();
         self.todo.extend(due);
+    }
+
+    /// Tries everything again that failed, whatever is said of when. For whoever does this step by step.
+    pub fn retry_all(&mut self) {
+        self.todo.extend(self.later.keys());
     }
 
     pub(crate) fn postpone(&mut self, node: NodeId, reason: Option<String>) {

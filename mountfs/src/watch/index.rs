@@ -107,6 +107,16 @@ pub(crate) struct Index {
     by_content: HashMap<ContentHash, ItemId>,
     next: ItemId,
     touched: BTreeSet<ItemId>,
+    /// What stands for items whose nodes others stand for by now.
+    ousted: Vec<NodeId>,
+}
+
+/// Stands for an item that stands for nothing in the tree. The tree never has such a node: its own say that they are of
+/// version 7.
+fn nobody(id: ItemId) -> NodeId {
+    let mut bytes = [0xFF; 16];
+    bytes[8..].copy_from_slice(&id.to_be_bytes());
+    NodeId::from_bytes(bytes)
 }
 
 impl Index {
@@ -124,6 +134,7 @@ impl Index {
             index.next = index.next.max(id + 1);
             index.insert(id, postcard::from_bytes(&row)?);
         }
+        // An earlier version let two items stand for one node: what is found of it here is kept with the next change.
         index.touched.clear();
         Ok(index)
     }
@@ -222,9 +233,12 @@ impl Index {
         Some(path)
     }
 
-    /// Puts an item, in the place of what was known of it.
+    /// Puts an item, in the place of what was known of it. Another one that stood for its node stands for nothing then.
     pub(crate) fn insert(&mut self, id: ItemId, item: Item) {
         self.unlink(id);
+        if let Some(other) = self.of_node(item.node) {
+            self.oust(other);
+        }
         self.children.entry(item.parent).or_default().insert(item.name.clone(), id);
         self.by_node.insert(item.node, id);
         self.by_file.insert(item.print.file, id);
@@ -251,6 +265,27 @@ impl Index {
         if self.items.remove(&id).is_some() {
             self.touched.insert(id);
         }
+    }
+
+    fn oust(&mut self, id: ItemId) {
+        let Some(item) = self.items.get_mut(&id) else { return };
+        item.node = nobody(id);
+        if item.known == Known::Draft {
+            // Its bytes may be nowhere else: it is looked at and told anew before anything is done to it.
+            item.print.mtime ^= 1;
+        }
+        self.by_node.insert(item.node, id);
+        self.ousted.push(item.node);
+        self.touched.insert(id);
+    }
+
+    /// What stands for items that have come to stand for nothing since the last call.
+    pub(crate) fn take_ousted(&mut self) -> Vec<NodeId> {
+        std::mem::take(&mut self.ousted)
+    }
+
+    pub(crate) fn has_ousted(&self) -> bool {
+        !self.ousted.is_empty()
     }
 
     fn unlink(&mut self, id: ItemId) {
@@ -350,6 +385,19 @@ mod tests {
         assert_eq!(back.path(Path::new("/x"), file), Some(PathBuf::from("/x/e/f")));
         assert_eq!(back.get(file), index.get(file));
         assert!(back.next > file);
+    }
+
+    #[test]
+    fn one_item_stands_for_a_node_and_the_other_for_nothing() {
+        let mut index = Index::new();
+        let (a, b) = (index.fresh_id(), index.fresh_id());
+        index.insert(a, item(ROOT_ITEM, "a", 1, Known::Draft));
+        index.insert(b, item(ROOT_ITEM, "b", 2, Known::Draft));
+        index.edit(b, |item| item.node = NodeId::from_bytes([1; 16]));
+        index.check();
+        assert_eq!(index.of_node(NodeId::from_bytes([1; 16])), Some(b));
+        let ousted = index.take_ousted();
+        assert!(ousted.len() == 1 && index.of_node(ousted[0]) == Some(a) && !index.has_ousted());
     }
 
     #[test]

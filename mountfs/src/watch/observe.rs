@@ -272,9 +272,9 @@ fn needs_hash(seen: &Sighting, index: &Index, engine: &Engine, dirs: &DirNodes) 
     }
     let here = engine.local(item.node).map(|state| &state.body);
     match (&item.known, here) {
+        (Known::Draft, Some(body)) => body.draft().is_none(),
         _ if item.print.same_bytes(&seen.print) => false,
         (Known::Content(hash), Some(body)) => body.draft().is_none() && body.content_hash() != Some(*hash),
-        (Known::Draft, Some(body)) => body.draft().is_none(),
         _ => false,
     }
 }
@@ -370,7 +370,9 @@ impl<'a> Telling<'a> {
             }
             Some(item) => {
                 let base = self.base(seen.id, item);
-                let is_same = item.print.same_bytes(&seen.print) && !self.is_found_changed(seen, item);
+                // A draft that the tree does not have any more is told once more: its bytes may be nowhere else.
+                let is_told = item.known != Known::Draft || draft_item(self.engine, item.node) == Some(seen.id);
+                let is_same = is_told && item.print.same_bytes(&seen.print) && !self.is_found_changed(seen, item);
                 let (known, body) = match base.as_ref() {
                     Some(base) if is_same || seen.print.kind != PrintKind::File && item.known == known_of(seen) => {
                         (item.known.clone(), base.body.clone())
