@@ -9,7 +9,7 @@ use crate::control::{self, ControlClient, ControlError, Drained};
 use crate::driver::{self, OpenError};
 use crate::mountpoint::{self, MountTable};
 use crate::progress::{DrainProgress, VerifyProgress};
-use crate::status::{self, Pin, Status};
+use crate::status::{self, Mode, Pin, Status};
 use crate::store::StateError;
 use crate::verify_report::VerifyReport;
 use std::io::{self, Write};
@@ -38,10 +38,12 @@ pub enum CommandError {
     #[error("{0} is mounted by another user or in another container; ask for it there")]
     NotOurs(PathBuf),
     /// Time ran out before a unmount.
-    #[error("{mountpoint} is still mounted, because the time ran out; left: {left}; --force unmounts and keeps that")]
+    #[error("{mountpoint} is still {mode}, because the time ran out; left: {left}; --force ends it and keeps that")]
     StillMounted {
         /// The mount point.
         mountpoint: PathBuf,
+        /// What it is.
+        mode: Mode,
         /// What is pending.
         left: String,
     },
@@ -166,12 +168,12 @@ pub async fn umount(args: &UmountArgs, dirs: &Dirs) -> Result<(), CommandError> 
     let limit = args.timeout.0;
     match drain(&mut client, limit).await? {
         Drained::TimedOut(status) if !args.force => {
-            return Err(CommandError::StillMounted { mountpoint, left: status.pending() });
+            return Err(CommandError::StillMounted { mountpoint, mode: status.mode, left: status.pending() });
         }
         Drained::TimedOut(status) => {
             let left = status.pending();
             client.stop(true).await?;
-            eprintln!("syncmount: not sent: {left}; the next `syncmount {}` sends it", mountpoint.display());
+            eprintln!("syncmount: left: {left}; the next `syncmount {}` goes on with it", mountpoint.display());
         }
         Drained::All(status) => {
             client.stop(args.force).await?;

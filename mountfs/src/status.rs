@@ -5,7 +5,7 @@ use crate::config::MountConfig;
 use crate::mountpoint;
 use indicatif::{HumanBytes, HumanCount, HumanDuration};
 use serde::{Deserialize, Serialize};
-use std::fmt::Write as _;
+use std::fmt::{self, Write as _};
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 use syncmount_common::Timestamp;
@@ -37,6 +37,12 @@ pub struct Status {
     pub pending_bytes: u64,
     /// Nodes with another change to send: new, renamed, removed, other attributes. Without what the server holds back.
     pub pending_nodes: u64,
+    /// Changes from elsewhere that a watched folder does not show yet. What failed is in `problems` instead.
+    #[serde(default)]
+    pub incoming: u64,
+    /// A watched folder is being looked at: what was done there a moment ago may not be counted yet.
+    #[serde(default)]
+    pub looking: bool,
     /// Files, directories and symlinks whose names stay on this machine. They are never pending.
     #[serde(default)]
     pub only_here: u64,
@@ -113,6 +119,15 @@ pub enum Mode {
     Watch,
 }
 
+impl fmt::Display for Mode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Mount => "mounted",
+            Self::Watch => "watched",
+        })
+    }
+}
+
 /// What a mount is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -177,6 +192,8 @@ impl Status {
             pending_files: 0,
             pending_bytes: 0,
             pending_nodes: 0,
+            incoming: 0,
+            looking: false,
             only_here: 0,
             cache_used: 0,
             cache_limit: config.cache_size,
@@ -191,9 +208,10 @@ impl Status {
         }
     }
 
-    /// Whether the server has everything that can be sent.
+    /// Whether the server has everything that can be sent, and a watched folder shows what can be shown.
     pub fn is_drained(&self) -> bool {
-        self.phase != Phase::Starting && self.pending_files == 0 && self.pending_bytes == 0 && self.pending_nodes == 0
+        let is_sent = self.pending_files == 0 && self.pending_bytes == 0 && self.pending_nodes == 0;
+        self.phase != Phase::Starting && is_sent && self.incoming == 0 && !self.looking
     }
 
     /// The problems that keep a change from the server.
@@ -205,12 +223,17 @@ impl Status {
     pub fn pending(&self) -> String {
         let files = counted(self.pending_files, "file", "files");
         let nodes = counted(self.pending_nodes, "other change", "other changes");
-        match (self.pending_files, self.pending_bytes, self.pending_nodes) {
-            (0, 0, 0) => "nothing".into(),
-            (0, 0, _) => nodes,
-            (_, bytes, 0) => format!("{files}, {}", HumanBytes(bytes)),
-            (_, bytes, _) => format!("{files}, {}, and {nodes}", HumanBytes(bytes)),
-        }
+        let to_send = match (self.pending_files, self.pending_bytes, self.pending_nodes) {
+            (0, 0, 0) => None,
+            (0, 0, _) => Some(nodes),
+            (_, bytes, 0) => Some(format!("{files}, {}", HumanBytes(bytes))),
+            (_, bytes, _) => Some(format!("{files}, {}, and {nodes}", HumanBytes(bytes))),
+        };
+        let incoming = counted(self.incoming, "change from elsewhere", "changes from elsewhere");
+        let to_show = (self.incoming > 0).then(|| format!("{incoming} that the folder does not show yet"));
+        let unseen = self.looking.then(|| "what was done in the folder a moment ago and has not been seen yet".into());
+        let parts: Vec<String> = [to_send, to_show, unseen].into_iter().flatten().collect();
+        if parts.is_empty() { "nothing".into() } else { parts.join("; ") }
     }
 
     /// The status as a person reads it. `now` tells how long ago things were.
@@ -315,6 +338,8 @@ pub(crate) mod tests {
             pending_files: 0,
             pending_bytes: 0,
             pending_nodes: 0,
+            incoming: 0,
+            looking: false,
             only_here: 0,
             cache_used: 1 << 20,
             cache_limit: 10 << 30,
@@ -337,8 +362,9 @@ pub(crate) mod tests {
         let json = serde_json::to_value(&status).unwrap();
         let expected = serde_json::json!({
             "mountpoint": "/home/u/Sync", "mode": "mount", "server": "http://h", "folder": "default", "pid": 7, "connected": true,
-            "phase": "live", "pending_files": 0, "pending_bytes": 0, "pending_nodes": 0, "only_here": 0, "cache_used": 1048576,
-            "cache_limit": 10737418240u64, "pinned": {"files": 2, "bytes": 4096, "missing_bytes": 0}, "last_error": {"at": 5, "message": "x"},
+            "phase": "live", "pending_files": 0, "pending_bytes": 0, "pending_nodes": 0, "incoming": 0,
+            "looking": false, "only_here": 0, "cache_used": 1048576, "cache_limit": 10737418240u64,
+            "pinned": {"files": 2, "bytes": 4096, "missing_bytes": 0}, "last_error": {"at": 5, "message": "x"},
             "problems": [{"kind": "set_aside", "path": "a", "reason": "because"}], "problems_more": 0,
             "requests": 3, "bytes_sent": 0, "bytes_received": 5242880, "since": 1000000000000u64,
         });
@@ -355,6 +381,12 @@ pub(crate) mod tests {
         assert_eq!(pending(1, 1024, 0), "1 file, 1.00 KiB");
         assert_eq!(pending(2000, 0, 1), "2,000 files, 0 B, and 1 other change");
         assert_eq!(pending(0, 0, 3), "3 other changes");
+        let watched = Status { incoming: 1, pending_nodes: 2, looking: true, ..sample() }.pending();
+        assert_eq!(
+            watched,
+            "2 other changes; 1 change from elsewhere that the folder does not show yet; what was done in the folder a \
+             moment ago and has not been seen yet"
+        );
     }
 
     #[test]
@@ -385,5 +417,6 @@ pub(crate) mod tests {
         assert!(sample().is_drained());
         assert!(!Status { phase: Phase::Starting, ..sample() }.is_drained());
         assert!(!Status { pending_nodes: 1, ..sample() }.is_drained());
+        assert!(!Status { incoming: 1, ..sample() }.is_drained() && !Status { looking: true, ..sample() }.is_drained());
     }
 }

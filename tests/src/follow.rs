@@ -17,12 +17,8 @@ const PATHS: [&str; 9] = ["a", "b", "c", "d", "d/a", "d/b", "e", "e/a", "e/d"];
 
 /// Plays one run. If `busy`, somebody changes the watched folder, too.
 pub fn follow(seed: u64, busy: bool) -> Result<(), String> {
-    let mut run = Run {
-        dice: Dice::fixed(seed),
-        pair: Pair::new((Shows::Mounted, Shows::Watched)),
-        busy,
-        log: String::new(),
-    };
+    let mut run =
+        Run { dice: Dice::fixed(seed), pair: Pair::new((Shows::Mounted, Shows::Watched)), busy, log: String::new() };
     run.pair.x.act("mkdir d; mkdir e")?;
     let done = (0..STEPS).try_for_each(|_| run.step()).and_then(|()| run.come_to_rest());
     done.map_err(|error| format!("seed {seed}: {error}\n{}", run.log))

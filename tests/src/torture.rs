@@ -270,7 +270,8 @@ impl Victim {
 pub fn torture(name: &str, rounds: usize, parties: &[Party]) {
     let mut dice = Dice::new(name);
     let world = World::lasting(Duration::from_secs(60 + 60 * rounds as u64));
-    let devices: Vec<Device> = ('A'..).zip(parties).map(|(name, party)| party.join(&world, &name.to_string())).collect();
+    let devices: Vec<Device> =
+        ('A'..).zip(parties).map(|(name, party)| party.join(&world, &name.to_string())).collect();
     let mut writers = writers(&mut dice, parties);
     for writer in &writers {
         fs::create_dir(devices[writer.device].path(&writer.name)).expect("the folder is writable");

@@ -25,8 +25,8 @@ pub(crate) struct Mail {
     pub(crate) lost_hints: Vec<String>,
     /// The marks whose hints have come: everything before them has come too.
     pub(crate) marks: BTreeSet<PathBuf>,
-    /// Somebody wants to be sure that everything up to now is seen.
-    pub(crate) wants_all: bool,
+    /// The newest question of somebody who wants to be sure that everything up to then is seen.
+    pub(crate) asked: u64,
     pub(crate) is_over: bool,
     is_new: bool,
 }
@@ -95,8 +95,9 @@ impl Inbox {
         self.put(|mail| mail.finished.push((job, result)));
     }
 
-    pub(crate) fn want_all(&self) {
-        self.put(|mail| mail.wants_all = true);
+    /// Somebody has to be told once everything up to now is seen. `question` is larger than every one before.
+    pub(crate) fn ask(&self, question: u64) {
+        self.put(|mail| mail.asked = mail.asked.max(question));
     }
 
     pub(crate) fn stop(&self) {

@@ -12,6 +12,7 @@ use super::inbox::{Inbox, Mail};
 use super::names;
 use super::scan::{Rules, Scope};
 use crate::driver::Client;
+use crate::status::{Problem, ProblemKind};
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -49,13 +50,13 @@ const STORE_RETRY: Duration = Duration::from_secs(1);
 pub(crate) struct State {
     /// The first look is over.
     pub(crate) has_looked: bool,
-    /// Something is known or suspected to be different.
-    pub(crate) is_busy: bool,
-    /// How often everything up to the moment of asking has been seen.
-    pub(crate) rounds: u64,
+    /// There are hints of what has not been looked at yet.
+    pub(crate) is_looking: bool,
+    /// The newest question up to which everything has been seen.
+    pub(crate) seen: u64,
     pub(crate) backlog: Backlog,
-    /// What its owner should know: path and sentence.
-    pub(crate) reports: Vec<(PathBuf, String)>,
+    /// What its owner should know.
+    pub(crate) reports: Vec<Problem>,
     /// About the folder as a whole.
     pub(crate) note: Option<String>,
     /// The folder cannot be kept in step any more.
@@ -88,10 +89,19 @@ pub(crate) struct Runner {
     listings_due: Option<Instant>,
     next_scan: Instant,
     next_root: Instant,
-    /// The mark whose hint is waited for, since when.
-    mark: Option<(PathBuf, Instant)>,
+    mark: Option<Mark>,
     marks: u64,
-    wanted_rounds: u64,
+    /// The newest question whether everything is seen, and the newest that is answered.
+    asked: u64,
+    seen: u64,
+}
+
+/// A mark whose hint is waited for.
+struct Mark {
+    path: PathBuf,
+    since: Instant,
+    /// The question that is answered once it has come.
+    question: u64,
 }
 
 impl Runner {
@@ -121,7 +131,8 @@ impl Runner {
             next_root: now + ROOT_INTERVAL,
             mark: None,
             marks: 0,
-            wanted_rounds: 0,
+            asked: 0,
+            seen: 0,
         })
     }
 
@@ -147,10 +158,7 @@ impl Runner {
             self.step();
             self.show();
         }
-        if let Some((mark, _)) = self.mark.take() {
-            // One that is left is cleared by the next look.
-            let _ = fs::remove_file(self.folder.root.join(mark));
-        }
+        self.take_mark();
         if let Err(error) = self.folder.keep() {
             tracing::error!("what is known of the folder cannot be kept: {error}");
         }
@@ -180,7 +188,7 @@ impl Runner {
         next = self.listings_due.map_or(next, |due| next.min(due));
         next = self.rest_due().map_or(next, |due| next.min(due));
         next = self.folder.next_retry().map_or(next, |due| next.min(due));
-        self.mark.as_ref().map_or(next, |(_, since)| next.min(*since + MARK_PATIENCE))
+        self.mark.as_ref().map_or(next, |mark| next.min(mark.since + MARK_PATIENCE))
     }
 
     fn hints_due(&self) -> Option<Instant> {
@@ -211,29 +219,43 @@ impl Runner {
         for why in mail.lost_hints {
             self.without_hints(why);
         }
-        let is_marked = self.mark.as_ref().is_some_and(|(mark, _)| mail.marks.contains(mark));
-        if is_marked && let Some((mark, _)) = self.mark.take() {
-            drop(fs::remove_file(self.folder.root.join(mark)));
+        self.asked = self.asked.max(mail.asked);
+        if self.mark.as_ref().is_some_and(|mark| mail.marks.contains(&mark.path))
+            && let Some(question) = self.take_mark()
+        {
             self.look_at_pending();
             self.list_again();
-            self.wanted_rounds += 1;
-        }
-        if mail.wants_all && self.mark.is_none() {
-            self.set_mark();
+            self.seen = question;
         }
     }
 
-    /// Hints come in the order in which things happened: once that of the mark is here, all before it are.
-    fn set_mark(&mut self) {
-        self.marks += 1;
-        let mark = PathBuf::from(names::mark_name(self.marks));
-        let is_made = self.hints.is_some() && fs::write(self.folder.root.join(&mark), []).is_ok();
-        if is_made {
-            self.mark = Some((mark, Instant::now()));
-        } else {
-            self.scan_everything(false);
-            self.wanted_rounds += 1;
+    /// Hints come in the order in which things happened: once that of the mark is here, all before it are. A question that
+    /// came after the mark was made needs the next one.
+    fn answer(&mut self) {
+        if self.mark.is_some() || self.asked == self.seen {
+            return;
         }
+        self.marks += 1;
+        let path = PathBuf::from(names::mark_name(self.marks));
+        let is_made = self.hints.is_some() && fs::write(self.folder.root.join(&path), []).is_ok();
+        if is_made {
+            self.mark = Some(Mark { path, since: Instant::now(), question: self.asked });
+        } else {
+            self.answer_by_scan();
+        }
+    }
+
+    fn answer_by_scan(&mut self) {
+        self.scan_everything(false);
+        self.seen = self.asked;
+    }
+
+    /// Takes the mark away, and gives its question.
+    fn take_mark(&mut self) -> Option<u64> {
+        let mark = self.mark.take()?;
+        // One that is left is cleared by the next look at everything.
+        drop(fs::remove_file(self.folder.root.join(mark.path)));
+        Some(mark.question)
     }
 
     fn look_at_pending(&mut self) {
@@ -266,13 +288,11 @@ impl Runner {
         if self.listings_due.is_some_and(|due| now >= due) {
             self.list_again();
         }
-        if self.mark.as_ref().is_some_and(|(_, since)| now >= *since + MARK_PATIENCE) {
-            if let Some((mark, _)) = self.mark.take() {
-                drop(fs::remove_file(self.folder.root.join(mark)));
-            }
-            self.scan_everything(false);
-            self.wanted_rounds += 1;
+        if self.mark.as_ref().is_some_and(|mark| now >= mark.since + MARK_PATIENCE) {
+            self.take_mark();
+            self.answer_by_scan();
         }
+        self.answer();
         if now >= self.next_scan {
             self.scan_everything(false);
         }
@@ -289,7 +309,6 @@ impl Runner {
     fn scan_everything(&mut self, verify: bool) {
         (self.first_hint, self.last_hint) = (None, None);
         self.pending = Scope::default();
-        self.folder.reports.clear();
         let begin = Instant::now();
         self.look(&Scope::everything(), verify);
         tracing::debug!("a look at everything took {:?}", begin.elapsed());
@@ -306,6 +325,7 @@ impl Runner {
             .map(|(path, _)| path.clone())
             .collect();
         let rules = Rules { rested_before: rested_before(), all: verify, clears: true };
+        self.folder.reports.retain(|path, _| !is_in(scope, path));
         let seen = self.folder.scan(scope, rules, &rested);
         self.restless.retain(|path, _| !is_in(scope, path) || seen.restless.contains(path));
         if !seen.dirs.is_empty() {
@@ -354,9 +374,11 @@ impl Runner {
     fn show(&self) {
         let mut shared = self.shared.lock();
         shared.backlog = self.folder.backlog();
-        shared.is_busy =
-            !self.folder.is_at_rest() || !self.restless.is_empty() || !self.pending.is_empty() || self.mark.is_some();
-        shared.rounds = self.wanted_rounds;
+        shared.is_looking = !self.restless.is_empty()
+            || !self.pending.is_empty()
+            || !self.folder.look_again.is_empty()
+            || !self.listings.is_empty();
+        shared.seen = self.seen;
         shared.reports = reports(&self.folder);
     }
 }
@@ -371,15 +393,16 @@ pub(crate) fn lost(root: &Path) -> String {
     )
 }
 
-fn reports<H: Host>(folder: &Folder<H>) -> Vec<(PathBuf, String)> {
-    let looked = folder.reports.iter().map(|(path, report)| {
-        let sentence = match report {
-            Report::Unknown(reason) => format!("it cannot be read: {reason}"),
-            Report::Unapplied(reason) => reason.clone(),
-        };
-        (path.clone(), sentence)
+fn reports<H: Host>(folder: &Folder<H>) -> Vec<Problem> {
+    let problem = |kind, path: PathBuf, reason| Problem { kind, path: path.to_string_lossy().into_owned(), reason };
+    let looked = folder.reports.iter().map(|(path, report)| match report {
+        Report::Unknown(reason) => {
+            problem(ProblemKind::Unsent, path.clone(), format!("it cannot be read: {reason}; it is tried again"))
+        }
+        Report::Unapplied(reason) => problem(ProblemKind::Unapplied, path.clone(), reason.clone()),
     });
-    looked.chain(folder.reasons()).collect()
+    let waits = folder.reasons().into_iter();
+    looked.chain(waits.map(|(path, reason)| problem(ProblemKind::Unapplied, path, reason))).collect()
 }
 
 fn is_in(scope: &Scope, path: &Path) -> bool {

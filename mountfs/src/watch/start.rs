@@ -56,8 +56,8 @@ struct Running {
     phase: Mutex<Phase>,
     inbox: Arc<Inbox>,
     shared: Arc<Mutex<State>>,
-    /// How many rounds must be over before everything up to the last question is seen.
-    wanted_rounds: AtomicU64,
+    /// The newest question whether everything is seen.
+    asked: AtomicU64,
     stop: AtomicBool,
     /// Does not linger any more.
     leave: AtomicBool,
@@ -108,7 +108,7 @@ pub fn run(config: &MountConfig, options: Options, ready: &Ready) -> anyhow::Res
         phase: Mutex::new(Phase::Starting),
         inbox: inbox.clone(),
         shared,
-        wanted_rounds: AtomicU64::new(0),
+        asked: AtomicU64::new(0),
         stop: AtomicBool::new(false),
         leave: AtomicBool::new(false),
     });
@@ -217,12 +217,16 @@ fn linger(running: &Running) {
 }
 
 impl Running {
+    /// Something was done in the folder, perhaps, that the tree has not been told.
+    fn is_looking(&self, state: &State) -> bool {
+        state.is_looking || state.seen < self.asked.load(Ordering::Acquire)
+    }
+
     /// Nothing is known to be different on either side, and the server was heard.
     fn is_at_rest(&self) -> bool {
         let state = self.shared.lock().clone();
-        let is_seen = state.rounds >= self.wanted_rounds.load(Ordering::Acquire);
         let waits = state.backlog.nodes - state.backlog.failed;
-        let is_quiet = is_seen && (!state.is_busy || state.backlog.failed > 0) && waits == 0;
+        let is_quiet = !self.is_looking(&state) && waits == 0;
         let pending = self.client.pending();
         let failed = self.client.problems().len() as u64;
         let is_sent = pending.nodes <= pending.held + failed;
@@ -234,19 +238,14 @@ impl Running {
 
 impl ControlHandler for Running {
     fn status(&self) -> Status {
+        // What has been seen is in the tree by then, and counted there.
+        let state = self.shared.lock().clone();
+        let looking = self.is_looking(&state);
         let pending = self.client.pending();
         let traffic = self.remote.traffic();
-        let state = self.shared.lock().clone();
-        let is_unseen = state.rounds < self.wanted_rounds.load(Ordering::Acquire);
-        let waits = state.backlog.nodes - state.backlog.failed;
-        let unseen = u64::from(is_unseen || (state.is_busy && waits == 0 && state.backlog.failed == 0));
         let mut problems = problems_of(&self.client);
         problems.extend(state.note.map(|reason| Problem { kind: ProblemKind::Note, path: String::new(), reason }));
-        problems.extend(state.reports.into_iter().map(|(path, reason)| Problem {
-            kind: ProblemKind::Unapplied,
-            path: path.to_string_lossy().into_owned(),
-            reason,
-        }));
+        problems.extend(state.reports);
         let problems_more = problems.len().saturating_sub(PROBLEMS_MAX) as u64;
         problems.truncate(PROBLEMS_MAX);
         Status {
@@ -255,7 +254,9 @@ impl ControlHandler for Running {
             connected: self.client.link.is_online(),
             pending_files: pending.files,
             pending_bytes: pending.bytes,
-            pending_nodes: pending.nodes - pending.held + waits + unseen,
+            pending_nodes: pending.nodes - pending.held,
+            incoming: state.backlog.nodes - state.backlog.failed,
+            looking,
             cache_used: self.client.cache().used(),
             cache_limit: self.client.cache().limit(),
             last_error: self.client.link.last_error().map(|(at, message)| LastError { at, message }),
@@ -269,8 +270,7 @@ impl ControlHandler for Running {
     }
 
     fn begin_drain(&self) {
-        self.wanted_rounds.store(self.shared.lock().rounds + 1, Ordering::Release);
-        self.inbox.want_all();
+        self.inbox.ask(self.asked.fetch_add(1, Ordering::AcqRel) + 1);
         self.client.hurry();
         let mut phase = self.phase.lock();
         if *phase == Phase::Live {

@@ -1,6 +1,8 @@
 //! The folder itself: emptied by its owner, gone, replaced, shown twice, or beyond what the system tells of.
 
-use std::fs;
+use std::fs::{self, OpenOptions, Permissions};
+use std::io::Write as _;
+use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::process::Command;
 use syncmount_tests::support::*;
 
@@ -82,8 +84,50 @@ fn where_the_system_tells_of_no_changes_the_folder_is_scanned() {
     until("the file at the other side", || fs::read(b.path("d19/file")).map(drop).map_err(|error| error.to_string()));
 }
 
+/// Starts watching as somebody whom permissions concern: root without its power to read everything.
+fn watch_without_privileges(device: &Device) {
+    let mut command = device.program();
+    if rustix::process::geteuid().is_root() {
+        command = Command::new("setpriv");
+        device.environment(&mut command);
+        command.args(["--bounding-set", "-dac_override,-dac_read_search"]).arg(device.program().get_program());
+    }
+    assert_eq!(run(command.args(device.mount_words())).code, Some(0), "{}", device.log_tail());
+}
+
 #[test]
-fn a_file_that_cannot_be_read_is_listed_and_stops_nobody() {
+fn what_may_not_be_read_is_listed_and_sent_later_and_stops_nobody() {
+    let world = World::new();
+    let (a, b) = (world.device("A").watched(), world.watch("B"));
+    fs::create_dir(a.path("closed")).unwrap();
+    fs::write(a.path("closed/inside"), "1").unwrap();
+    watch_without_privileges(&a);
+    a.wait_synced();
+    assert_become_equal(&a.folder, &b.folder, DirTimes::Ignored);
+    let mut secret = OpenOptions::new().create_new(true).write(true).mode(0).open(a.path("secret")).unwrap();
+    secret.write_all(b"2").unwrap();
+    drop(secret);
+    fs::set_permissions(a.path("closed"), Permissions::from_mode(0)).unwrap();
+    fs::write(a.path("open"), "3").unwrap();
+    let said = a.ask("wait", &["--timeout", "3s"]);
+    assert!(said.code == Some(1) && said.stderr.contains("left: 1 file"), "{said:?}");
+    until("both to be listed", || {
+        let problems = a.status().problems;
+        let is_listed = |path: &str| problems.iter().any(|problem| problem.path == path);
+        if is_listed("secret") && is_listed("closed") { Ok(()) } else { Err(format!("{problems:?}")) }
+    });
+    until("the file at the other side", || fs::read(b.path("open")).map(drop).map_err(|error| error.to_string()));
+    assert!(b.path("closed").exists() && !b.path("secret").exists());
+    fs::set_permissions(a.path("secret"), Permissions::from_mode(0o644)).unwrap();
+    fs::set_permissions(a.path("closed"), Permissions::from_mode(0o755)).unwrap();
+    assert_become_equal(&a.folder, &b.folder, DirTimes::Ignored);
+    a.wait_synced();
+    assert_eq!(a.status().problems, []);
+    assert_eq!(fs::read_to_string(b.path("closed/inside")).unwrap(), "1");
+}
+
+#[test]
+fn what_cannot_be_shared_stops_nobody() {
     let world = World::new();
     let (a, b) = (world.watch("A"), world.watch("B"));
     run(Command::new("mkfifo").arg(a.path("pipe"))).good();

@@ -10,3 +10,4 @@ mod large_files;
 mod random;
 mod restarts;
 mod saves;
+mod waiting;
