@@ -165,12 +165,14 @@ impl Device {
         let pid = self.status().pid;
         let pid = i32::try_from(pid).ok().and_then(Pid::from_raw).expect("a process has a number");
         kill_process(pid, Signal::KILL).expect("the mount's process runs");
+        // A process gives up its memory, and with it its name for us, before its files and their locks.
+        until("the process to be gone", || if has_ended(pid) { Ok(()) } else { Err(format!("{pid:?} is there")) });
         self.await_end();
         if self.watched {
             return;
         }
-        // A process gives up its memory before its files, so the kernel learns of its end a moment later. Unlike
-        // attributes, which may be remembered, this question always goes to the process behind the mount.
+        // The kernel learns of the end of a mount a moment later. Unlike attributes, which may be remembered, this question
+        // always goes to the process behind the mount.
         until("the kernel to notice", || match rustix::fs::statvfs(&self.folder) {
             Err(rustix::io::Errno::NOTCONN) => Ok(()),
             other => Err(format!("{:?}", other.map(|_| "it answers"))),
@@ -215,6 +217,12 @@ pub(super) fn processes_at(home: &Path) -> Vec<Pid> {
     let numbers = fs::read_dir("/proc").into_iter().flatten().flatten();
     let numbers = numbers.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
     numbers.filter(|number| is_syncmount(*number) && has_home(*number, home)).filter_map(Pid::from_raw).collect()
+}
+
+/// Whether a process has given up everything. It may wait for its parent still.
+fn has_ended(pid: Pid) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero())).unwrap_or_default();
+    stat.rsplit_once(") ").is_none_or(|(_, rest)| rest.starts_with(['Z', 'X']))
 }
 
 fn is_syncmount(number: i32) -> bool {
