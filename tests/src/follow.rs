@@ -15,10 +15,21 @@ const ROUNDS_MAX: usize = 60;
 
 const PATHS: [&str; 9] = ["a", "b", "c", "d", "d/a", "d/b", "e", "e/a", "e/d"];
 
-/// Plays one run. If `busy`, somebody changes the watched folder, too.
-pub fn follow(seed: u64, busy: bool) -> Result<(), String> {
-    let mut run =
-        Run { dice: Dice::fixed(seed), pair: Pair::new((Shows::Mounted, Shows::Watched)), busy, log: String::new() };
+/// What happens to the watched folder meanwhile.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Meanwhile {
+    /// It follows.
+    Quiet,
+    /// Somebody changes it, too.
+    Changed,
+    /// The process that keeps it in step is killed again and again, between any two of its records.
+    Killed,
+}
+
+/// Plays one run.
+pub fn follow(seed: u64, meanwhile: Meanwhile) -> Result<(), String> {
+    let pair = Pair::new((Shows::Mounted, Shows::Watched));
+    let mut run = Run { dice: Dice::fixed(seed), pair, meanwhile, log: String::new() };
     run.pair.x.act("mkdir d; mkdir e")?;
     let done = (0..STEPS).try_for_each(|_| run.step()).and_then(|()| run.come_to_rest());
     done.map_err(|error| format!("seed {seed}: {error}\n{}", run.log))
@@ -27,57 +38,78 @@ pub fn follow(seed: u64, busy: bool) -> Result<(), String> {
 struct Run {
     dice: Dice,
     pair: Pair,
-    busy: bool,
+    meanwhile: Meanwhile,
     log: String,
 }
 
 impl Run {
+    fn note(&mut self, what: &str) {
+        // Writing into a String cannot fail.
+        let _ = writeln!(self.log, "  {what}");
+    }
+
     fn step(&mut self) -> Result<(), String> {
         let Pair { server, library, x, y } = &mut self.pair;
         let now = x.shared.clock.get() + 1_000_000_000;
         x.shared.clock.set(now);
         y.shared.clock.set(now);
-        let mut note = |what: &str| {
-            // Writing into a String cannot fail.
-            let _ = writeln!(self.log, "  {what}");
-        };
-        match self.dice.random_range(0..12) {
+        if self.meanwhile == Meanwhile::Killed && y.shared.lives.get().is_none() {
+            folder(y)?.shall_live(Some(self.dice.random_range(1..12)));
+        }
+        let mut done = Ok(());
+        let note = match self.dice.random_range(0..12) {
             0..5 => {
                 let line = random_line(&mut self.dice);
                 // What cannot be done is not done.
                 let done = x.act(&line);
-                note(&format!("x: {line}{}", if done.is_ok() { "" } else { " (refused)" }));
+                format!("x: {line}{}", if done.is_ok() { "" } else { " (refused)" })
             }
-            5 if self.busy => {
+            5 if self.meanwhile == Meanwhile::Changed => {
                 let line = random_line(&mut self.dice);
-                let done = y.act(&line);
-                note(&format!("y: {line}{}", if done.is_ok() { "" } else { " (refused)" }));
-                y.look()?;
+                let acted = y.act(&line);
+                done = y.look();
+                format!("y: {line}{}", if acted.is_ok() { "" } else { " (refused)" })
             }
             5 | 6 => {
-                note("x sends");
-                x.speak(server, library)?;
+                done = x.speak(server, library);
+                "x sends".into()
             }
             7 | 8 => {
-                note("y listens");
-                y.speak(server, library)?;
+                done = y.speak(server, library);
+                "y listens".into()
             }
             9 => {
-                note("y works");
-                folder(y)?.begin_work()?;
+                done = folder(y)?.begin_work();
+                "y works".into()
             }
             _ => {
-                note("a content arrives");
                 let which = self.dice.random_range(0..8);
-                folder(y)?.finish_one(which, library)?;
+                done = folder(y)?.finish_one(which, library).map(drop);
+                "a content arrives".into()
             }
+        };
+        let was_killed = folder(y)?.restart_if_killed()?;
+        self.note(&note);
+        if was_killed {
+            self.note("y was killed");
         }
-        Ok(())
+        self.require_nothing_to_say()?;
+        if was_killed { Ok(()) } else { done }
+    }
+
+    /// Where nobody changes the folder, it never has anything to tell others.
+    fn require_nothing_to_say(&self) -> Result<(), String> {
+        match (self.meanwhile, self.pair.y.said.as_slice()) {
+            (Meanwhile::Changed, _) | (_, []) => Ok(()),
+            (_, said) => Err(format!("y takes something for a change that is none: {said:?}")),
+        }
     }
 
     fn come_to_rest(&mut self) -> Result<(), String> {
-        let Pair { server, library, x, y } = &mut self.pair;
+        folder(&mut self.pair.y)?.shall_live(None);
         for _ in 0..ROUNDS_MAX {
+            self.require_nothing_to_say()?;
+            let Pair { server, library, x, y } = &mut self.pair;
             x.speak(server, library)?;
             y.speak(server, library)?;
             folder(y)?.begin_work()?;
@@ -91,6 +123,7 @@ impl Run {
                 return if seen_x == seen_y { Ok(()) } else { Err(format!("x shows {seen_x:?}, y {seen_y:?}")) };
             }
         }
+        let Pair { server, x, y, .. } = &mut self.pair;
         let check = y.check_disk();
         let rest = (x.is_at_rest(server), y.is_at_rest(server), folder(y)?.waits());
         Err(format!("it does not come to rest: {check:?}, {rest:?}"))

@@ -12,7 +12,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::sync::Arc;
 use syncmount_common::protocol::changes::Device as Named;
-use syncmount_common::protocol::commit::ConflictDetails;
+use syncmount_common::protocol::commit::{ConflictDetails, Op};
 use syncmount_common::{Attrs, DeviceId, Name, NodeId, NodeKind, Placement, SymlinkTarget, Timestamp};
 use syncmount_engine::{
     Body, Changed, CommitAnswer, Draft, DraftUpdate, Effect, Engine, Expected, FileBody, Identity, PrepareAnswer,
@@ -226,6 +226,8 @@ pub(crate) struct Side {
     staging: BTreeMap<u64, Arc<[u8]>>,
     pub(crate) folder: Option<PlainFolder>,
     is_late: bool,
+    /// What it has sent.
+    pub(crate) said: Vec<Op>,
 }
 
 pub(crate) struct Pair {
@@ -289,9 +291,15 @@ impl Side {
             engine.remember_authors();
         }
         let engine = Rc::new(RefCell::new(engine));
-        let shared = Shared { engine, clock: Rc::new(Cell::new(BEFORE)), next: Rc::default() };
+        let shared = Shared {
+            engine,
+            clock: Rc::new(Cell::new(BEFORE)),
+            next: Rc::default(),
+            kept: Rc::default(),
+            lives: Rc::default(),
+        };
         let folder = (shows != Shows::Mounted).then(|| PlainFolder::new(shared.clone()));
-        Self { shared, staging: BTreeMap::new(), folder, is_late: shows == Shows::WatchedLate }
+        Self { shared, staging: BTreeMap::new(), folder, is_late: shows == Shows::WatchedLate, said: Vec::new() }
     }
 
     fn now(&self) -> Timestamp {
@@ -364,6 +372,7 @@ impl Side {
             let now = self.now();
             let request = self.engine().next_commit(now);
             if let Some(request) = request {
+                self.said.extend(request.ops.iter().cloned());
                 let answer = match server.commit(&request, &[]) {
                     Ok(done) => CommitAnswer::Committed(done),
                     Err(ServiceError::Conflict(conflicts)) => CommitAnswer::Conflict(ConflictDetails { conflicts }),

@@ -4,14 +4,14 @@
 use crate::sim::bytes::Library;
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File, Permissions};
 use std::io::{self, Write as _};
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::{Arc, Mutex};
-use syncmount::driver::{FolderBytes, ItemRow, item_of_draft};
+use syncmount::driver::{FolderBytes, ItemId, ItemRow, item_of_draft};
 use syncmount::watch::{Folder, Host, Job, Part, Told};
 use syncmount_common::{NodeId, Timestamp};
 use syncmount_engine::Engine;
@@ -23,6 +23,33 @@ pub(crate) struct Shared {
     pub(crate) engine: Rc<RefCell<Engine>>,
     pub(crate) clock: Rc<Cell<i64>>,
     pub(crate) next: Rc<Cell<u64>>,
+    /// What is kept of the folder.
+    pub(crate) kept: Rc<RefCell<BTreeMap<ItemId, Vec<u8>>>>,
+    /// How many more records are kept before the process is killed.
+    pub(crate) lives: Rc<Cell<Option<u32>>>,
+}
+
+impl Shared {
+    /// One record. An error if the process has been killed.
+    fn live(&self) -> io::Result<()> {
+        match self.lives.get() {
+            Some(0) => Err(io::Error::other("it was killed")),
+            lives => {
+                self.lives.set(lives.map(|lives| lives - 1));
+                Ok(())
+            }
+        }
+    }
+
+    fn enter(&self, rows: Vec<ItemRow>) {
+        let mut kept = self.kept.borrow_mut();
+        for (id, row) in rows {
+            match row {
+                Some(row) => drop(kept.insert(id, row)),
+                None => drop(kept.remove(&id)),
+            }
+        }
+    }
 }
 
 impl Host for Shared {
@@ -31,10 +58,17 @@ impl Host for Shared {
     }
 
     fn change<T>(&self, change: impl FnOnce(&mut Engine, Timestamp) -> (T, Vec<ItemRow>)) -> io::Result<T> {
-        Ok(change(&mut self.engine.borrow_mut(), Timestamp(self.clock.get())).0)
+        self.live()?;
+        let (out, rows) = change(&mut self.engine.borrow_mut(), Timestamp(self.clock.get()));
+        self.enter(rows);
+        Ok(out)
     }
 
-    fn keep(&self, _: Vec<ItemRow>) -> io::Result<()> {
+    fn keep(&self, rows: Vec<ItemRow>) -> io::Result<()> {
+        if !rows.is_empty() {
+            self.live()?;
+            self.enter(rows);
+        }
         Ok(())
     }
 
@@ -78,7 +112,9 @@ impl PlainFolder {
 
     pub(crate) fn settled(&self, staging: u64, hash: &syncmount_common::ContentHash) {
         if let Some(item) = item_of_draft(staging) {
-            self.bytes.settled(item, hash);
+            let rows = self.bytes.settled(item, hash);
+            // The pump's records are its own, and it lives as long as the engine does here.
+            self.shared.enter(rows);
         }
     }
 
@@ -139,6 +175,27 @@ impl PlainFolder {
     pub(crate) fn retry(&mut self) -> bool {
         self.folder.retry_all();
         !self.folder.is_at_rest()
+    }
+
+    /// From now on the process is killed after `lives` more records, or lives for ever.
+    pub(crate) fn shall_live(&self, lives: Option<u32>) {
+        self.shared.lives.set(lives);
+    }
+
+    /// If the process was killed, it starts again with what was kept, looks at everything and compares everything.
+    pub(crate) fn restart_if_killed(&mut self) -> Result<bool, String> {
+        if self.shared.lives.get() != Some(0) {
+            return Ok(false);
+        }
+        self.shared.lives.set(None);
+        self.running.clear();
+        let rows = self.shared.kept.borrow().iter().map(|(id, row)| (*id, row.clone())).collect();
+        self.folder = Folder::new(self.shared.clone(), self.root.path().into(), rows).map_err(|e| e.to_string())?;
+        let tell = self.told.clone();
+        self.bytes = self.folder.bytes(move |what| tell.lock().expect("nobody panics with it").push(what));
+        self.look()?;
+        self.folder.compare_all();
+        Ok(true)
     }
 
     /// What waits, in words.

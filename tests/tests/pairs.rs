@@ -1,7 +1,7 @@
 //! Every pair of concurrent changes has one outcome, whoever comes first and whatever the clocks say. These are the rows
 //! of the table in `mountfs/SEMANTICS.md`.
 
-use syncmount_tests::follow::follow;
+use syncmount_tests::follow::{Meanwhile, follow};
 use syncmount_tests::pairs::{keeps_all, keeps_all_watched, play, play_watched};
 
 /// One pair: what was there before, what X does, what Y does, what both find afterwards.
@@ -224,16 +224,23 @@ fn every_pair_with_a_watched_folder_agrees_and_keeps_what_was_written() {
     }
 }
 
-#[test]
-fn a_watched_folder_that_follows_forgets_nothing() {
+fn follow_many(meanwhile: Meanwhile) {
     for seed in 0..RUNS {
-        follow(seed, false).unwrap_or_else(|error| panic!("{error}"));
+        follow(seed, meanwhile).unwrap_or_else(|error| panic!("{error}"));
     }
 }
 
 #[test]
+fn a_watched_folder_that_follows_forgets_nothing() {
+    follow_many(Meanwhile::Quiet);
+}
+
+#[test]
 fn a_watched_folder_that_follows_while_it_is_changed_forgets_nothing() {
-    for seed in 0..RUNS {
-        follow(seed, true).unwrap_or_else(|error| panic!("{error}"));
-    }
+    follow_many(Meanwhile::Changed);
+}
+
+#[test]
+fn a_watched_folder_that_follows_and_is_killed_takes_nothing_of_its_own_for_a_change() {
+    follow_many(Meanwhile::Killed);
 }

@@ -47,6 +47,17 @@ impl Part {
     }
 }
 
+/// Something that is to take its place.
+struct Announced {
+    node: NodeId,
+    /// Where it is until then, and what it looks like there.
+    dir: ItemId,
+    part: PathBuf,
+    print: Print,
+    attrs: Attrs,
+    known: Known,
+}
+
 /// What became of one node.
 #[derive(Clone, PartialEq, Eq, Debug)]
 enum Outcome {
@@ -233,7 +244,7 @@ impl<H: Host> Folder<H> {
         if let Body::File(FileBody::Clean(content)) = &state.body
             && other.is_none_or(|other| !self.is_same_thing(other, state))
         {
-            return self.start(node, content, state.attrs, &path, None);
+            return self.start(node, content, state.attrs, dir, None);
         }
         match self.make_way(dir, name, state, stack)? {
             Way::Same(id) => {
@@ -243,12 +254,6 @@ impl<H: Host> Folder<H> {
             Way::Blocked(reason) => return Ok(Outcome::Later(reason)),
             Way::Free | Way::Over(_) => {}
         }
-        let above = path.parent().unwrap_or(&self.root);
-        let made = platform::in_writable(above, || match &state.body {
-            Body::Dir => fs::create_dir(&path).map(|()| Some(Known::Dir)),
-            Body::Symlink(target) => platform::make_link(target, &path).map(|()| Some(Known::Symlink(target.clone()))),
-            Body::File(_) => Ok(None),
-        });
         if let Body::File(FileBody::Draft(draft)) = &state.body
             && draft.staging.is_some_and(|id| crate::driver::item_of_draft(id).is_some())
         {
@@ -256,27 +261,104 @@ impl<H: Host> Folder<H> {
             self.host.change(|engine, now| (engine.abandon_draft(node, now), Vec::new()))?;
             self.todo.insert(node);
         }
-        let Some(known) = made.transpose() else { return Ok(Outcome::Later(None)) };
-        let known = match known {
-            Ok(known) => known,
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Ok(self.in_the_way(&path)),
-            Err(error) if platform::is_absent(&error) => return Ok(self.in_the_way(path.parent().unwrap_or(&path))),
-            Err(error) => return Err(error),
+        let known = match &state.body {
+            Body::Dir => Known::Dir,
+            Body::Symlink(target) => Known::Symlink(target.clone()),
+            Body::File(_) => return Ok(Outcome::Later(None)),
         };
-        self.set_attrs(&path, &known, state.attrs)?;
-        let Some(print) = Print::at(&path)? else { return Ok(self.in_the_way(&path)) };
-        self.add(node, state, dir, name, print, known);
-        Ok(Outcome::Done)
+        let above = path.parent().unwrap_or(&self.root).to_path_buf();
+        let part = self.fresh_part(&above);
+        let made = self.make_at(&part, &known, state.attrs).and_then(|print| {
+            let new = Announced { node, dir, part: part.clone(), print, attrs: state.attrs, known: known.clone() };
+            self.put_new(new, state, dir, name, &path)
+        });
+        if !matches!(made, Ok(Outcome::Done)) {
+            self.clear_part(&part, &known);
+        }
+        self.forget_part(&part);
+        match made {
+            Err(error) if platform::is_absent(&error) => Ok(self.in_the_way(&above)),
+            made => made,
+        }
     }
 
-    fn add(&mut self, node: NodeId, state: &State, dir: ItemId, name: &Arc<[u8]>, print: Print, known: Known) {
-        let label = state.names.first().map(|place| place.name.clone()).filter(|label| *label.as_bytes() != **name);
+    /// Makes a directory or a symlink.
+    fn make_at(&self, path: &Path, known: &Known, attrs: Attrs) -> io::Result<Print> {
+        platform::in_writable(path.parent().unwrap_or(&self.root), || match known {
+            Known::Symlink(target) => platform::make_link(target, path),
+            _ => fs::create_dir(path),
+        })?;
+        self.set_attrs(path, known, attrs)?;
+        Print::at(path)?.ok_or_else(|| io::ErrorKind::NotFound.into())
+    }
+
+    fn clear_part(&self, part: &Path, known: &Known) {
+        let cleared = if *known == Known::Dir { fs::remove_dir(part) } else { fs::remove_file(part) };
+        if let Err(error) = cleared
+            && !platform::is_absent(&error)
+        {
+            tracing::warn!(path = %part.display(), %error, "cannot be removed");
+        }
+    }
+
+    /// Says, before something takes its place, what it is: should this process be killed then, it is known again there and
+    /// not taken for something that the user has made.
+    fn announce(&mut self, new: &Announced, label: Option<Name>) -> io::Result<ItemId> {
+        let name: Arc<[u8]> = new.part.file_name().and_then(platform::name_bytes).unwrap_or_default().into();
+        let rows = {
+            let mut index = self.index.lock();
+            let (id, former) = (index.fresh_id(), index.of_node(new.node));
+            let Announced { node, dir, print, attrs, .. } = *new;
+            index.insert(id, Item { parent: dir, name, label, node, print, attrs, known: new.known.clone() });
+            let ids: Vec<ItemId> = former.into_iter().chain([id]).collect();
+            (id, former, index.rows_of(&ids))
+        };
+        let (id, former, rows) = rows;
+        self.host.keep(rows).inspect_err(|_| self.take_back(id, former, new.node))?;
+        Ok(id)
+    }
+
+    /// What was announced has not come.
+    fn take_back(&self, id: ItemId, former: Option<ItemId>, node: NodeId) {
         let mut index = self.index.lock();
-        let id = index.fresh_id();
-        let (attrs, name) = (state.attrs, name.clone());
-        index.insert(id, Item { parent: dir, name, label, node, print, attrs, known });
-        drop(index);
-        self.note_dir(dir);
+        index.remove(id);
+        if let Some(former) = former {
+            index.edit(former, |item| item.node = node);
+        }
+    }
+
+    /// Puts something new in a place that is free.
+    fn put_new(
+        &mut self,
+        new: Announced,
+        state: &State,
+        dir: ItemId,
+        name: &Arc<[u8]>,
+        path: &Path,
+    ) -> io::Result<Outcome> {
+        let tree_name = state.names.first().map(|place| place.name.clone());
+        let id = self.announce(&new, tree_name.clone())?;
+        let above = path.parent().unwrap_or(&self.root);
+        let put = platform::in_writable(above, || platform::rename_new(&new.part, path));
+        let print = put.and_then(|()| Print::at(path));
+        match print {
+            Ok(Some(print)) => {
+                let label = tree_name.filter(|label| *label.as_bytes() != **name);
+                self.index.lock().edit(id, |item| {
+                    *item = Item { parent: dir, name: name.clone(), label, print, ..item.clone() };
+                });
+                self.note_dir(dir);
+                return Ok(Outcome::Done);
+            }
+            Ok(None) => {}
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            Err(error) => {
+                self.take_back(id, None, new.node);
+                return Err(error);
+            }
+        }
+        self.take_back(id, None, new.node);
+        Ok(self.in_the_way(path))
     }
 
     fn note_dir(&mut self, dir: ItemId) {
@@ -451,7 +533,7 @@ impl<H: Host> Folder<H> {
         if !same {
             return match &state.body {
                 Body::File(FileBody::Clean(content)) if item.known != Known::Draft => {
-                    self.start(node, content, state.attrs, &path, Some(path.clone()))
+                    self.start(node, content, state.attrs, item.parent, Some(path))
                 }
                 Body::File(FileBody::Clean(_)) => {
                     // A draft that the tree does not have any more: whatever the file is, it is told.
@@ -512,13 +594,13 @@ impl<H: Host> Folder<H> {
         node: NodeId,
         content: &Arc<Content>,
         attrs: Attrs,
-        path: &Path,
+        dir: ItemId,
         old: Option<PathBuf>,
     ) -> io::Result<Outcome> {
-        let dir = path.parent().unwrap_or(&self.root).to_path_buf();
-        let part = self.fresh_part(&dir);
+        let Some(path) = self.path_of(dir) else { return Ok(Outcome::Later(None)) };
+        let part = self.fresh_part(&path);
         self.running.insert(node, (content.hash, part.clone()));
-        self.jobs.push(Job { node, content: content.clone(), attrs, part, old });
+        self.jobs.push(Job { node, content: content.clone(), attrs, dir, part, old });
         Ok(Outcome::Running)
     }
 
@@ -526,7 +608,7 @@ impl<H: Host> Folder<H> {
     pub fn put_together(&mut self, job: &Job, result: &Result<Part, String>) {
         self.running.remove(&job.node);
         let outcome = match result {
-            Ok(_) => self.place(job),
+            Ok(Part(print)) => self.place(job, *print),
             Err(reason) => Ok(Outcome::Later(Some(reason.clone()))),
         };
         if let Ok(Part(print)) = result
@@ -539,7 +621,7 @@ impl<H: Host> Folder<H> {
         self.enter(job.node, outcome);
     }
 
-    fn place(&mut self, job: &Job) -> io::Result<Outcome> {
+    fn place(&mut self, job: &Job, print: Print) -> io::Result<Outcome> {
         let (state, id) = self.with(|engine, index| (engine.local(job.node).cloned(), index.of_node(job.node)));
         let is_wanted =
             |state: &Arc<State>| state.body.draft().is_none() && state.body.content_hash() == Some(job.content.hash);
@@ -552,7 +634,19 @@ impl<H: Host> Folder<H> {
         let Some(dir) = dir else { return Ok(Outcome::Later(None)) };
         let Some(name) = self.spelling(job.node, id, dir, &place.name) else { return Ok(Outcome::Later(None)) };
         let mut stack = vec![job.node];
-        let known = Known::Content(job.content.hash);
+        let new = Announced {
+            node: job.node,
+            dir: job.dir,
+            part: job.part.clone(),
+            print,
+            attrs: job.attrs,
+            known: Known::Content(job.content.hash),
+        };
+        if self.path_of(job.dir).as_deref() != job.part.parent() {
+            // Its directory has moved away with it.
+            self.todo.insert(job.node);
+            return Ok(Outcome::Later(None));
+        }
         if let Some(id) = id {
             let here = self.index.lock().get(id).map(|item| (item.parent, item.name.clone()));
             if here != Some((dir, name.clone()))
@@ -560,15 +654,10 @@ impl<H: Host> Folder<H> {
             {
                 return Ok(later);
             }
-            return self.put_over(job, id, id, &state, known);
+            return self.put_over(new, id, &state);
         }
         match self.make_way(dir, &name, &state, &mut stack)? {
-            Way::Over(other) => {
-                let mut index = self.index.lock();
-                let id = index.fresh_id();
-                drop(index);
-                self.put_over(job, other, id, &state, known)
-            }
+            Way::Over(other) => self.put_over(new, other, &state),
             Way::Same(other) => {
                 self.index.lock().edit(other, |item| item.node = job.node);
                 self.todo.insert(job.node);
@@ -579,51 +668,44 @@ impl<H: Host> Folder<H> {
                 let Some(path) = self.path_of(dir).map(|dir| dir.join(platform::os_name(&name))) else {
                     return Ok(Outcome::Later(None));
                 };
-                let above = path.parent().unwrap_or(&self.root);
-                match platform::in_writable(above, || platform::rename_new(&job.part, &path)) {
-                    Ok(()) => {}
-                    Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Ok(self.in_the_way(&path)),
-                    Err(error) if platform::is_absent(&error) => {
-                        return Ok(self.in_the_way(path.parent().unwrap_or(&path)));
-                    }
-                    Err(error) => return Err(error),
-                }
-                let Some(print) = Print::at(&path)? else { return Ok(self.in_the_way(&path)) };
-                let state = State { attrs: job.attrs, ..State::clone(&state) };
-                self.add(job.node, &state, dir, &name, print, known);
                 self.todo.insert(job.node);
-                Ok(Outcome::Done)
+                match self.put_new(new, &state, dir, &name, &path) {
+                    Err(error) if platform::is_absent(&error) => Ok(self.in_the_way(path.parent().unwrap_or(&path))),
+                    put => put,
+                }
             }
         }
     }
 
-    /// Puts a new version in the place of `old`, if that is as it was seen. `id` is the item from then on.
-    fn put_over(&mut self, job: &Job, old: ItemId, id: ItemId, state: &State, known: Known) -> io::Result<Outcome> {
+    /// Puts a new version in the place of `old`, if that is as it was seen.
+    fn put_over(&mut self, new: Announced, old: ItemId, state: &State) -> io::Result<Outcome> {
         let Some((path, item)) = self.found(old) else { return Ok(Outcome::Later(None)) };
-        let is_expected = |path: &Path| self.is_as_known(path, &item, true);
-        let above = path.parent().unwrap_or(&self.root);
-        let replaced = match platform::in_writable(above, || platform::replace(&job.part, &path, is_expected)) {
-            Ok(replaced) => replaced,
-            Err(error) if platform::is_absent(&error) => false,
-            Err(error) => return Err(error),
-        };
-        if !replaced {
+        if !self.is_as_known(&path, &item, true)? {
             return Ok(self.in_the_way(&path));
         }
-        let Some(print) = Print::at(&path)? else { return Ok(self.in_the_way(&path)) };
-        let label = state.names.first().map(|place| place.name.clone()).filter(|label| *label.as_bytes() != *item.name);
-        let new = Item { label, node: job.node, print, attrs: job.attrs, known, ..item.clone() };
+        let former = self.index.lock().of_node(new.node);
+        let tree_name = state.names.first().map(|place| place.name.clone());
+        let id = self.announce(&new, tree_name.clone())?;
+        let is_expected = |path: &Path| self.is_as_known(path, &item, true);
+        let above = path.parent().unwrap_or(&self.root);
+        let replaced = match platform::in_writable(above, || platform::replace(&new.part, &path, is_expected)) {
+            Ok(true) => Print::at(&path),
+            Ok(false) => Ok(None),
+            Err(error) if platform::is_absent(&error) => Ok(None),
+            Err(error) => Err(error),
+        };
+        let Ok(Some(print)) = replaced else {
+            self.take_back(id, former, new.node);
+            return replaced.map(|_| self.in_the_way(&path));
+        };
+        let label = tree_name.filter(|label| *label.as_bytes() != *item.name);
+        let (dir, name) = (item.parent, item.name);
         let mut index = self.index.lock();
-        if old != id {
-            index.remove(old);
-        }
-        index.insert(id, new);
+        index.remove(old);
+        index.edit(id, |item| *item = Item { parent: dir, name, label, print, ..item.clone() });
         drop(index);
-        self.note_dir(item.parent);
-        self.todo.insert(job.node);
-        if old != id {
-            self.todo.insert(item.node);
-        }
+        self.note_dir(dir);
+        self.todo.extend([new.node, item.node]);
         Ok(Outcome::Done)
     }
 

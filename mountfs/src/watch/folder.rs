@@ -43,6 +43,8 @@ pub struct Job {
     pub content: Arc<Content>,
     /// Mode and mtime that the file is to have.
     pub attrs: Attrs,
+    /// The directory in which it is put together.
+    pub dir: ItemId,
     /// Where it is put together; nothing is there yet.
     pub part: PathBuf,
     /// An earlier version, of which chunks may be taken.

@@ -150,6 +150,12 @@ impl Index {
         touched.into_iter().filter_map(row).collect()
     }
 
+    /// What is to be kept of these items by now. It counts as changed nevertheless.
+    pub(crate) fn rows_of(&self, ids: &[ItemId]) -> Vec<ItemRow> {
+        let row = |id: &ItemId| (*id, self.items.get(id).and_then(|item| postcard::to_stdvec(item).ok()));
+        ids.iter().map(row).collect()
+    }
+
     /// What was taken could not be kept.
     pub(crate) fn keep_failed(&mut self, rows: impl IntoIterator<Item = ItemId>) {
         self.touched.extend(rows);

@@ -315,6 +315,7 @@ impl<'a> Telling<'a> {
         nodes.extend(taken.became.values().copied());
         nodes.extend(taken.moved.iter().map(|(_, to)| *to));
         for id in &finding.gone {
+            nodes.extend(self.index.node(*id));
             self.index.remove(*id);
         }
         for (id, mut item) in std::mem::take(&mut self.items) {
@@ -357,7 +358,12 @@ impl<'a> Telling<'a> {
         let (Some(parent), Some(name)) = (self.living_dir(seen.dir), names::tree_name(&seen.name)) else { return };
         let old = self.index.get(seen.id).cloned();
         // A name that was spelled otherwise here keeps its own.
-        let label = old.as_ref().filter(|old| old.name == seen.name).and_then(|old| old.label.clone());
+        let keeps_label = |old: &&Item| {
+            // What was put in its place, and the process was killed before it was noted.
+            let is_put = || !names::TELLS_CASES || old.label == names::tree_name(&seen.name);
+            old.name == seen.name || names::is_part(&old.name) && is_put()
+        };
+        let label = old.as_ref().filter(keeps_label).and_then(|old| old.label.clone());
         let name = label.clone().unwrap_or(name);
         let place = Placement { parent, name };
         let attrs = attrs_of(seen, old.as_ref(), self.now);
@@ -491,7 +497,8 @@ impl<'a> Telling<'a> {
 
     fn gone(&mut self, id: ItemId) {
         let Some(item) = self.index.get(id).cloned() else { return };
-        if self.engine.local(item.node).is_none() {
+        // What had not come to its place yet was taken by no user: it is brought once more.
+        if self.engine.local(item.node).is_none() || names::is_part(&item.name) {
             return;
         }
         let base = self.base(id, &item);
@@ -561,6 +568,7 @@ fn attrs_of(seen: &Sighting, old: Option<&Item>, now: Timestamp) -> Attrs {
         (_, Some(old)) if old.print.mtime == seen.print.mtime => old.attrs.mtime,
         _ => Timestamp(seen.print.mtime),
     };
-    let mode = if seen.print.kind == PrintKind::Symlink { 0o777 } else { mode };
+    // A disk has no modes of symlinks of its own.
+    let mode = if seen.print.kind == PrintKind::Symlink { old.map_or(0o777, |old| old.attrs.mode) } else { mode };
     Attrs { mode, mtime }
 }

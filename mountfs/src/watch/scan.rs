@@ -287,8 +287,13 @@ impl<'a> Scan<'a> {
         }
         self.seen.looked_at += 1;
         let child = self.index.lock().child(dir, &name);
-        if names::is_ours(&name) && child.is_none() {
-            return self.left_over(dir, name, path, &print);
+        if names::is_ours(&name) {
+            let index = self.index.lock();
+            let is_known = child.and_then(|id| index.get(id)).is_some_and(|item| item.print.same_file(&print));
+            drop(index);
+            if !is_known {
+                return self.left_over(dir, name, path, &print);
+            }
         }
         // What is shared already goes on being shared, whatever the rules say now.
         if child.is_none() && self.ignored.read().is_ignored(path, print.kind == PrintKind::Dir) {
@@ -369,12 +374,24 @@ impl<'a> Scan<'a> {
         if let Some(id) = self.put_aside(print) {
             self.claimed.insert(id);
             self.seen.aside.push((id, dir, name));
-        } else if print.kind == PrintKind::File
-            && self.rules.clears
-            && let Err(error) = fs::remove_file(&whole)
-        {
-            tracing::debug!(path = %whole.display(), %error, "a left-over part cannot be removed");
+        } else if self.was_written_to(print) {
+            let why =
+                "a program wrote to it in the moment in which another version took its place; rename it to keep it";
+            self.unknown(path, &io::Error::other(why));
+        } else if self.rules.clears {
+            // A directory goes if it is empty.
+            let removed = if print.kind == PrintKind::Dir { fs::remove_dir(&whole) } else { fs::remove_file(&whole) };
+            if let Err(error) = removed {
+                tracing::debug!(path = %whole.display(), %error, "a left-over part cannot be removed");
+            }
         }
+    }
+
+    /// Whether something is what an item was, and was written to since.
+    fn was_written_to(&self, print: &Print) -> bool {
+        let index = self.index.lock();
+        let item = index.of_file(print.file).and_then(|id| index.get(id));
+        item.is_some_and(|item| item.print.same_file(print) && !item.print.same_bytes(print))
     }
 
     /// The item that was put aside, if nothing is in its place.
