@@ -22,7 +22,7 @@ pub enum Meanwhile {
     Quiet,
     /// Somebody changes it, too.
     Changed,
-    /// The process that keeps it in step is killed again and again, between any two of its records.
+    /// The process that keeps it in step is killed again and again, between any two of its records and after each.
     Killed,
 }
 
@@ -88,13 +88,33 @@ impl Run {
                 "a content arrives".into()
             }
         };
+        if self.meanwhile == Meanwhile::Killed && self.dice.random_bool(0.1) {
+            folder(y)?.shall_live(Some(0));
+        }
         let was_killed = folder(y)?.restart_if_killed()?;
         self.note(&note);
         if was_killed {
             self.note("y was killed");
+            self.go_on_meanwhile()?;
+            folder(&mut self.pair.y)?.begin()?;
         }
         self.require_nothing_to_say()?;
         if was_killed { Ok(()) } else { done }
+    }
+
+    /// The tree is newer than the folder when it is looked at.
+    fn go_on_meanwhile(&mut self) -> Result<(), String> {
+        for _ in 0..self.dice.random_range(0..4) {
+            let line = random_line(&mut self.dice);
+            // What cannot be done is not done.
+            let done = self.pair.x.act(&line);
+            self.note(&format!("x: {line}{}", if done.is_ok() { "" } else { " (refused)" }));
+        }
+        let Pair { server, library, x, y } = &mut self.pair;
+        x.speak(server, library)?;
+        y.speak(server, library)?;
+        self.note("x sends, y listens");
+        Ok(())
     }
 
     /// Where nobody changes the folder, it never has anything to tell others.

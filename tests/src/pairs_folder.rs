@@ -182,7 +182,7 @@ impl PlainFolder {
         self.shared.lives.set(lives);
     }
 
-    /// If the process was killed, it starts again with what was kept, looks at everything and compares everything.
+    /// If the process was killed, it starts again with what was kept.
     pub(crate) fn restart_if_killed(&mut self) -> Result<bool, String> {
         if self.shared.lives.get() != Some(0) {
             return Ok(false);
@@ -193,9 +193,14 @@ impl PlainFolder {
         self.folder = Folder::new(self.shared.clone(), self.root.path().into(), rows).map_err(|e| e.to_string())?;
         let tell = self.told.clone();
         self.bytes = self.folder.bytes(move |what| tell.lock().expect("nobody panics with it").push(what));
+        Ok(true)
+    }
+
+    /// What every start begins with: a look at everything, and a comparison.
+    pub(crate) fn begin(&mut self) -> Result<(), String> {
         self.look()?;
         self.folder.compare_all();
-        Ok(true)
+        Ok(())
     }
 
     /// What waits, in words.

@@ -355,46 +355,56 @@ impl<'a> Telling<'a> {
     }
 
     fn sighting(&mut self, seen: &Sighting, generation: u64) {
-        let (Some(parent), Some(name)) = (self.living_dir(seen.dir), names::tree_name(&seen.name)) else { return };
+        let Some(name) = names::tree_name(&seen.name) else { return };
         let old = self.index.get(seen.id).cloned();
-        // A name that was spelled otherwise here keeps its own.
         let keeps_label = |old: &&Item| {
             // What was put in its place, and the process was killed before it was noted.
             let is_put = || !names::TELLS_CASES || old.label == names::tree_name(&seen.name);
             old.name == seen.name || names::is_part(&old.name) && is_put()
         };
+        // A name that was spelled otherwise here keeps its own.
         let label = old.as_ref().filter(keeps_label).and_then(|old| old.label.clone());
         let name = label.clone().unwrap_or(name);
-        let place = Placement { parent, name };
         let attrs = attrs_of(seen, old.as_ref(), self.now);
-        match &old {
-            None if self.bind(seen, &place) => {}
-            None => {
+        let Some(item) = old else {
+            let Some(parent) = self.living_dir(seen.dir) else { return };
+            let place = Placement { parent, name };
+            if !self.bind(seen, &place) {
                 let node = self.engine.fresh_id(self.now);
                 let (known, body) = self.new_bytes(seen, generation);
                 self.enter(seen, None, node, label, attrs, known, (place, body));
             }
-            Some(item) => {
-                let base = self.base(seen.id, item);
-                // A draft that the tree does not have any more is told once more: its bytes may be nowhere else.
-                let is_told = item.known != Known::Draft || draft_item(self.engine, item.node) == Some(seen.id);
-                let is_same = is_told && item.print.same_bytes(&seen.print) && !self.is_found_changed(seen, item);
-                let (known, body) = match base.as_ref() {
-                    Some(base) if is_same || seen.print.kind != PrintKind::File && item.known == known_of(seen) => {
-                        (item.known.clone(), base.body.clone())
-                    }
-                    _ => self.new_bytes(seen, generation),
-                };
-                let is_other_link = matches!((&item.known, &known), (Known::Symlink(a), Known::Symlink(b)) if a != b);
-                if is_other_link {
-                    // A symlink never changes: another target is another node.
-                    self.observations.push(Observation { node: item.node, base, found: None });
-                    let node = self.engine.fresh_id(self.now);
-                    return self.enter(seen, None, node, label, attrs, known, (place, body));
-                }
-                let node = item.node;
-                self.enter(seen, base, node, label, attrs, known, (place, body));
+            return;
+        };
+        let base = self.base(seen.id, &item);
+        let (known, body) = self.found_bytes(seen, &item, base.as_ref(), generation);
+        let is_same = |parent: &NodeId| {
+            let is_there = |base: &State| base.names == [Placement { parent: *parent, name: name.clone() }];
+            base.as_ref().is_some_and(|base| is_there(base) && base.attrs == attrs && base.body == body)
+        };
+        // Only what was changed brings a directory back that is gone from the tree.
+        let parent = self.node_of(seen.dir).filter(is_same).or_else(|| self.living_dir(seen.dir));
+        let Some(parent) = parent else { return };
+        let place = Placement { parent, name };
+        if matches!((&item.known, &known), (Known::Symlink(a), Known::Symlink(b)) if a != b) {
+            // A symlink never changes: another target is another node.
+            self.observations.push(Observation { node: item.node, base, found: None });
+            let node = self.engine.fresh_id(self.now);
+            return self.enter(seen, None, node, label, attrs, known, (place, body));
+        }
+        self.enter(seen, base, item.node, label, attrs, known, (place, body));
+    }
+
+    /// What the bytes of a known item are now.
+    fn found_bytes(&self, seen: &Sighting, item: &Item, base: Option<&State>, generation: u64) -> (Known, Body) {
+        // A draft that the tree does not have any more is told once more: its bytes may be nowhere else.
+        let is_told = item.known != Known::Draft || draft_item(self.engine, item.node) == Some(seen.id);
+        let is_same = is_told && item.print.same_bytes(&seen.print) && !self.is_found_changed(seen, item);
+        match base {
+            Some(base) if is_same || seen.print.kind != PrintKind::File && item.known == known_of(seen) => {
+                (item.known.clone(), base.body.clone())
             }
+            _ => self.new_bytes(seen, generation),
         }
     }
 

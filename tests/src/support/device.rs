@@ -219,10 +219,12 @@ pub(super) fn processes_at(home: &Path) -> Vec<Pid> {
     numbers.filter(|number| is_syncmount(*number) && has_home(*number, home)).filter_map(Pid::from_raw).collect()
 }
 
-/// Whether a process has given up everything. It may wait for its parent still.
+/// Whether a process has given up everything, with the last of its threads. It may wait for its parent still.
 fn has_ended(pid: Pid) -> bool {
-    let stat = fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero())).unwrap_or_default();
-    stat.rsplit_once(") ").is_none_or(|(_, rest)| rest.starts_with(['Z', 'X']))
+    let Ok(threads) = fs::read_dir(format!("/proc/{}/task", pid.as_raw_nonzero())) else { return true };
+    let stats = threads.flatten().map(|thread| fs::read_to_string(thread.path().join("stat")).unwrap_or_default());
+    let mut states = stats.filter_map(|stat| stat.rsplit_once(") ")?.1.chars().next());
+    states.all(|state| matches!(state, 'Z' | 'X'))
 }
 
 fn is_syncmount(number: i32) -> bool {
