@@ -270,7 +270,7 @@ impl<H: Host> Folder<H> {
         let part = self.fresh_part(&above);
         let made = self.make_at(&part, &known, state.attrs).and_then(|print| {
             let new = Announced { node, dir, part: part.clone(), print, attrs: state.attrs, known: known.clone() };
-            self.put_new(new, state, dir, name, &path)
+            self.put_new(&new, state, dir, name, &path)
         });
         if !matches!(made, Ok(Outcome::Done)) {
             self.clear_part(&part, &known);
@@ -330,14 +330,14 @@ impl<H: Host> Folder<H> {
     /// Puts something new in a place that is free.
     fn put_new(
         &mut self,
-        new: Announced,
+        new: &Announced,
         state: &State,
         dir: ItemId,
         name: &Arc<[u8]>,
         path: &Path,
     ) -> io::Result<Outcome> {
         let tree_name = state.names.first().map(|place| place.name.clone());
-        let id = self.announce(&new, tree_name.clone())?;
+        let id = self.announce(new, tree_name.clone())?;
         let above = path.parent().unwrap_or(&self.root);
         let put = platform::in_writable(above, || platform::rename_new(&new.part, path));
         let print = put.and_then(|()| Print::at(path));
@@ -654,10 +654,10 @@ impl<H: Host> Folder<H> {
             {
                 return Ok(later);
             }
-            return self.put_over(new, id, &state);
+            return self.put_over(&new, id, &state);
         }
         match self.make_way(dir, &name, &state, &mut stack)? {
-            Way::Over(other) => self.put_over(new, other, &state),
+            Way::Over(other) => self.put_over(&new, other, &state),
             Way::Same(other) => {
                 self.index.lock().edit(other, |item| item.node = job.node);
                 self.todo.insert(job.node);
@@ -669,7 +669,7 @@ impl<H: Host> Folder<H> {
                     return Ok(Outcome::Later(None));
                 };
                 self.todo.insert(job.node);
-                match self.put_new(new, &state, dir, &name, &path) {
+                match self.put_new(&new, &state, dir, &name, &path) {
                     Err(error) if platform::is_absent(&error) => Ok(self.in_the_way(path.parent().unwrap_or(&path))),
                     put => put,
                 }
@@ -678,14 +678,14 @@ impl<H: Host> Folder<H> {
     }
 
     /// Puts a new version in the place of `old`, if that is as it was seen.
-    fn put_over(&mut self, new: Announced, old: ItemId, state: &State) -> io::Result<Outcome> {
+    fn put_over(&mut self, new: &Announced, old: ItemId, state: &State) -> io::Result<Outcome> {
         let Some((path, item)) = self.found(old) else { return Ok(Outcome::Later(None)) };
         if !self.is_as_known(&path, &item, true)? {
             return Ok(self.in_the_way(&path));
         }
         let former = self.index.lock().of_node(new.node);
         let tree_name = state.names.first().map(|place| place.name.clone());
-        let id = self.announce(&new, tree_name.clone())?;
+        let id = self.announce(new, tree_name.clone())?;
         let is_expected = |path: &Path| self.is_as_known(path, &item, true);
         let above = path.parent().unwrap_or(&self.root);
         let replaced = match platform::in_writable(above, || platform::replace(&new.part, &path, is_expected)) {
