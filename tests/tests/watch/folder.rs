@@ -104,10 +104,10 @@ fn what_may_not_be_read_is_listed_and_sent_later_and_stops_nobody() {
     watch_without_privileges(&a);
     a.wait_synced();
     assert_become_equal(&a.folder, &b.folder, DirTimes::Ignored);
-    let mut secret = OpenOptions::new().create_new(true).write(true).mode(0).open(a.path("secret")).unwrap();
+    let mut secret = OpenOptions::new().create_new(true).write(true).mode(0o000).open(a.path("secret")).unwrap();
     secret.write_all(b"2").unwrap();
     drop(secret);
-    fs::set_permissions(a.path("closed"), Permissions::from_mode(0)).unwrap();
+    fs::set_permissions(a.path("closed"), Permissions::from_mode(0o000)).unwrap();
     fs::write(a.path("open"), "3").unwrap();
     let said = a.ask("wait", &["--timeout", "3s"]);
     assert!(said.code == Some(1) && said.stderr.contains("left: 1 file"), "{said:?}");
