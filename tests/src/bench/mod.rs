@@ -49,7 +49,7 @@ const ON_DISK: &[Side] = &[Side::Native, Side::Mount];
 const WORKLOADS: &[Workload] = &[
     Workload {
         name: "latency",
-        about: "a 4 KiB file: made, renamed, removed at A; seen at B",
+        about: "a 4 KiB file: made, renamed, removed at A; seen at B (a watched folder settles for 60 ms)",
         sides: SYNCED,
         run: between::latency,
     },
