@@ -77,7 +77,7 @@ fn umount_sends_first_and_says_what_is_left_when_time_runs_out() {
 
         let said = a.ask("umount", &["--timeout", "1s", "--force"]);
         assert_eq!(said.code, Some(0), "{said:?}");
-        assert!(said.stderr.contains("not sent: 1 file"), "{said:?}");
+        assert!(said.stderr.contains("left: 1 file"), "{said:?}");
         assert!(!a.is_mounted() && a.processes().is_empty());
     });
     a.mount();
