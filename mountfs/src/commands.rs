@@ -101,7 +101,7 @@ pub enum CommandError {
         /// As it was given.
         path: PathBuf,
         /// Its sentence.
-        error: ControlError,
+        error: Box<ControlError>,
     },
     /// stdout failed.
     #[error("cannot write to stdout: {0}")]
@@ -293,7 +293,7 @@ async fn set_pins(paths: &[PathBuf], keep: bool, dirs: &Dirs) -> Result<(), Comm
         let metadata = metadata.map_err(|error| CommandError::NoPath { path: given.clone(), error })?;
         let mut client = connect(dirs, &mountpoint).await?;
         let pinned = client.pin(inode_number(&metadata), keep).await;
-        pinned.map_err(|error| CommandError::Pin { path: given.clone(), error })?;
+        pinned.map_err(|error| CommandError::Pin { path: given.clone(), error: Box::new(error) })?;
     }
     Ok(())
 }
