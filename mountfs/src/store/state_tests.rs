@@ -29,7 +29,12 @@ fn rows(loaded: &Loaded) -> Rows {
 
 fn journal_len(dir: &Path) -> u64 {
     let segments = journal::segments(&dir.join("journal")).unwrap();
-    segments.iter().map(|segment| fs::metadata(&segment.path).unwrap().len()).sum()
+    // One may be folded and removed between the look at the directory and that at the file.
+    let len = |path: &Path| match fs::metadata(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => 0,
+        found => found.unwrap().len(),
+    };
+    segments.iter().map(|segment| len(&segment.path)).sum()
 }
 
 fn copy_dir(from: &Path, to: &Path) {

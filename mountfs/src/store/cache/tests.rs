@@ -525,12 +525,15 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
+/// In blocks. Where holes take room, a content that was begun counts whole after a restart, and must fit.
+const LIMIT_MIN: u64 = if cfg!(windows) { 9 } else { 1 };
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(48))]
     #[test]
     fn whatever_happens_it_reads_right_and_keeps_its_limit(
         steps in proptest::collection::vec(step(), 0..60),
-        limit in 1u64..12,
+        limit in LIMIT_MIN..12,
     ) {
         let dir = tempfile::tempdir().unwrap();
         let files = ["abcd", "abab cd", "eeeeeeee", "f", "ghij klm"].map(content);
