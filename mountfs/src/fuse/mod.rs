@@ -426,21 +426,22 @@ impl Filesystem for Translator {
         _lock_owner: Option<LockOwner>,
         reply: ReplyData,
     ) {
+        let opened = self.vfs.opened(fh.0);
         match self.vfs.read(fh.0, offset, size as usize) {
             Ok(Some(data)) => reply.data(&data),
             Ok(None) => {
                 let (vfs, invalidations) = (self.vfs.clone(), self.invalidations.clone());
-                self.runtime.spawn_blocking(move || {
+                return drop(self.runtime.spawn_blocking(move || {
                     match vfs.read_wait(fh.0, offset, size as usize) {
                         Ok(data) => reply.data(&data),
                         Err(error) => reply.error(logged(&error)),
                     }
-                    invalidations.push_astray(&vfs, fh.0);
-                });
+                    invalidations.push_astray(&vfs, opened.as_ref());
+                }));
             }
             Err(error) => reply.error(logged(&error)),
         }
-        self.invalidations.push_astray(&self.vfs, fh.0);
+        self.invalidations.push_astray(&self.vfs, opened.as_ref());
     }
 
     fn write(
@@ -457,11 +458,12 @@ impl Filesystem for Translator {
     ) {
         let append = flags.0 & libc::O_APPEND != 0;
         let kill_suid = write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID);
+        let opened = self.vfs.opened(fh.0);
         match self.vfs.write(fh.0, offset, data, append, kill_suid) {
             Ok(()) => reply.written(data.len() as u32),
             Err(error) => reply.error(logged(&error)),
         }
-        self.invalidations.push_astray(&self.vfs, fh.0);
+        self.invalidations.push_astray(&self.vfs, opened.as_ref());
     }
 
     fn flush(&self, _req: &Request, _ino: INodeNo, fh: FileHandle, _lock_owner: LockOwner, reply: ReplyEmpty) {
@@ -674,12 +676,13 @@ impl Filesystem for Translator {
         let (vfs, invalidations) = (self.vfs.clone(), self.invalidations.clone());
         // The answer has room for 32 bits.
         let len = len.min(u64::from(u32::MAX) & !0xFFFF);
+        let opened = vfs.opened(fh_out.0);
         self.runtime.spawn_blocking(move || {
             match vfs.copy_range((fh_in.0, offset_in), (fh_out.0, offset_out), len) {
                 Ok(copied) => reply.written(copied as u32),
                 Err(error) => reply.error(logged(&error)),
             }
-            invalidations.push_astray(&vfs, fh_out.0);
+            invalidations.push_astray(&vfs, opened.as_ref());
         });
     }
 }

@@ -3,7 +3,7 @@
 //! A thread of its own that serves no request and holds no lock: a notification from a handler, or under a lock that a
 //! handler wants, would wait for itself for ever.
 
-use crate::vfs::Vfs;
+use crate::vfs::{Opened, Vfs};
 use fuser::{INodeNo, Notifier};
 use std::ffi::OsStr;
 use std::io;
@@ -52,8 +52,8 @@ impl Invalidations {
 
     /// Queues what the kernel has just cached for an inode although it came through a handle whose bytes are another
     /// file's by now.
-    pub(super) fn push_astray(&self, vfs: &Vfs, fh: u64) {
-        if let Some(ino) = vfs.astray(fh) {
+    pub(super) fn push_astray(&self, vfs: &Vfs, opened: Option<&Opened>) {
+        if let Some(ino) = opened.and_then(|opened| vfs.astray(opened)) {
             self.send(Stale::Data(ino));
         }
     }

@@ -146,6 +146,9 @@ pub struct DirEntry {
     pub special: u32,
 }
 
+/// What an open handle stands for.
+pub struct Opened(Arc<Handle>);
+
 struct Handle {
     /// What was opened, and what the kernel takes the handle's bytes for.
     node: NodeId,
@@ -626,11 +629,16 @@ impl Vfs {
         Ok(())
     }
 
-    /// The inode that the kernel takes the handle's bytes for although they are those of another file by now. What it has
+    /// The inode that the kernel takes a handle's bytes for although they are those of another file by now. What it has
     /// just cached of them must go: others who have that inode open would see it.
-    pub fn astray(&self, fh: u64) -> Option<u64> {
-        let handle = self.handle(fh).ok()?;
-        if self.is_astray(&handle) { self.inodes.known(handle.node) } else { None }
+    pub fn astray(&self, opened: &Opened) -> Option<u64> {
+        let Opened(handle) = opened;
+        if self.is_astray(handle) { self.inodes.known(handle.node) } else { None }
+    }
+
+    /// What a handle stands for, also after it was released: once a read is answered, its file may be closed at any moment.
+    pub fn opened(&self, fh: u64) -> Option<Opened> {
+        self.handle(fh).ok().map(Opened)
     }
 
     fn is_astray(&self, handle: &Handle) -> bool {
