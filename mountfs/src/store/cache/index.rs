@@ -107,10 +107,13 @@ impl Index {
         tables.open.get(hash).cloned()
     }
 
-    /// The content is open from now on. One that was found on the disk costs `charge` unless it was counted already.
+    /// A content is open from now on and counts `charge`, whatever was found of it on the disk: where holes take room, what
+    /// is not there yet must not count twice once it comes.
     pub(super) fn opened(&self, entry: &Arc<Entry>, charge: u64) {
         let mut tables = self.tables.lock();
-        if tables.is_counted(entry.hash()) {
+        if let Some(sum) = tables.charge_mut(entry.hash()) {
+            let found = std::mem::replace(sum, charge);
+            tables.used = tables.used - found + charge;
             tables.charges.promote(entry.hash());
         } else {
             tables.charge(entry.hash(), charge);
