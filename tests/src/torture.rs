@@ -14,7 +14,7 @@ use std::os::fd::IntoRawFd as _;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Operations of one writer in one round.
 const OPS: usize = 25;
@@ -114,6 +114,17 @@ impl Op {
         }
     }
 
+    /// Without the bytes.
+    fn brief(&self) -> String {
+        match self {
+            Self::Write(name, content) => format!("write {name}, {} bytes", content.len()),
+            Self::Save(name, content) => format!("save {name}, {} bytes", content.len()),
+            Self::Append(name, more) => format!("append {name}, {} bytes", more.len()),
+            Self::Rename(from, to) => format!("rename {from} to {to}"),
+            Self::Remove(name) => format!("remove {name}"),
+        }
+    }
+
     /// Whether `found` may be what a cut-off operation left of `name`.
     fn may_leave(&self, book: &Book, name: &str, found: Option<&Vec<u8>>) -> bool {
         let before = book.get(name);
@@ -150,14 +161,19 @@ struct Writer {
     dice: Dice,
     book: Book,
     cut_off: Option<Op>,
+    /// What it did in this round, and when.
+    done: Vec<String>,
 }
 
 impl Writer {
     fn work(&mut self, folder: &Path) {
-        let dir = folder.join(&self.name);
+        let (dir, begin) = (folder.join(&self.name), Instant::now());
+        self.done.clear();
         for _ in 0..OPS {
             let op = Op::random(&mut self.dice, &self.book);
-            match op.run(&dir) {
+            let ran = op.run(&dir);
+            self.done.push(format!("{:?} {}", begin.elapsed(), op.brief()));
+            match ran {
                 Ok(()) => op.enter(&mut self.book),
                 Err(error) if self.is_mounted && is_of_the_kill(&error) => {
                     self.cut_off = Some(op);
@@ -185,17 +201,12 @@ impl Writer {
                 "{}/{name}: {:?} bytes after {} was cut off, {:?} in the book",
                 self.name,
                 left.map(Vec::len),
-                short(&op),
+                op.brief(),
                 self.book.get(name).map(Vec::len)
             );
         }
         self.book = found;
     }
-}
-
-fn short(op: &Op) -> String {
-    let text = format!("{op:?}");
-    text.chars().take(60).collect()
 }
 
 /// The daemon is gone, and everything that was going on in it.
@@ -301,7 +312,7 @@ fn writers(dice: &mut Dice, parties: &[Party]) -> Vec<Writer> {
     let places = [0].into_iter().chain(0..parties.len()).enumerate();
     let writer = |(number, device): (usize, usize)| {
         let (name, is_mounted) = (format!("w{number}"), parties[device] == Party::Mount);
-        Writer { name, device, is_mounted, dice: dice.fork(), book: Book::new(), cut_off: None }
+        Writer { name, device, is_mounted, dice: dice.fork(), book: Book::new(), cut_off: None, done: Vec::new() }
     };
     places.map(writer).collect()
 }
@@ -314,7 +325,8 @@ fn settle(devices: &[Device], writers: &[Writer], when: &str) {
         for writer in writers {
             until(&format!("{} at {} ({when})", writer.name, device.name), || {
                 let found = read(&device.path(&writer.name)).map_err(|error| error.to_string())?;
-                difference(&writer.book, &found).map_or(Ok(()), Err)
+                let did = || writer.done.join("\n  ");
+                difference(&writer.book, &found).map_or(Ok(()), |what| Err(format!("{what}\nit did\n  {}", did())))
             });
         }
     }

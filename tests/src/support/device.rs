@@ -219,12 +219,13 @@ pub(super) fn processes_at(home: &Path) -> Vec<Pid> {
     numbers.filter(|number| is_syncmount(*number) && has_home(*number, home)).filter_map(Pid::from_raw).collect()
 }
 
-/// Whether a process has given up everything, with the last of its threads. It may wait for its parent still.
+/// Whether a process has given up everything. It may wait for its parent still; its files are gone with the last of its
+/// threads, which need not be the first one.
 fn has_ended(pid: Pid) -> bool {
-    let Ok(threads) = fs::read_dir(format!("/proc/{}/task", pid.as_raw_nonzero())) else { return true };
-    let stats = threads.flatten().map(|thread| fs::read_to_string(thread.path().join("stat")).unwrap_or_default());
-    let mut states = stats.filter_map(|stat| stat.rsplit_once(") ")?.1.chars().next());
-    states.all(|state| matches!(state, 'Z' | 'X'))
+    let dir = PathBuf::from(format!("/proc/{}", pid.as_raw_nonzero()));
+    let stat = fs::read_to_string(dir.join("stat")).unwrap_or_default();
+    let threads = fs::read_dir(dir.join("task")).map_or(0, Iterator::count);
+    stat.rsplit_once(") ").is_none_or(|(_, rest)| threads <= 1 && rest.starts_with(['Z', 'X']))
 }
 
 fn is_syncmount(number: i32) -> bool {
