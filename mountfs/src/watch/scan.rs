@@ -281,7 +281,14 @@ impl<'a> Scan<'a> {
     }
 
     /// Compares one entry with what is known.
-    fn entry(&mut self, dir: ItemId, name: Arc<[u8]>, path: &Path, (print, metadata): (Print, &Metadata), deep: bool) {
+    fn entry(
+        &mut self,
+        dir: ItemId,
+        name: Arc<[u8]>,
+        path: &Path,
+        (mut print, metadata): (Print, &Metadata),
+        deep: bool,
+    ) {
         if self.told.contains(path) {
             return;
         }
@@ -321,7 +328,10 @@ impl<'a> Scan<'a> {
         {
             self.seen.restless.insert(path.to_path_buf());
             self.seen.restless_files.insert(print.file);
-            return;
+            // A name does not wait for bytes: who has its old one by now would push it out of that.
+            let before = known.filter(|_| !is_in_place).and_then(|id| self.index.lock().get(id).map(|item| item.print));
+            let Some(before) = before else { return };
+            print = before;
         }
         let target = match (print.kind, platform::read_link(&self.root.join(path))) {
             (PrintKind::Symlink, Ok(target)) => Some(target),

@@ -1,7 +1,9 @@
 //! Programs save in many ways. Each ends as one file with the new bytes, and never as a conflict.
 
-use std::fs;
+use std::fs::{self, OpenOptions};
+use std::io::Write as _;
 use std::path::Path;
+use std::time::Duration;
 use syncmount_tests::support::*;
 
 fn vim(path: &Path, content: &str) {
@@ -70,4 +72,29 @@ fn a_file_that_is_saved_is_one_file_however_it_is_saved() {
         assert_eq!(names.paths(), [Path::new("file.txt")], "{}", device.name);
         assert_eq!(device.status().problems, []);
     }
+}
+
+#[test]
+fn a_file_that_is_written_after_its_rename_gives_its_name_up_at_once() {
+    let world = World::new();
+    let (a, b) = (world.watch("A"), world.watch("B"));
+    for name in ["log", "next"] {
+        fs::write(a.path(name), name).unwrap();
+    }
+    a.wait_synced();
+    assert_become_equal(&a.folder, &b.folder, DirTimes::Ignored);
+    fs::rename(a.path("log"), a.path("log.1")).unwrap();
+    fs::rename(a.path("next"), a.path("log")).unwrap();
+    // It does not come to rest while the other file, which is at rest, has its name already.
+    let mut open = OpenOptions::new().append(true).open(a.path("log.1")).unwrap();
+    for _ in 0..60 {
+        open.write_all(b"more").unwrap();
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    drop(open);
+    a.wait_synced();
+    assert_become_equal(&a.folder, &b.folder, DirTimes::Ignored);
+    assert_eq!(fs::read_to_string(b.path("log")).unwrap(), "next");
+    assert_eq!(fs::read_to_string(b.path("log.1")).unwrap(), format!("log{}", "more".repeat(60)));
+    assert_eq!(Tree::read_names(&b.folder).unwrap().len(), 2, "and nothing else");
 }
