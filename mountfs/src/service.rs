@@ -206,10 +206,10 @@ mod tests {
 
     #[test]
     fn a_unit_of_systemd_starts_the_folder_whatever_it_is_called() {
-        let service = what("/home/u/100% $HOME").service(System::Systemd);
-        let line = "ExecStart=\"/opt/sync mount/syncmount\" \"/home/u/100%% $$HOME\" --mode watch --foreground\n";
+        let service = what("/data/100% $HOME").service(System::Systemd);
+        let line = "ExecStart=\"/opt/sync mount/syncmount\" \"/data/100%% $$HOME\" --mode watch --foreground\n";
         assert!(service.text.contains(line), "{}", service.text);
-        assert!(service.text.contains("Description=syncmount at /home/u/100%% $HOME\n"));
+        assert!(service.text.contains("Description=syncmount at /data/100%% $HOME\n"));
         assert!(service.text.ends_with("[Install]\nWantedBy=default.target\n"));
         let file = service.file.unwrap();
         let unit = file.strip_prefix(".config/systemd/user/").unwrap();

@@ -211,19 +211,19 @@ impl Client {
             }
         }
         if let Some(old) = old {
-            take_from_old(old, content.size, out, &mut lacking)?;
+            take_from_old(old, content.size, out, &mut lacking);
         }
         let wanted: Vec<(ChunkHash, u32)> = manifest.chunks().collect();
         self.take_from_cache(content, &manifest, out, &mut lacking)?;
         if content.size >= OLD_LEN_MIN && !lacking.places.is_empty() {
-            self.take_from_alike(node, content, out, &mut lacking)?;
+            self.take_from_alike(node, content, out, &mut lacking);
         }
         self.fetch_lacking(&wanted, out, &mut lacking)
     }
 
     /// Copies, and what programs save by writing it beside the old version, need not come over the wire.
-    fn take_from_alike(&self, node: NodeId, content: &Content, out: &File, lacking: &mut Lacking) -> io::Result<()> {
-        let Some(folder) = self.folder.get() else { return Ok(()) };
+    fn take_from_alike(&self, node: NodeId, content: &Content, out: &File, lacking: &mut Lacking) {
+        let Some(folder) = self.folder.get() else { return };
         let dir = self.look(|engine| Some(engine.local(node)?.names.first()?.parent));
         for (item, hash) in dir.map_or(Vec::new(), |dir| folder.alike(dir, content)) {
             let shares = hash == content.hash
@@ -232,7 +232,7 @@ impl Client {
                     .known(&hash)
                     .is_some_and(|manifest| manifest.chunks().any(|(chunk, _)| lacking.places.contains_key(&chunk)));
             match shares.then(|| folder.open(item)) {
-                Some(Ok(Some(file))) => take_from_old(&file, content.size, out, lacking)?,
+                Some(Ok(Some(file))) => take_from_old(&file, content.size, out, lacking),
                 Some(Err(error)) => tracing::debug!(%error, "chunks cannot be taken from a file that has them"),
                 Some(Ok(None)) | None => {}
             }
@@ -240,7 +240,6 @@ impl Client {
                 break;
             }
         }
-        Ok(())
     }
 
     fn take_from_cache(
@@ -302,8 +301,15 @@ impl Client {
     }
 }
 
-/// Cuts an older version anew and takes the chunks that are wanted.
-fn take_from_old(mut old: &File, new_len: u64, out: &File, lacking: &mut Lacking) -> io::Result<()> {
+/// Takes the chunks that are wanted from another file. One that cannot be read, on a disk that fails perhaps, must not keep
+/// the new one away: what it does not give is fetched.
+fn take_from_old(old: &File, new_len: u64, out: &File, lacking: &mut Lacking) {
+    if let Err(error) = cut_anew(old, new_len, out, lacking) {
+        tracing::warn!(%error, "a file that has chunks of another cannot be read; they are fetched");
+    }
+}
+
+fn cut_anew(mut old: &File, new_len: u64, out: &File, lacking: &mut Lacking) -> io::Result<()> {
     if old.metadata()?.len() < OLD_LEN_MIN {
         return Ok(());
     }

@@ -567,6 +567,10 @@ pub(super) async fn keep_pinned(client: Arc<Client>) {
         for content in client.pins.fresh.lock().drain(..) {
             queue.push_front(content);
         }
+        if queue.len() > 2 * QUEUE_MAX {
+            queue.truncate(QUEUE_MAX);
+            *client.pins.stale.lock() = true;
+        }
         while running.len() < FETCHES_MAX
             && let Some(content) = queue.pop_front()
         {

@@ -245,18 +245,8 @@ impl Vfs {
         let known = self.client.look(|engine| {
             let entry = engine.entry(node)?;
             let state = entry.local.as_ref()?;
-            Some(Stat {
-                ino,
-                kind: state.kind(),
-                special: state.special().unwrap_or(0),
-                mode: state.attrs.mode & MODE_MASK,
-                size: state.body.size(),
-                allocated: ranges::allocated(&state.body),
-                links: if state.kind() == NodeKind::Dir { 2 + engine.subdirs(node) } else { state.names.len() as u32 },
-                atime: state.attrs.mtime,
-                mtime: state.attrs.mtime,
-                ctime: entry.changed,
-            })
+            let links = if state.kind() == NodeKind::Dir { 2 + engine.subdirs(node) } else { state.names.len() as u32 };
+            Some(stat_of(ino, state, links, entry.changed))
         });
         let stat = match (known, open) {
             (Some(stat), None | Some((_, _, Some(_)))) => stat,
@@ -275,19 +265,7 @@ impl Vfs {
     /// The attributes of a node that was taken away just now.
     fn stat_of_gone(&self, ino: u64, node: NodeId) -> Result<Stat> {
         let was = self.lately.was(node).ok_or(VfsError::Gone)?;
-        let mtime = was.attrs.mtime;
-        Ok(Stat {
-            ino,
-            kind: was.kind(),
-            special: was.special().unwrap_or(0),
-            mode: was.attrs.mode & MODE_MASK,
-            size: was.body.size(),
-            allocated: ranges::allocated(&was.body),
-            links: 0,
-            atime: mtime,
-            mtime,
-            ctime: mtime,
-        })
+        Ok(stat_of(ino, &was, 0, was.attrs.mtime))
     }
 
     /// The feed has brought other attributes: they count again.
@@ -743,6 +721,23 @@ impl Handle {
         let ahead = if goes_on { (before * 2).clamp(AHEAD_MIN, AHEAD_MAX) } else { 0 };
         self.ahead.store(ahead, Ordering::Relaxed);
         ahead.min(content.size)
+    }
+}
+
+/// What a state of the tree says of a node.
+fn stat_of(ino: u64, state: &State, links: u32, ctime: Timestamp) -> Stat {
+    let mtime = state.attrs.mtime;
+    Stat {
+        ino,
+        kind: state.kind(),
+        special: state.special().unwrap_or(0),
+        mode: state.attrs.mode & MODE_MASK,
+        size: state.body.size(),
+        allocated: ranges::allocated(&state.body),
+        links,
+        atime: mtime,
+        mtime,
+        ctime,
     }
 }
 
