@@ -121,7 +121,7 @@ impl Client {
             Err(_) => return Ok(()),
         };
         let synced = self.sync_bytes(&file);
-        self.files.close(&file, false);
+        self.files.close(&file);
         synced
     }
 

@@ -342,8 +342,8 @@ pub(crate) mod tests {
         let node = client.change(|engine, now| engine.create(NodeId::ROOT, name, attrs, body, now)).unwrap().unwrap();
         let file = client.open(node, true).unwrap();
         client.write(&file, 0, bytes).unwrap();
-        client.tell(&file, true).unwrap();
-        client.files.close(&file, true);
+        client.end_writing(&file).unwrap();
+        client.files.close(&file);
         node
     }
 

@@ -15,7 +15,7 @@ impl Client {
         }
         let Ok(file) = self.files.open(node, false, || self.inner_of(node)) else { return Ok(()) };
         let settled = self.settle_open(&file, node, generation, content);
-        self.files.close(&file, false);
+        self.files.close(&file);
         settled
     }
 

@@ -274,40 +274,70 @@ impl Client {
         Ok(inner)
     }
 
-    /// Tells the tree how far the file has been written. With `ready` it may be sent.
-    pub fn tell(&self, file: &OpenFile, ready: bool) -> Result<(), WriteError> {
+    /// Tells the tree how far the file has been written, and that it may be sent.
+    pub fn tell(&self, file: &OpenFile) -> Result<(), WriteError> {
+        self.tell_if(file, |_| true).0
+    }
+
+    /// A descriptor of the writer's is closed: tells the tree, and that the file may be sent, unless there are other writers or
+    /// nothing is left of it. A file that has been emptied is about to be written as a rule.
+    pub fn tell_closed(&self, file: &OpenFile) -> Result<(), WriteError> {
+        self.tell_if(file, |inner| file.writers() <= 1 && inner.backing.size() > 0).0
+    }
+
+    /// A writer is done: tells the tree, and that the file may be sent if no other writer is left.
+    pub fn end_writing(&self, file: &OpenFile) -> Result<(), WriteError> {
+        let (told, inner) = self.tell_if(file, |_| file.writers() <= 1);
+        // While nobody else can: of two who end at once, one is the last.
+        file.end_writing();
+        drop(inner);
+        told
+    }
+
+    /// `is_ready` is asked while nobody can write, which goes on while what is returned is kept.
+    fn tell_if<'a>(
+        &self,
+        file: &'a OpenFile,
+        is_ready: impl Fn(&Inner) -> bool,
+    ) -> (Result<(), WriteError>, parking_lot::RwLockWriteGuard<'a, Inner>) {
         let deadline = Instant::now() + STALE_PATIENCE;
-        let mut inner = file.inner.write();
         loop {
-            let news = inner.generation != inner.told || (ready && !inner.told_ready);
-            let Backing::Draft(overlay) = &inner.backing else { return Ok(()) };
-            if !news || inner.orphan.is_some() {
-                return Ok(());
-            }
-            match self.tell_as(&inner, overlay, inner.generation, ready) {
-                Ok(()) => {
-                    inner.told = inner.generation;
-                    inner.told_ready = ready;
-                    if ready {
-                        inner.unsent_since = None;
-                    }
-                    return Ok(());
-                }
-                // Removed while it was open.
-                Err(WriteError::Refused(Refusal::NotFound)) => return Ok(()),
+            let mut inner = file.inner.write();
+            let ready = is_ready(&inner);
+            match self.tell_once(&mut inner, ready) {
                 Err(WriteError::Refused(Refusal::Stale)) if Instant::now() < deadline => {
                     drop(inner);
                     std::thread::sleep(Duration::from_millis(1));
-                    inner = file.inner.write();
                 }
-                Err(error) => {
-                    // After an error of the journal the tree has it, and the next record that is kept says so: who writes
-                    // again has to begin again.
-                    if ready && !matches!(error, WriteError::Refused(_)) {
-                        (inner.told, inner.told_ready) = (UNCERTAIN, true);
-                    }
-                    return Err(error);
+                told => return (told, inner),
+            }
+        }
+    }
+
+    fn tell_once(&self, inner: &mut Inner, ready: bool) -> Result<(), WriteError> {
+        let is_news = inner.generation != inner.told || (ready && !inner.told_ready);
+        let Backing::Draft(overlay) = &inner.backing else { return Ok(()) };
+        if !is_news || inner.orphan.is_some() {
+            return Ok(());
+        }
+        match self.tell_as(inner, overlay, inner.generation, ready) {
+            Ok(()) => {
+                inner.told = inner.generation;
+                inner.told_ready = ready;
+                if ready {
+                    inner.unsent_since = None;
                 }
+                Ok(())
+            }
+            // Removed while it was open.
+            Err(WriteError::Refused(Refusal::NotFound)) => Ok(()),
+            Err(error) => {
+                // After an error of the journal the tree has it, and the next record that is kept says so: who writes again
+                // has to begin again.
+                if ready && !matches!(error, WriteError::Refused(_)) {
+                    (inner.told, inner.told_ready) = (UNCERTAIN, true);
+                }
+                Err(error)
             }
         }
     }
@@ -348,7 +378,7 @@ impl Client {
     /// Makes the bytes and the news of them survive a power cut.
     pub fn sync_file(&self, file: &OpenFile) -> Result<(), WriteError> {
         // Whoever asks for durability has finished a step: other devices may see it.
-        self.tell(file, true)?;
+        self.tell(file)?;
         self.sync_bytes(file)?;
         self.sync_journal()?;
         Ok(())
@@ -379,7 +409,7 @@ impl Client {
                 let inner = file.inner.read();
                 inner.unsent_since.is_some_and(|since| inner.written.elapsed() >= QUIET || since.elapsed() >= PATIENCE)
             };
-            if due && let Err(error) = self.tell(&file, true) {
+            if due && let Err(error) = self.tell(&file) {
                 self.link.failed(&error.to_string());
             }
         }
@@ -388,7 +418,7 @@ impl Client {
     /// What has been written so far may be sent, although the writers are not done.
     pub(super) fn tell_open_files(&self) {
         for file in self.files.all() {
-            if let Err(error) = self.tell(&file, true) {
+            if let Err(error) = self.tell(&file) {
                 self.link.failed(&error.to_string());
             }
         }

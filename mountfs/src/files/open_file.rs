@@ -74,7 +74,17 @@ impl OpenFile {
 
     /// Whether somebody has it open for writing.
     pub fn has_writers(&self) -> bool {
-        self.writers.load(Ordering::Acquire) > 0
+        self.writers() > 0
+    }
+
+    /// How many handles may write.
+    pub fn writers(&self) -> u32 {
+        self.writers.load(Ordering::Acquire)
+    }
+
+    /// One of those who may write will not write any more.
+    pub fn end_writing(&self) {
+        self.writers.fetch_sub(1, Ordering::AcqRel);
     }
 }
 
@@ -116,10 +126,9 @@ impl OpenFiles {
         Ok(file)
     }
 
-    /// Closes one handle; the file is forgotten with the last.
-    pub fn close(&self, file: &Arc<OpenFile>, writer: bool) {
+    /// Closes one handle, after [`OpenFile::end_writing`] if it was a writer's; the file is forgotten with the last.
+    pub fn close(&self, file: &Arc<OpenFile>) {
         let mut by_node = self.by_node.lock();
-        file.writers.fetch_sub(u32::from(writer), Ordering::AcqRel);
         if file.opens.fetch_sub(1, Ordering::AcqRel) == 1 {
             let node = *file.key.lock();
             if by_node.get(&node).is_some_and(|known| Arc::ptr_eq(known, file)) {

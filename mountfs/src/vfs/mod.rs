@@ -347,9 +347,11 @@ impl Vfs {
             return Ok(());
         }
         let file = self.client.open(node, true)?;
-        let done = self.client.set_size(&file, size).and_then(|()| self.client.tell(&file, true));
-        self.client.files.close(&file, true);
-        Ok(done?)
+        // open() with O_TRUNC comes here too, without its handle: who has the file open is about to write.
+        let done = self.client.set_size(&file, size);
+        let told = self.client.end_writing(&file);
+        self.client.files.close(&file);
+        Ok(done.and(told)?)
     }
 
     /// The target of a symlink.
@@ -508,7 +510,10 @@ impl Vfs {
             opened => opened?,
         };
         if truncate && let Err(error) = self.client.set_size(&file, 0) {
-            self.client.files.close(&file, writer);
+            if writer {
+                file.end_writing();
+            }
+            self.client.files.close(&file);
             return Err(error.into());
         }
         if truncate && kill_suid {
@@ -631,8 +636,10 @@ impl Vfs {
     /// close() of a descriptor: when this returns, what was written survives the end of this process.
     pub fn flush(&self, fh: u64) -> Result<()> {
         let handle = self.handle(fh)?;
-        if handle.writer {
-            self.client.tell(&handle.file, true)?;
+        if handle.writer && self.awaits_server() {
+            self.client.tell(&handle.file)?;
+        } else if handle.writer {
+            self.client.tell_closed(&handle.file)?;
         }
         Ok(())
     }
@@ -656,8 +663,8 @@ impl Vfs {
     /// The last descriptor of a handle is gone.
     pub fn release(&self, fh: u64) -> Result<()> {
         let handle = self.handles.lock().remove(&fh).ok_or(VfsError::BadHandle)?;
-        let told = if handle.writer { self.client.tell(&handle.file, true) } else { Ok(()) };
-        self.client.files.close(&handle.file, handle.writer);
+        let told = if handle.writer { self.client.end_writing(&handle.file) } else { Ok(()) };
+        self.client.files.close(&handle.file);
         Ok(told?)
     }
 

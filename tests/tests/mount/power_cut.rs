@@ -246,13 +246,14 @@ impl Writer {
     /// What was fsynced and left alone is there.
     fn assert_pins(&self, what: &str) {
         for Pin { bytes, places } in &self.pins {
-            let found: Vec<_> = places.iter().map(|place| fs::read(self.path(place)).ok()).collect();
+            let found: Vec<_> = places.iter().map(|place| fs::read(self.path(place))).collect();
             assert!(
                 found.iter().flatten().any(|found| found == bytes),
-                "{what}: {} bytes were fsynced at {} and are not at {places:?}: {:?}",
+                "{what}: {} bytes were fsynced at {} and are not at {places:?}: {:?}; there are {:?}",
                 bytes.len(),
                 places[0],
-                found.iter().map(|found| found.as_ref().map(Vec::len)).collect::<Vec<_>>()
+                found.iter().map(|found| found.as_ref().map(Vec::len)).collect::<Vec<_>>(),
+                Tree::read_names(&self.folder).unwrap().paths()
             );
         }
     }

@@ -5,6 +5,7 @@ use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 use syncmount_tests::support::*;
 
 /// Version `number` of a document: as many lines as the first one says, all with its number.
@@ -82,4 +83,56 @@ fn a_saved_file_is_replaced_as_a_whole_for_who_reads_it_elsewhere() {
     assert!(seen.load(Ordering::Relaxed) > 1, "the reader has seen it change");
     assert_become_equal(&a.folder, &b.folder, DirTimes::Ignored);
     assert_eq!(Tree::read_names(&b.folder).unwrap().paths(), ["document"].map(Path::new), "no temporary file is left");
+}
+
+#[test]
+fn a_file_that_is_emptied_to_be_written_anew_is_not_seen_empty_elsewhere() {
+    let world = World::new();
+    let (a, b) = (world.mount("A"), world.mount("B"));
+    let seen = |text: &str| match fs::read_to_string(b.path("document")) {
+        Ok(found) if found == text => Ok(()),
+        other => Err(format!("{other:?}")),
+    };
+    fs::write(a.path("document"), "the old one").unwrap();
+    until("the old one", || seen("the old one"));
+
+    // As a shell does for `command > document`: opened, and the first of two descriptors closed, before anything is written.
+    let mut file = File::create(a.path("document")).unwrap();
+    drop(file.try_clone().unwrap());
+    let begin = Instant::now();
+    while begin.elapsed() < Duration::from_millis(1200) {
+        assert_eq!(seen("the old one"), Ok(()));
+    }
+    file.write_all(b"the new one").unwrap();
+    drop(file);
+    until("the new one", || seen("the new one"));
+
+    File::create(a.path("document")).unwrap();
+    until("what was emptied on purpose", || seen(""));
+}
+
+#[test]
+fn a_file_that_is_written_again_and_again_is_not_seen_empty_elsewhere() {
+    let world = World::new();
+    let (a, b) = (world.mount("A"), world.mount("B"));
+    fs::write(a.path("document"), version(0, 100)).unwrap();
+    until("the first version", || fs::read_to_string(b.path("document")).map_err(|error| error.to_string()));
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let reader = scope.spawn(|| {
+            while !done.load(Ordering::Relaxed) {
+                let text = fs::read_to_string(b.path("document")).expect("B sees no file");
+                check(&text).unwrap();
+            }
+        });
+        for number in 1..300 {
+            fs::write(a.path("document"), version(number, 100)).unwrap();
+            if reader.is_finished() {
+                break;
+            }
+        }
+        a.wait_synced();
+        done.store(true, Ordering::Relaxed);
+        reader.join().unwrap();
+    });
 }
