@@ -5,6 +5,9 @@
 
 use crate::hash::ChunkHash;
 use crate::manifest::CHUNK_LEN_MAX;
+use std::cell::RefCell;
+use std::io;
+use zstd::bulk::{Compressor, Decompressor};
 
 /// Length of the header in bytes.
 pub const HEADER_LEN: usize = 8;
@@ -46,7 +49,7 @@ pub enum EnvelopeError {
 pub fn seal(raw: &[u8]) -> Vec<u8> {
     assert!(!raw.is_empty() && raw.len() <= CHUNK_LEN_MAX as usize, "a chunk of {} bytes", raw.len());
     let compressed = if raw.len() >= COMPRESS_LEN_MIN && looks_compressible(raw) {
-        zstd::bulk::compress(raw, ZSTD_LEVEL).ok().filter(|data| data.len() + data.len() / 16 < raw.len())
+        compress(raw).ok().filter(|data| data.len() + data.len() / 16 < raw.len())
     } else {
         None
     };
@@ -67,7 +70,36 @@ fn looks_compressible(raw: &[u8]) -> bool {
     }
     let middle = raw.len() / 2;
     let sample = &raw[middle..middle + SAMPLE];
-    zstd::bulk::compress(sample, ZSTD_LEVEL).is_ok_and(|data| data.len() < SAMPLE - SAMPLE / 16)
+    compress(sample).is_ok_and(|data| data.len() < SAMPLE - SAMPLE / 16)
+}
+
+/// What zstd needs to work in takes longer to set up than a small chunk to compress, so each thread keeps one; for large chunks
+/// it is large, and does not matter.
+const KEPT_LEN_MAX: usize = 64 * 1024;
+
+thread_local! {
+    static COMPRESSOR: RefCell<Option<Compressor<'static>>> = const { RefCell::new(None) };
+    static DECOMPRESSOR: RefCell<Option<Decompressor<'static>>> = const { RefCell::new(None) };
+}
+
+fn compress(raw: &[u8]) -> io::Result<Vec<u8>> {
+    if raw.len() > KEPT_LEN_MAX {
+        return zstd::bulk::compress(raw, ZSTD_LEVEL);
+    }
+    COMPRESSOR.with_borrow_mut(|kept| match kept {
+        Some(compressor) => compressor.compress(raw),
+        None => kept.insert(Compressor::new(ZSTD_LEVEL)?).compress(raw),
+    })
+}
+
+fn decompress(data: &[u8], raw_len: usize) -> io::Result<Vec<u8>> {
+    if raw_len > KEPT_LEN_MAX {
+        return zstd::bulk::decompress(data, raw_len);
+    }
+    DECOMPRESSOR.with_borrow_mut(|kept| match kept {
+        Some(decompressor) => decompressor.decompress(data, raw_len),
+        None => kept.insert(Decompressor::new()?).decompress(data, raw_len),
+    })
 }
 
 /// The raw length that the header states. Checks the header, not the data.
@@ -89,7 +121,7 @@ pub fn open(hash: &ChunkHash, envelope: &[u8]) -> Result<Vec<u8>, EnvelopeError>
     let len = raw_len(envelope)? as usize;
     let data = &envelope[HEADER_LEN..];
     let raw = if envelope[1] == CODEC_ZSTD {
-        zstd::bulk::decompress(data, len).map_err(|_| EnvelopeError::Damaged)?
+        decompress(data, len).map_err(|_| EnvelopeError::Damaged)?
     } else {
         data.to_vec()
     };

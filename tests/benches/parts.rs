@@ -1,16 +1,23 @@
-//! What the parts cost: cutting and hashing, sealing, merging, and a batch of a thousand small files.
+//! What the parts cost: cutting and hashing, sealing, merging, loading a tree, planning what is sent, and a server's commits and
+//! pages.
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use std::convert::Infallible;
 use std::hint::black_box;
 use std::sync::Arc;
+use std::time::Instant;
 use syncmount_common::chunker::{ChunkSizes, Chunker};
-use syncmount_common::protocol::changes::{Ask, ChangesPage, Cursor, Device};
+use syncmount_common::protocol::changes::{Ask, ChangesPage, Cursor, Device, PAGE_NODES_MAX};
+use syncmount_common::protocol::commit::{CommitRequest, Committed, NewContent, Op};
 use syncmount_common::{
-    Attrs, ChunkHash, Content, DeviceId, Epoch, Extent, FolderId, Manifest, Name, Node, NodeId, NodeKind, Placement,
-    Timestamp, envelope,
+    Attrs, ChunkHash, Content, DeviceId, Epoch, Extent, FolderId, Manifest, Name, Node, NodeId, NodeKind, OpId,
+    Placement, Rev, Timestamp, envelope,
 };
-use syncmount_engine::{Engine, Facts, Identity, Restored, State, merge};
+use syncmount_engine::{CommitAnswer, Engine, Facts, Identity, Restored, Row, RowSynced, Scope, State, merge};
+use syncmount_server::FIRST_FOLDER;
+use syncmount_server::blob::ObjectPacks;
+use syncmount_server::meta::sqlite::SqliteStore;
+use syncmount_server::service::{Environment, Offload, Service};
 
 fn noise(len: usize) -> Vec<u8> {
     let mut state = 0x9E37_79B9_7F4A_7C15u64;
@@ -52,7 +59,7 @@ fn node(number: u64) -> Node {
 fn page(nodes: u64) -> ChangesPage {
     ChangesPage {
         folder: FolderId::from_bytes([2; 16]),
-        cursor: Cursor { epoch: Epoch::from_bytes([3; 16]), seq: nodes, tag: 0 },
+        cursor: cursor(nodes),
         more: false,
         nodes: (0..nodes).map(node).collect(),
         devices: Vec::new(),
@@ -60,9 +67,33 @@ fn page(nodes: u64) -> ChangesPage {
     }
 }
 
-fn engine() -> Engine {
-    let device = Device { id: DeviceId::from_bytes([4; 16]), name: "bench".into() };
-    Engine::new(Identity { device, seed: 1 }, Restored::default())
+fn device() -> Device {
+    Device { id: DeviceId::from_bytes([4; 16]), name: "bench".into() }
+}
+
+fn engine(restored: Restored) -> Engine {
+    Engine::new(Identity { device: device(), seed: 1 }, restored)
+}
+
+fn cursor(seq: u64) -> Cursor {
+    Cursor { epoch: Epoch::from_bytes([3; 16]), seq, tag: 0 }
+}
+
+/// What a run keeps of a folder of so many files: all as the server has them, or all changed since.
+fn kept(nodes: u64, changed: bool) -> Restored {
+    let row = |number| {
+        let node = node(number);
+        let local = State::of_node(&node)?;
+        let synced = State { attrs: Attrs { mode: 0o644, mtime: Timestamp(0) }, ..local.clone() };
+        let (rev, content_rev): (Rev, Rev) = (node.rev, node.content_rev);
+        let synced = match changed {
+            true => RowSynced::Differs { rev, content_rev, state: Some(synced) },
+            false => RowSynced::SameAsLocal { rev, content_rev },
+        };
+        let row = Row { local: Some(local), synced, changed: Timestamp(1), offered: false, scope: Scope::Shared };
+        Some((node.id, row))
+    };
+    Restored { rows: (0..nodes).filter_map(row).collect(), cursor: Some(cursor(nodes)), ..Restored::default() }
 }
 
 fn bytes(c: &mut Criterion) {
@@ -100,7 +131,7 @@ fn tree(c: &mut Criterion) {
             b.iter_batched(
                 || page.clone(),
                 |page| {
-                    let mut engine = engine();
+                    let mut engine = engine(Restored::default());
                     engine.page(Ask::default(), page);
                     while engine.poll(Timestamp(1)).is_some() {}
                     black_box(Arc::new(engine.take_record()));
@@ -112,5 +143,121 @@ fn tree(c: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, bytes, tree);
+/// Sends everything there is to send to a server that says yes. Returns how many changes these were.
+fn send_all(engine: &mut Engine) -> usize {
+    let mut sent = 0;
+    let mut end = 1 << 32;
+    loop {
+        while engine.poll(Timestamp(2)).is_some() {}
+        let Some(request) = engine.next_commit(Timestamp(2)) else { return sent };
+        black_box(engine.take_record());
+        let first_seq = end + 1;
+        end += request.ops.len() as u64;
+        sent += request.ops.len();
+        let done = Committed { first_seq, last_seq: end, tag: 0 };
+        engine.committed(request.op_id, CommitAnswer::Committed(done), Timestamp(2));
+    }
+}
+
+fn kept_tree(c: &mut Criterion) {
+    let mut group = c.benchmark_group("engine");
+    group.sample_size(10);
+    group.bench_function("load of a tree of 1,000,000 nodes", |b| {
+        b.iter_batched(|| kept(1_000_000, false), |kept| black_box(engine(kept)), criterion::BatchSize::PerIteration);
+    });
+    group.bench_function("plan and commits of 10,000 changes", |b| {
+        b.iter_batched(
+            || engine(kept(10_000, true)),
+            |mut engine| {
+                assert_eq!(send_all(&mut engine), 10_000);
+                engine
+            },
+            criterion::BatchSize::PerIteration,
+        );
+    });
+    group.finish();
+}
+
+/// A server on the disk, without its sockets.
+struct Server {
+    service: Service,
+    runtime: tokio::runtime::Runtime,
+    epoch: Epoch,
+    made: u64,
+    _dir: tempfile::TempDir,
+}
+
+impl Server {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let packs = dir.path().join("packs");
+        std::fs::create_dir(&packs).unwrap();
+        let meta = SqliteStore::open(&dir.path().join("meta.db")).unwrap();
+        let packs = ObjectPacks::local(&packs).unwrap();
+        let environment = Environment::system();
+        let service = Service::new(Arc::new(meta), Arc::new(packs), environment, Offload::Blocking, None);
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        runtime.block_on(service.add_folder(FIRST_FOLDER)).unwrap();
+        let epoch = runtime.block_on(service.changes(FIRST_FOLDER, None, 1, 0)).unwrap().page.cursor.epoch;
+        Self { service, runtime, epoch, made: 0, _dir: dir }
+    }
+
+    /// A batch of new files of 4 KiB of noise, with their bytes.
+    fn batch(&mut self, files: u64) -> (CommitRequest, Vec<(ChunkHash, bytes::Bytes)>) {
+        let numbers = self.made..self.made + files;
+        self.made += files;
+        let (mut chunks, mut contents, mut ops) = (Vec::new(), Vec::new(), Vec::new());
+        for number in numbers {
+            let raw: Vec<u8> = ChunkHash::of(&number.to_le_bytes()).as_bytes().repeat(4096 / 32);
+            let hash = ChunkHash::of(&raw);
+            let manifest = Manifest::new(vec![Extent::Chunk { hash, len: raw.len() as u32 }]).unwrap();
+            let content = Some(Content::of(manifest.clone(), None).hash);
+            chunks.push((hash, envelope::seal(&raw).into()));
+            contents.push(NewContent { manifest, sha256: None });
+            let Node { id, kind, names, attrs, xattrs, .. } = node(number);
+            ops.push(Op::Create { id, base: 0, kind, names, attrs, xattrs, content, target: None });
+        }
+        let mut random = [0; 10];
+        random[..8].copy_from_slice(&self.made.to_le_bytes());
+        let (op_id, epoch, device) = (OpId::new_v7(1, &random), self.epoch, device());
+        (CommitRequest { op_id, epoch, device, session: None, known: None, contents, ops }, chunks)
+    }
+
+    fn commit(&self, (request, chunks): (CommitRequest, Vec<(ChunkHash, bytes::Bytes)>)) {
+        self.runtime.block_on(self.service.commit(FIRST_FOLDER, request, chunks)).unwrap();
+    }
+}
+
+fn server(c: &mut Criterion) {
+    let mut group = c.benchmark_group("server");
+    group.sample_size(10);
+    let mut server = Server::new();
+    group.bench_function("durable commit of 1,000 files of 4 KiB", |b| {
+        b.iter_custom(|times| {
+            (0..times)
+                .map(|_| {
+                    let batch = server.batch(1_000);
+                    let begin = Instant::now();
+                    server.commit(batch);
+                    begin.elapsed()
+                })
+                .sum()
+        });
+    });
+    let mut server = Server::new();
+    let batch = server.batch(10_000);
+    server.commit(batch);
+    group.bench_function("change page of 10,000 nodes", |b| {
+        b.iter(|| {
+            let page = server.service.changes(FIRST_FOLDER, None, PAGE_NODES_MAX, 0);
+            let page = server.runtime.block_on(page).unwrap().page;
+            // One is the root of the folder.
+            assert!(page.nodes.len() >= 10_000 - 1);
+            black_box(serde_json::to_vec(&page).unwrap())
+        });
+    });
+    group.finish();
+}
+
+criterion_group!(benches, bytes, tree, kept_tree, server);
 criterion_main!(benches);

@@ -21,6 +21,8 @@ pub struct Mount {
     pub fs_type: String,
     /// What is mounted: a device, or a name that the filesystem gave.
     pub source: String,
+    /// Major and minor number, where the kernel tells them.
+    pub device: Option<(u32, u32)>,
 }
 
 impl Mount {
@@ -78,11 +80,17 @@ mod kernels {
     /// `36 35 98:0 /root /mount/point options [optional …] - type source options`
     fn parse_line(line: &[u8]) -> Option<Mount> {
         let mut fields = line.split(|byte| *byte == b' ');
-        let mountpoint = unescape(fields.nth(4)?);
+        let device = device(fields.nth(2)?);
+        let mountpoint = unescape(fields.nth(1)?);
         let mut fields = fields.skip_while(|field| *field != b"-").skip(1);
         let mut text = || Some(String::from_utf8_lossy(&unescape(fields.next()?)).into_owned());
         let (fs_type, source) = (text()?, text()?);
-        Some(Mount { mountpoint: PathBuf::from(OsString::from_vec(mountpoint)), fs_type, source })
+        Some(Mount { mountpoint: PathBuf::from(OsString::from_vec(mountpoint)), fs_type, source, device })
+    }
+
+    fn device(field: &[u8]) -> Option<(u32, u32)> {
+        let (major, minor) = std::str::from_utf8(field).ok()?.split_once(':')?;
+        Some((major.parse().ok()?, minor.parse().ok()?))
     }
 
     /// The kernel writes space, tab, newline, backslash and `#` as a backslash and three octal digits.
@@ -141,6 +149,7 @@ mod kernels {
             mountpoint: OsStr::from_bytes(&text(&found.f_mntonname)).into(),
             fs_type: lossy(&found.f_fstypename),
             source: lossy(&found.f_mntfromname),
+            device: None,
         }
     }
 }
@@ -182,6 +191,7 @@ nonsense
         assert_eq!(paths, expected);
         assert_eq!((table.0[3].fs_type.as_str(), table.0[3].source.as_str()), (FS_TYPE, FS_NAME));
         assert_eq!(table.ours().count(), 2);
+        assert_eq!((table.0[1].device, table.0[3].device), (Some((8, 1)), Some((0, 36))));
     }
 
     #[test]

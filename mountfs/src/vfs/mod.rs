@@ -545,20 +545,24 @@ impl Vfs {
         self.handle(fh).and_then(|handle| if handle.writer { Ok(handle) } else { Err(VfsError::BadHandle) })
     }
 
-    /// Reads what is on this machine; `None` if [`Self::read_wait`] is needed. At most `len` bytes, fewer at the end only.
-    pub fn read(&self, fh: u64, offset: u64, len: usize) -> Result<Option<Vec<u8>>> {
+    /// Reads what is on this machine into the begin of `buf`, which is made as long as it has to be, and says how many bytes
+    /// these are; `None` if [`Self::read_wait`] is needed. At most `len` bytes, fewer at the end only.
+    pub fn read(&self, fh: u64, offset: u64, len: usize, buf: &mut Vec<u8>) -> Result<Option<usize>> {
         let handle = self.handle(fh)?;
         on_one_state(&handle, |backing| {
-            let mut buf = vec![0; room(backing, offset, len)];
+            let room = room(backing, offset, len);
+            if buf.len() < room {
+                buf.resize(room, 0);
+            }
+            let buf = &mut buf[..room];
             let got = match backing {
-                Backing::Clean(content) => self.client.read_local(content, offset, &mut buf)?,
-                Backing::Draft(overlay) => self.client.read_draft_local(overlay, offset, &mut buf)?,
+                Backing::Clean(content) => self.client.read_local(content, offset, buf)?,
+                Backing::Draft(overlay) => self.client.read_draft_local(overlay, offset, buf)?,
             };
             let Some(got) = got else { return Ok(None) };
-            buf.truncate(got);
             handle.read_end.store(offset + got as u64, Ordering::Relaxed);
             self.look_ahead(&handle, backing, offset + got as u64);
-            Ok(Some(buf))
+            Ok(Some(got))
         })
     }
 
@@ -749,7 +753,7 @@ fn stat_of(ino: u64, state: &State, links: u32, ctime: Timestamp) -> Stat {
 }
 
 /// Reads from one state of the file. Where it is cut shorter under the reader, what is left counts.
-fn on_one_state<T>(handle: &Handle, read: impl Fn(&Backing) -> Result<T>) -> Result<T> {
+fn on_one_state<T>(handle: &Handle, mut read: impl FnMut(&Backing) -> Result<T>) -> Result<T> {
     loop {
         let (backing, generation) = {
             let inner = handle.file.inner.read();
