@@ -25,7 +25,7 @@ const GATHER: Duration = Duration::from_millis(1);
 const STREAM_OPS: std::ops::RangeInclusive<usize> = 8..=1000;
 
 /// In a stream of changes the time from one commit to the next: each costs server and devices as much as some ten files.
-const STREAM_GATHER: Duration = Duration::from_millis(20);
+const STREAM_GATHER: Duration = Duration::from_millis(100);
 
 /// Drafts that are cut and hashed at the same time: two cores, and a third while one waits for a disk.
 const PREPARE_THREADS: usize = 3;
