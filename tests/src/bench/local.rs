@@ -78,6 +78,8 @@ pub(super) fn data(bench: &mut Bench, side: Side) -> io::Result<()> {
     }
     fill(bench, &File::create(&large)?, LARGE)?;
     rest(&ground)?;
+    // Nothing of it is on its way to the disk while it is read.
+    rustix::fs::sync();
     if let Some(pair) = &ground.pair {
         pair.a.stop();
         pair.a.mount();
