@@ -248,7 +248,7 @@ pub(super) fn idle(bench: &mut Bench, side: Side) -> io::Result<()> {
     let pair = Pair::new(side)?;
     fs::create_dir(pair.a.path("d"))?;
     for number in 0..10_000 {
-        fs::write(pair.a.path(format!("d/{number}")), number.to_string())?;
+        fs::write(pair.a.path(format!("d/file {number}")), number.to_string())?;
     }
     await_it("all files", Duration::from_millis(100), || {
         Ok(fs::read_dir(pair.b.path("d")).is_ok_and(|entries| entries.count() == 10_000).then_some(()))
