@@ -44,7 +44,8 @@ pub(crate) fn create_dir_all(dir: &Path) -> io::Result<()> {
         Err(_) if dir.is_dir() => return Ok(()),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             create_dir_all(dir.parent().ok_or(error)?)?;
-            make_dir(dir)?;
+            // Another program that starts at the same time may have made it by now.
+            make_dir(dir).or_else(|error| if dir.is_dir() { Ok(()) } else { Err(error) })?;
         }
         Err(error) => return Err(error),
     }
@@ -102,6 +103,23 @@ mod tests {
         assert_eq!(fs::read(&path).unwrap(), b"x");
         assert!(!is_private_dir(&path));
         assert!(create_dir_all(&path.join("below")).is_err());
+    }
+
+    #[test]
+    fn programs_that_start_at_once_make_the_same_directories() {
+        for _ in 0..200 {
+            let root = tempfile::tempdir().unwrap();
+            let dir = root.path().join("a/b/c");
+            let start = std::sync::Barrier::new(2);
+            std::thread::scope(|scope| {
+                for _ in 0..2 {
+                    scope.spawn(|| {
+                        start.wait();
+                        create_private_dir(&dir).unwrap();
+                    });
+                }
+            });
+        }
     }
 
     #[test]
