@@ -153,6 +153,18 @@ mod tests {
         }
 
         #[test]
+        fn what_is_damaged_spoils_nothing_after_it(
+            raw in proptest::collection::vec(0u8..4, 200..70_000),
+            at in any::<prop::sample::Index>(),
+        ) {
+            let (hash, envelope) = (ChunkHash::of(&raw), seal(&raw));
+            let mut cut = envelope.clone();
+            cut.truncate(HEADER_LEN + at.index(envelope.len() - HEADER_LEN));
+            prop_assert!(open(&hash, &cut).is_err());
+            prop_assert_eq!(open(&hash, &envelope).unwrap(), raw);
+        }
+
+        #[test]
         fn anything_else_is_refused_without_panic(bytes in proptest::collection::vec(any::<u8>(), 0..100)) {
             prop_assert!(open(&ChunkHash::of(b"x"), &bytes).is_err());
         }

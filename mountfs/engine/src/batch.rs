@@ -107,10 +107,6 @@ impl Engine {
             if batch.ops.len() >= self.ops_max || batch.inline >= INLINE_PER_BATCH {
                 break;
             }
-            if !self.tree.get(id).is_some_and(|entry| self.can_go(entry)) {
-                // Most of what waits waits to be hashed: nothing is noted of it.
-                continue;
-            }
             let mut group = Vec::new();
             if self.collect(id, &mut group, &mut decided) {
                 for id in group {

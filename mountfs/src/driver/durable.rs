@@ -4,7 +4,7 @@
 //! first of these bytes is overwritten. After a power cut a draft counts only if its mark or its hash proves its bytes: a
 //! file of the right length and without holes may still be half old and half new.
 
-use super::{Client, rows};
+use super::{Client, WriteError, rows};
 use crate::files::{Backing, Inner, OpenFile, Overlay, StagingFile};
 use crate::store::Loaded;
 use parking_lot::Mutex;
@@ -93,8 +93,12 @@ impl Client {
     }
 
     /// What takes the place of a file must survive a power cut before the place is taken, or nothing would be left of
-    /// either. (Programs that save beside a file and rename over it often forget to sync.)
-    pub fn sync_replacement(&self, node: NodeId) -> io::Result<()> {
+    /// either. (Programs that save beside a file and rename over it often forget to sync.) Whoever does that has finished a
+    /// step, also if a descriptor is open still.
+    pub fn sync_replacement(&self, node: NodeId) -> Result<(), WriteError> {
+        if let Some(file) = self.files.get(node) {
+            self.tell(&file)?;
+        }
         let unmarked = self.look(|engine| match engine.local(node).map(|state| &state.body) {
             Some(Body::File(FileBody::Draft(draft))) => self.is_unmarked(draft),
             _ => false,
@@ -104,7 +108,7 @@ impl Client {
         }
         self.sync_draft(node)?;
         // The server may take the new name before it has the bytes.
-        self.state.sync()
+        Ok(self.state.sync()?)
     }
 
     fn is_unmarked(&self, draft: &Draft) -> bool {
@@ -116,7 +120,7 @@ impl Client {
     fn sync_draft(&self, node: NodeId) -> io::Result<()> {
         let file = match self.open(node, false) {
             Ok(file) => file,
-            Err(super::WriteError::Io(error)) => return Err(error),
+            Err(WriteError::Io(error)) => return Err(error),
             // Gone meanwhile.
             Err(_) => return Ok(()),
         };

@@ -70,6 +70,8 @@ pub struct Client {
     pub files: OpenFiles,
     wake: Notify,
     commit_wake: Notify,
+    /// Somebody waits for what is to be sent.
+    hurried: Notify,
     page_wanted: Notify,
     /// Effects whose record is not kept yet.
     unkept: Mutex<Vec<syncmount_engine::Effect>>,
@@ -246,6 +248,7 @@ impl Client {
     /// Somebody waits for everything to be sent.
     pub fn hurry(&self) {
         self.tell_open_files();
+        self.hurried.notify_one();
         self.wake.notify_one();
     }
 

@@ -228,7 +228,10 @@ async fn commits(client: Arc<Client>) {
             keep_before_sending(&client, &request, speaker).await;
             send(&client, &request, speaker, &mut backoff).await;
             if STREAM_OPS.contains(&request.ops.len()) {
-                tokio::time::sleep_until(began + STREAM_GATHER).await;
+                tokio::select! {
+                    () = tokio::time::sleep_until(began + STREAM_GATHER) => {}
+                    () = client.hurried.notified() => {}
+                }
             }
         }
     }

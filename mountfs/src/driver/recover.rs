@@ -100,6 +100,7 @@ impl Client {
             files: OpenFiles::default(),
             wake: tokio::sync::Notify::new(),
             commit_wake: tokio::sync::Notify::new(),
+            hurried: tokio::sync::Notify::new(),
             page_wanted: tokio::sync::Notify::new(),
             unkept: Mutex::default(),
             on_changed: Mutex::new(None),
@@ -347,7 +348,7 @@ pub(crate) mod tests {
         node
     }
 
-    fn cut_power(dir: &Path) {
+    pub(crate) fn cut_power(dir: &Path) {
         let marker = dir.join("session");
         let text = fs::read_to_string(&marker).unwrap();
         fs::write(&marker, format!("another boot{}", &text[text.find('\n').unwrap()..])).unwrap();

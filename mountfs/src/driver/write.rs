@@ -279,10 +279,10 @@ impl Client {
         self.tell_if(file, |_| true).0
     }
 
-    /// A descriptor of the writer's is closed: tells the tree, and that the file may be sent, unless there are other writers or
-    /// nothing is left of it. A file that has been emptied is about to be written as a rule.
+    /// A descriptor of a writer's is closed: tells the tree, and that the file may be sent unless nothing is left of it. One that
+    /// has been emptied is about to be written as a rule.
     pub fn tell_closed(&self, file: &OpenFile) -> Result<(), WriteError> {
-        self.tell_if(file, |inner| file.writers() <= 1 && inner.backing.size() > 0).0
+        self.tell_if(file, |inner| inner.backing.size() > 0).0
     }
 
     /// A writer is done: tells the tree, and that the file may be sent if no other writer is left.
@@ -398,6 +398,7 @@ impl Client {
             if Instant::now() >= deadline {
                 return Err(ReadError::Unreachable.into());
             }
+            self.hurried.notify_one();
             std::thread::sleep(Duration::from_millis(1));
         }
     }

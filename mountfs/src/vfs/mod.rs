@@ -800,3 +800,36 @@ fn list(engine: &Engine, node: NodeId) -> Vec<DirEntry> {
     });
     dots.chain(entries).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::driver::recovery_tests;
+
+    #[test]
+    fn what_takes_a_files_place_survives_a_power_cut_although_it_is_open_still() {
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        for text in ["the new one", ""] {
+            let dir = tempfile::tempdir().unwrap();
+            let client = recovery_tests::open(dir.path(), &runtime);
+            let vfs = Vfs::new(client.clone(), false, Durability::Local);
+            let write = |name: &[u8], text: &str| {
+                let (_, fh) = vfs.create(ROOT_INO, name, 0o644).unwrap();
+                vfs.write(fh, 0, text.as_bytes(), false, false).unwrap();
+                fh
+            };
+            vfs.release(write(b"document", "the old one")).unwrap();
+            write(b"beside it", text);
+            vfs.rename((ROOT_INO, b"beside it"), (ROOT_INO, b"document"), RenameMode::Replace).unwrap();
+            drop((vfs, client));
+            recovery_tests::cut_power(dir.path());
+
+            let client = recovery_tests::open(dir.path(), &runtime);
+            let vfs = Vfs::new(client, false, Durability::Local);
+            let found = vfs.lookup(ROOT_INO, b"document").unwrap();
+            let mut buf = Vec::new();
+            let len = vfs.read(vfs.open(found.ino, false, false, false).unwrap(), 0, 100, &mut buf).unwrap().unwrap();
+            assert_eq!(&buf[..len], text.as_bytes());
+        }
+    }
+}

@@ -1,7 +1,7 @@
 //! Large files: whole at the other device, and only what is new travels.
 
 use std::fs::{self, File, OpenOptions};
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::process::Command;
 use syncmount_tests::support::*;
 
@@ -49,4 +49,16 @@ fn a_large_file_arrives_whole_and_copies_and_small_edits_of_it_cost_little() {
     let mut found = vec![0; 4096];
     File::open(b.path("copy")).unwrap().read_exact_at(&mut found, 100 * MIB + 12_345).unwrap();
     assert_eq!(found, change);
+}
+
+#[test]
+fn the_kernel_reads_a_mount_of_root_further_ahead() {
+    let world = World::new();
+    let a = world.mount("A");
+    let device = fs::metadata(&a.folder).unwrap().dev();
+    let (major, minor) = (rustix::fs::major(device), rustix::fs::minor(device));
+    let ahead = fs::read_to_string(format!("/sys/class/bdi/{major}:{minor}/read_ahead_kb")).unwrap();
+    // Nobody else may change it.
+    let expected = if rustix::process::geteuid().is_root() { "1024" } else { "128" };
+    assert_eq!(ahead.trim(), expected);
 }
