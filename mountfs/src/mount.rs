@@ -23,6 +23,9 @@ use syncmount_common::Timestamp;
 /// How long after an unmount what is pending is still sent. What is left then goes with the next mount.
 const LINGER: Duration = Duration::from_secs(60);
 
+/// How often is looked whether the mount is still there.
+const LOOK_INTERVAL: Duration = Duration::from_secs(2);
+
 /// Why a mount cannot begin, beyond what [`StartError`] says.
 #[derive(Debug, thiserror::Error)]
 enum MountError {
@@ -109,7 +112,7 @@ fn serve(mount: Mount, config: &MountConfig) -> anyhow::Result<()> {
     })?;
     let mut gone = 0;
     loop {
-        match end.recv_timeout(Duration::from_millis(500)) {
+        match end.recv_timeout(LOOK_INTERVAL) {
             Ok(result) => {
                 if waiter.join().is_err() {
                     tracing::error!("the thread that waits for the mount's end panicked");
@@ -120,7 +123,7 @@ fn serve(mount: Mount, config: &MountConfig) -> anyhow::Result<()> {
             Err(RecvTimeoutError::Timeout) => {
                 // A copy of the mount in another namespace keeps the kernel's side alive; here it is gone all the same.
                 gone = if mountpoint::is_mounted(&config.mountpoint)? { 0 } else { gone + 1 };
-                if gone > 6 {
+                if gone > 1 {
                     tracing::warn!("the mount is gone here, but another namespace still has it");
                     return Ok(());
                 }

@@ -269,16 +269,16 @@ impl Engine {
         self.failed.insert(node, (Timestamp(now.0.saturating_add(retry_after_ns)), reason));
     }
 
-    /// To be called now and then: what failed earlier is tried again.
-    pub fn tick(&mut self, now: Timestamp) {
-        if let Some(held) = &mut self.held {
-            held.ask_if_due(now);
-        }
+    /// To be called now and then: what failed earlier is tried again. Whether there is something to try.
+    pub fn tick(&mut self, now: Timestamp) -> bool {
+        let asks = self.held.as_mut().is_some_and(|held| held.ask_if_due(now));
         let due: Vec<NodeId> = self.failed.iter().filter(|(_, (at, _))| is_due(*at, now)).map(|(id, _)| *id).collect();
+        let tries = asks || !due.is_empty();
         for id in due {
             self.failed.remove(&id);
             self.to_prepare.push_back((id, true));
         }
+        tries
     }
 
     /// The staging file of `node` has become the cached `content`: the draft is over. `None` if it was written again.

@@ -17,8 +17,10 @@ pub(crate) struct Held {
 }
 
 impl Held {
-    pub(crate) fn ask_if_due(&mut self, now: Timestamp) {
+    /// Whether it is time to ask again.
+    pub(crate) fn ask_if_due(&mut self, now: Timestamp) -> bool {
         self.asking |= is_due(self.again, now);
+        self.asking
     }
 }
 

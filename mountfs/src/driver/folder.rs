@@ -85,7 +85,7 @@ impl Client {
         let own = Record { rows: items.into_iter().map(rows::item).collect(), meta: Vec::new() };
         self.keep_with(&mut engine, own)?;
         drop(engine);
-        self.wake.notify_one();
+        self.woken();
         Ok(out)
     }
 

@@ -4,6 +4,7 @@
 //! taken in the order open files, one open file, engine, journal; none is held across the network.
 
 mod border;
+mod clock;
 mod content;
 mod durable;
 mod folder;
@@ -69,6 +70,8 @@ pub struct Client {
     /// Files that are open.
     pub files: OpenFiles,
     wake: Notify,
+    /// The tree has changed since the clock last rested.
+    stirred: Notify,
     commit_wake: Notify,
     /// Somebody waits for what is to be sent.
     hurried: Notify,
@@ -125,8 +128,14 @@ impl Client {
         self.keep(&mut engine)?;
         then(&out)?;
         drop(engine);
-        self.wake.notify_one();
+        self.woken();
         Ok(out)
+    }
+
+    /// The tree has changed: there may be work, and it is no time to rest.
+    fn woken(&self) {
+        self.wake.notify_one();
+        self.stirred.notify_one();
     }
 
     fn keep(&self, engine: &mut Engine) -> io::Result<()> {

@@ -1,6 +1,6 @@
 //! The tasks that keep a client going: effects of the engine, commits, the feed, and the clock.
 
-use super::{Client, pins};
+use super::{Client, clock, pins};
 use crate::ports::{RemoteError, Speaker};
 use bytes::Bytes;
 use std::collections::HashSet;
@@ -30,17 +30,11 @@ const STREAM_GATHER: Duration = Duration::from_millis(100);
 /// Drafts that are cut and hashed at the same time: two cores, and a third while one waits for a disk.
 const PREPARE_THREADS: usize = 3;
 
-/// What has waited to be sent for this long, or at most twice as long, is synced although nobody asked for it.
-const SYNC_WAITING_AFTER: Duration = Duration::from_secs(5);
-
 /// Drafts that become cached contents at the same time.
 const SETTLE_THREADS: usize = 2;
 
 /// How often a refused session asks again while a commit waits for its answer.
 const REFUSED_MAX: u32 = 50;
-
-/// Looks at the clock between two looks at `lost+found`.
-const LOST_BEATS: u64 = 10;
 
 /// Inline bytes from which it pays to ask first which of them the server has.
 const ASK_FIRST_BYTES: usize = 32 * 1024;
@@ -61,7 +55,7 @@ impl Pump {
             boxed(work(client.clone())),
             boxed(commits(client.clone())),
             boxed(feed(client.clone())),
-            boxed(clock(client.clone())),
+            boxed(clock::run(client.clone())),
             boxed(pins::keep_pinned(client.clone())),
         ] {
             let stop = stop.clone();
@@ -152,7 +146,7 @@ fn run(client: &Arc<Client>, effect: Effect, prepares: &Arc<Semaphore>, settles:
                 if answer == PrepareAnswer::Unreachable {
                     client.link.wait_online(Duration::from_secs(3600)).await;
                 }
-                report(&client, client.change(|engine, now| engine.prepared(node, generation, answer, now)));
+                client.report(client.change(|engine, now| engine.prepared(node, generation, answer, now)));
             });
         }
         Effect::Supply { node, content } => {
@@ -160,7 +154,7 @@ fn run(client: &Arc<Client>, effect: Effect, prepares: &Arc<Semaphore>, settles:
             client.runtime.clone().spawn(async move {
                 let worker = client.clone();
                 match tokio::task::spawn_blocking(move || worker.supply(node, &content)).await {
-                    Ok(Ok(whole)) => report(&client, client.change(|engine, _| engine.supplied(node, &whole))),
+                    Ok(Ok(whole)) => client.report(client.change(|engine, _| engine.supplied(node, &whole))),
                     Ok(Err(error)) => client.link.failed(&error),
                     Err(error) => client.link.failed(&error.to_string()),
                 }
@@ -172,13 +166,13 @@ fn run(client: &Arc<Client>, effect: Effect, prepares: &Arc<Semaphore>, settles:
                 let Ok(_permit) = settles.acquire_owned().await else { return };
                 let worker = client.clone();
                 let settled = tokio::task::spawn_blocking(move || worker.settle(node, generation, &content)).await;
-                report(&client, settled.unwrap_or_else(|error| Err(io::Error::other(error))));
+                client.report(settled.unwrap_or_else(|error| Err(io::Error::other(error))));
             });
         }
         Effect::ReadRules => {
             client.runtime.spawn(read_rules(client.clone()));
         }
-        Effect::DropStaging(id) => report(client, client.drop_staging(id)),
+        Effect::DropStaging(id) => client.report(client.drop_staging(id)),
         Effect::DraftMoved { from, to } => {
             client.files.moved(from, to);
             client.look_again(to);
@@ -204,13 +198,6 @@ async fn read_rules(client: Arc<Client>) {
         }
         tokio::time::sleep(Duration::from_secs(1)).await;
         client.link.wait_online(Duration::from_secs(30)).await;
-    }
-}
-
-fn report(client: &Client, result: io::Result<()>) {
-    if let Err(error) = result {
-        client.link.failed(&error.to_string());
-        tracing::error!("{error}");
     }
 }
 
@@ -395,36 +382,6 @@ async fn feed(client: Arc<Client>) {
                 tokio::time::sleep(backoff.failed(random)).await;
             }
         }
-    }
-}
-
-async fn clock(client: Arc<Client>) {
-    let mut synced = Instant::now();
-    let mut waiting = HashSet::new();
-    for beat in 1_u64.. {
-        tokio::time::sleep(Duration::from_millis(500)).await;
-        let worker = client.clone();
-        let told = tokio::task::spawn_blocking(move || {
-            worker.tell_quiet_files();
-            if beat.is_multiple_of(LOST_BEATS) {
-                worker.look_for_lost();
-            }
-            worker.change(|engine, now| engine.tick(now))
-        });
-        if let Ok(result) = told.await {
-            report(&client, result);
-        }
-        if synced.elapsed() < SYNC_WAITING_AFTER {
-            continue;
-        }
-        let worker = client.clone();
-        let pass = tokio::task::spawn_blocking(move || {
-            let result = worker.sync_waiting(&mut waiting);
-            (result, waiting)
-        });
-        let (result, seen) = pass.await.unwrap_or_else(|error| (Err(io::Error::other(error)), HashSet::new()));
-        report(&client, result);
-        (waiting, synced) = (seen, Instant::now());
     }
 }
 

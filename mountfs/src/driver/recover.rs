@@ -99,6 +99,7 @@ impl Client {
             link: Link::default(),
             files: OpenFiles::default(),
             wake: tokio::sync::Notify::new(),
+            stirred: tokio::sync::Notify::new(),
             commit_wake: tokio::sync::Notify::new(),
             hurried: tokio::sync::Notify::new(),
             page_wanted: tokio::sync::Notify::new(),

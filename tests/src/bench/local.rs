@@ -63,7 +63,7 @@ fn rest(ground: &Ground) -> io::Result<()> {
 }
 
 pub(super) fn data(bench: &mut Bench, side: Side) -> io::Result<()> {
-    let ground = Ground::new(side)?;
+    let mut ground = Ground::new(side)?;
     let (noise, large) = (bytes(&mut bench.dice, PIECE), ground.dir.join("large"));
     let took = write(&ground.dir.join("first"), &noise, LARGE, false)?;
     bench.seconds(side, "write 1 GiB and close", took);
@@ -80,9 +80,9 @@ pub(super) fn data(bench: &mut Bench, side: Side) -> io::Result<()> {
     rest(&ground)?;
     // Nothing of it is on its way to the disk while it is read.
     rustix::fs::sync();
-    if let Some(pair) = &ground.pair {
-        pair.a.stop();
-        pair.a.mount();
+    if let Some(pair) = &mut ground.pair {
+        pair.a.stop()?;
+        pair.a.mount()?;
         bench.seconds(side, "read 1 GiB, mount cold, cache warm", read_through(&large)?);
     } else {
         read_through(&large)?;

@@ -80,18 +80,18 @@ fn make_origin(bench: &mut Bench, dir: &Path) -> io::Result<()> {
 }
 
 pub(super) fn listing(bench: &mut Bench, side: Side) -> io::Result<()> {
-    let ground = Ground::new(side)?;
+    let mut ground = Ground::new(side)?;
     let dir = ground.dir.join("d");
     fs::create_dir(&dir)?;
     let took = timed(|| (0..LISTED).try_for_each(|number| fs::write(dir.join(format!("{number:06}")), b"x")))?;
     bench.seconds(side, "make 100,000 files of 1 byte", took);
-    if let Some(pair) = &ground.pair {
+    if let Some(pair) = &mut ground.pair {
         await_it("all files at B", Duration::from_millis(100), || {
             Ok(fs::read_dir(pair.b.path("d")).is_ok_and(|entries| entries.count() == LISTED).then_some(()))
         })?;
         pair.rest()?;
-        pair.a.stop();
-        pair.a.mount();
+        pair.a.stop()?;
+        pair.a.mount()?;
     } else {
         rustix::fs::sync();
     }

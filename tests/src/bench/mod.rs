@@ -11,6 +11,7 @@ mod metadata;
 mod meter;
 mod pair;
 mod report;
+mod rival;
 mod scale;
 mod watching;
 
@@ -31,6 +32,8 @@ pub struct Options {
     pub rounds: usize,
     /// Nodes of the large folder.
     pub nodes: usize,
+    /// Other tools that are measured beside: `rclone`.
+    pub with: Vec<String>,
     /// Where the figures are written as JSON.
     pub json: Option<PathBuf>,
 }
@@ -129,6 +132,7 @@ pub fn run(options: &Options, out: &mut impl Write) -> io::Result<()> {
         let known: Vec<String> = WORKLOADS.iter().map(|known| format!("  {:9} {}", known.name, known.about)).collect();
         return Err(io::Error::other(format!("there is no workload {unknown}; there are\n{}", known.join("\n"))));
     }
+    let others = others(&options.with)?;
     let mut bench = Bench { report: Report::default(), dice: Dice::fixed(1), nodes: options.nodes, workload: "" };
     for workload in WORKLOADS {
         // The largest takes many minutes: only by its name.
@@ -142,20 +146,44 @@ pub fn run(options: &Options, out: &mut impl Write) -> io::Result<()> {
         }
         bench.workload = workload.name;
         let rounds = if ONCE.contains(&workload.name) { 1 } else { options.rounds };
-        for round in 0..rounds {
-            for at in 0..workload.sides.len() {
-                let side = workload.sides[(at + round) % workload.sides.len()];
-                let begin = Instant::now();
-                (workload.run)(&mut bench, side)?;
-                eprintln!(
-                    "{} {side}: round {} of {rounds}, {:.1} s",
-                    workload.name,
-                    round + 1,
-                    begin.elapsed().as_secs_f64()
-                );
-            }
-        }
+        let measured = measure(&mut bench, workload, &others, rounds);
+        // What was measured before something failed is worth its minutes too.
         writeln!(out, "\n{}: {}\n{}", workload.name, workload.about, bench.report.table(workload.name))?;
+        measured?;
     }
     options.json.iter().try_for_each(|path| std::fs::write(path, bench.report.json()))
+}
+
+/// The sides that are named, if they can be measured here.
+fn others(names: &[String]) -> io::Result<Vec<Side>> {
+    let named = names.iter().map(|name| match name.as_str() {
+        "rclone" => rival::check().map(|()| Side::Rclone),
+        _ => Err(io::Error::other(format!("{name} cannot be measured; rclone can"))),
+    });
+    named.collect()
+}
+
+fn measure(bench: &mut Bench, workload: &Workload, others: &[Side], rounds: usize) -> io::Result<()> {
+    // What is asked of this project's own only is not asked of others.
+    let others = if ["start", "scale"].contains(&workload.name) { &[] } else { others };
+    let sides: Vec<Side> = workload.sides.iter().chain(others).copied().collect();
+    for round in 0..rounds {
+        for at in 0..sides.len() {
+            let side = sides[(at + round) % sides.len()];
+            let begin = Instant::now();
+            let done = (workload.run)(bench, side).map_err(|error| {
+                let last = bench.report.last().map_or(String::new(), |last| format!(", after \"{last}\""));
+                io::Error::new(error.kind(), format!("{} on {side}{last}: {error}", workload.name))
+            });
+            match done {
+                Ok(()) => {}
+                // What others cannot do is told, and the rest is measured.
+                Err(error) if side.is_other() => eprintln!("bench: {error}"),
+                Err(error) => return Err(error),
+            }
+            let took = begin.elapsed().as_secs_f64();
+            eprintln!("{} {side}: round {} of {rounds}, {took:.1} s", workload.name, round + 1);
+        }
+    }
+    Ok(())
 }

@@ -3,6 +3,7 @@
 use super::Bench;
 use super::disk::Disk;
 use super::meter;
+use super::rival::{Rival, RivalServer};
 use crate::support::{Device, World};
 use rustix::process::Pid;
 use std::fmt;
@@ -24,6 +25,15 @@ pub(super) enum Side {
     Mount,
     /// Two watched folders.
     Watch,
+    /// Two mounts of `rclone`.
+    Rclone,
+}
+
+impl Side {
+    /// Whether it is a program of somebody else's.
+    pub(super) fn is_other(self) -> bool {
+        self == Self::Rclone
+    }
 }
 
 impl fmt::Display for Side {
@@ -32,35 +42,139 @@ impl fmt::Display for Side {
             Self::Native => "native",
             Self::Mount => "mount",
             Self::Watch => "watch",
+            Self::Rclone => "rclone",
         })
     }
 }
 
+/// A device, of whoever keeps its folder in step.
+pub(super) enum Party {
+    /// This project's.
+    Own(Device),
+    /// Somebody else's.
+    Other(Rival),
+}
+
+impl Party {
+    pub(super) fn folder(&self) -> &Path {
+        match self {
+            Self::Own(device) => &device.folder,
+            Self::Other(rival) => &rival.folder,
+        }
+    }
+
+    pub(super) fn path(&self, name: impl AsRef<Path>) -> PathBuf {
+        self.folder().join(name)
+    }
+
+    pub(super) fn mount(&mut self) -> io::Result<()> {
+        match self {
+            Self::Own(device) => {
+                device.mount();
+                Ok(())
+            }
+            Self::Other(rival) => rival.mount(),
+        }
+    }
+
+    /// Takes it down, whatever is pending.
+    pub(super) fn stop(&mut self) -> io::Result<()> {
+        match self {
+            Self::Own(device) => {
+                device.stop();
+                Ok(())
+            }
+            Self::Other(rival) => rival.stop(),
+        }
+    }
+
+    /// The process that serves the folder.
+    pub(super) fn pid(&self) -> io::Result<Pid> {
+        let pid = match self {
+            // The only one whose control socket answers, which is asked by a process that has ended then.
+            Self::Own(device) => i32::try_from(device.status().pid).ok().and_then(Pid::from_raw),
+            Self::Other(rival) => rival.pid(),
+        };
+        pid.ok_or_else(|| io::Error::other("the device has ended"))
+    }
+
+    /// Changes that are not at the server yet.
+    pub(super) fn pending(&self) -> io::Result<u64> {
+        match self {
+            Self::Own(device) => {
+                let status = device.status();
+                Ok(status.pending_files + status.pending_nodes)
+            }
+            Self::Other(_) => Err(io::Error::other("it does not tell")),
+        }
+    }
+
+    fn requests(&self) -> Option<u64> {
+        match self {
+            Self::Own(device) => Some(device.status().requests),
+            Self::Other(_) => None,
+        }
+    }
+
+    fn wait_synced(&self) {
+        match self {
+            Self::Own(device) => device.wait_synced(),
+            // It does not tell. The end of all traffic does.
+            Self::Other(_) => {}
+        }
+    }
+}
+
+/// What two devices have between them.
+enum Server {
+    Own(Box<World>),
+    Other(RivalServer),
+}
+
 /// Two devices with one folder between them, freshly started.
 pub(super) struct Pair {
-    pub(super) a: Device,
-    pub(super) b: Device,
-    pub(super) world: World,
+    pub(super) a: Party,
+    pub(super) b: Party,
+    server: Server,
     _disk: Disk,
 }
 
 impl Pair {
     pub(super) fn new(side: Side) -> io::Result<Self> {
         let disk = Disk::new()?;
+        if side.is_other() {
+            let server = RivalServer::start(disk.path())?;
+            let (a, b) = (Party::Other(server.mount("A")?), Party::Other(server.mount("B")?));
+            return Ok(Self { a, b, server: Server::Other(server), _disk: disk });
+        }
         let world = World::lasting_in(disk.path(), Duration::from_secs(3600));
         let start = if side == Side::Watch { World::watch } else { World::mount };
-        let (a, b) = (start(&world, "A"), start(&world, "B"));
-        Ok(Self { a, b, world, _disk: disk })
+        let (a, b) = (Party::Own(start(&world, "A")), Party::Own(start(&world, "B")));
+        Ok(Self { a, b, server: Server::Own(Box::new(world)), _disk: disk })
     }
 
-    fn processes(&self) -> [(&'static str, Pid); 3] {
-        let of = |device: &Device| device.processes().first().copied().expect("the device runs");
-        [("server", self.world.server().pid()), ("A", of(&self.a)), ("B", of(&self.b))]
+    /// One more device of this project's, not started.
+    pub(super) fn another(&self, name: &str) -> io::Result<Party> {
+        match &self.server {
+            Server::Own(world) => Ok(Party::Own(world.device(name))),
+            Server::Other(_) => Err(io::Error::other("there are two devices of that kind")),
+        }
+    }
+
+    pub(super) fn server(&self) -> Pid {
+        match &self.server {
+            Server::Own(world) => world.server().pid(),
+            Server::Other(server) => server.pid(),
+        }
+    }
+
+    fn processes(&self) -> io::Result<[(&'static str, Pid); 3]> {
+        Ok([("server", self.server()), ("A", self.a.pid()?), ("B", self.b.pid()?)])
     }
 
     /// From now on everything that the three use counts.
     pub(super) fn meter(&self) -> io::Result<Meter<'_>> {
-        let processes = self.processes();
+        let processes = self.processes()?;
         let requests = self.requests();
         // Last, so that the questions above do not count.
         let mut from = [Duration::ZERO; 3];
@@ -70,9 +184,9 @@ impl Pair {
         Ok(Meter { pair: self, processes, requests, from, wire: meter::wire()? })
     }
 
-    /// Requests of both devices since they were started.
-    fn requests(&self) -> u64 {
-        self.a.status().requests + self.b.status().requests
+    /// Requests of both devices since they were started, if they tell.
+    fn requests(&self) -> Option<u64> {
+        self.a.requests().zip(self.b.requests()).map(|(a, b)| a + b)
     }
 
     /// Until both have nothing to do any more.
@@ -91,7 +205,7 @@ impl Pair {
 pub(super) struct Meter<'a> {
     pair: &'a Pair,
     processes: [(&'static str, Pid); 3],
-    requests: u64,
+    requests: Option<u64>,
     from: [Duration; 3],
     wire: u64,
 }
@@ -115,8 +229,9 @@ impl Meter<'_> {
         bench.amount(side, &format!("{what}: CPU of all"), "s ", total.as_secs_f64());
         bench.amount(side, &format!("{what}: wire"), "KiB", wire as f64 / 1024.0);
         // A status is asked over a socket that is no network, and costs no request.
-        let requests = self.pair.requests() - self.requests;
-        bench.amount(side, &format!("{what}: requests"), "", requests as f64);
+        if let Some((now, before)) = self.pair.requests().zip(self.requests) {
+            bench.amount(side, &format!("{what}: requests"), "", (now - before) as f64);
+        }
         Ok(())
     }
 }
@@ -135,9 +250,9 @@ impl Ground {
                 let disk = Disk::new()?;
                 (disk.path().to_path_buf(), None, Some(disk))
             }
-            Side::Mount | Side::Watch => {
+            Side::Mount | Side::Watch | Side::Rclone => {
                 let pair = Pair::new(side)?;
-                (pair.a.folder.clone(), Some(pair), None)
+                (pair.a.folder().to_path_buf(), Some(pair), None)
             }
         };
         Ok(Self { dir, pair, _native: native })
@@ -148,7 +263,7 @@ impl Ground {
     pub(super) fn share_one_processor(&self) -> io::Result<meter::Pinned> {
         if let Some(pair) = &self.pair {
             let other = usize::from(thread::available_parallelism()?.get() > 1);
-            for (name, pid) in pair.processes() {
+            for (name, pid) in pair.processes()? {
                 meter::pin(pid, if name == "A" { 0 } else { other })?;
             }
         }

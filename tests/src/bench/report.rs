@@ -2,13 +2,14 @@
 
 use super::pair::Side;
 use serde_json::json;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
 /// All figures, in the order in which quantities were first entered.
 #[derive(Default)]
 pub(super) struct Report {
     rows: Vec<Row>,
+    last: Option<String>,
 }
 
 struct Row {
@@ -40,26 +41,29 @@ impl Report {
             self.rows.len() - 1
         });
         self.rows[at].figures.entry(side).or_default().push(figure);
+        self.last = Some(what.to_owned());
+    }
+
+    /// The quantity that was entered last.
+    pub(super) fn last(&self) -> Option<&str> {
+        self.last.as_deref()
     }
 
     /// The medians of one workload; seconds also as ratios to native.
     pub(super) fn table(&self, workload: &str) -> String {
-        let mut text = format!("  {:44} {:>12} {:>12} {:>12} {:>9}\n", "median", "native", "mount", "watch", "mount ×");
-        for row in self.rows.iter().filter(|row| row.workload == workload) {
-            let cell = |side| row.median(side).map_or(String::new(), |figure| shown(figure, row.unit));
+        let rows = || self.rows.iter().filter(|row| row.workload == workload);
+        let sides: BTreeSet<Side> = rows().flat_map(|row| row.figures.keys().copied()).collect();
+        let heads: String = sides.iter().map(|side| format!(" {side:>12}")).collect();
+        let mut text = format!("  {:44}{heads} {:>9}\n", "median", "mount ×");
+        for row in rows() {
+            let cell = |side: &Side| row.median(*side).map_or(String::new(), |figure| shown(figure, row.unit));
+            let cells: String = sides.iter().map(|side| format!(" {:>12}", cell(side))).collect();
             let ratio = row.median(Side::Native).filter(|native| *native > 0.0).zip(row.median(Side::Mount));
             let ratio = ratio
                 .filter(|_| row.unit == "s")
                 .map_or(String::new(), |(native, mount)| format!("{:.2}", mount / native));
             // Writing to a string does not fail.
-            let _ = writeln!(
-                text,
-                "  {:44} {:>12} {:>12} {:>12} {ratio:>9}",
-                row.what,
-                cell(Side::Native),
-                cell(Side::Mount),
-                cell(Side::Watch)
-            );
+            let _ = writeln!(text, "  {:44}{cells} {ratio:>9}", row.what);
         }
         text
     }

@@ -2,7 +2,7 @@
 
 use super::Bench;
 use super::meter;
-use super::pair::{Pair, Side, await_it};
+use super::pair::{Pair, Party, Side, await_it};
 use std::fs;
 use std::io;
 use std::time::{Duration, Instant};
@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 const PER_DIR: usize = 1_000;
 
 pub(super) fn scale(bench: &mut Bench, side: Side) -> io::Result<()> {
-    let (nodes, pair) = (bench.nodes, Pair::new(side)?);
-    pair.b.stop();
+    let (nodes, mut pair) = (bench.nodes, Pair::new(side)?);
+    pair.b.stop()?;
     let begin = Instant::now();
     for number in 0..nodes {
         let dir = pair.a.path(format!("dir {:05}", number / PER_DIR));
@@ -21,27 +21,39 @@ pub(super) fn scale(bench: &mut Bench, side: Side) -> io::Result<()> {
         fs::write(dir.join(format!("{number}")), b"")?;
     }
     bench.seconds(side, &format!("make {nodes} empty files at A"), begin.elapsed());
-    await_it("all files at the server", Duration::from_secs(1), || {
-        let status = pair.a.status();
-        Ok((status.pending_files + status.pending_nodes == 0).then_some(()))
-    })?;
+    await_it("all files at the server", Duration::from_secs(1), || Ok((pair.a.pending()? == 0).then_some(())))?;
     bench.seconds(side, "all at the server after", begin.elapsed());
+    let last = format!("dir {:05}/{}", (nodes - 1) / PER_DIR, nodes - 1);
+    let mut fresh = pair.another("C")?;
     let begin = Instant::now();
-    pair.b.mount();
-    bench.seconds(side, "first join of B, to a live mount", begin.elapsed());
-    let last = pair.b.path(format!("dir {:05}/{}", (nodes - 1) / PER_DIR, nodes - 1));
-    fs::metadata(last)?;
+    fresh.mount()?;
+    bench.seconds(side, "first join, to a live mount", begin.elapsed());
+    fs::metadata(fresh.path(&last))?;
+    let begin = Instant::now();
+    pair.b.mount()?;
+    await_it("all files at B", Duration::from_millis(20), || Ok(pair.b.path(&last).try_exists()?.then_some(())))?;
+    bench.seconds(side, "B, which was away while they were made, has them", begin.elapsed());
     pair.rest()?;
-    let of = |device: &crate::support::Device| device.processes().first().copied();
-    for (name, pid) in [("server", Some(pair.world.server().pid())), ("A", of(&pair.a)), ("B", of(&pair.b))] {
-        let pid = pid.ok_or_else(|| io::Error::other("the device has ended"))?;
-        bench.amount(side, &format!("peak memory of {name}"), "MiB", meter::peak(pid)?);
+    let server = meter::peak(pair.server())?;
+    let joined = meter::peak(fresh.pid()?)?;
+    for (name, peak) in [("server", server), ("A", meter::peak(pair.a.pid()?)?), ("who has joined", joined)] {
+        bench.amount(side, &format!("peak memory of {name}"), "MiB", peak);
     }
-    pair.b.stop();
+    fresh.stop()?;
     let begin = Instant::now();
-    pair.b.mount();
-    bench.seconds(side, "restart of B, to a live mount", begin.elapsed());
-    let pid = of(&pair.b).ok_or_else(|| io::Error::other("the device has ended"))?;
-    bench.amount(side, "peak memory of B after the restart", "MiB", meter::peak(pid)?);
+    fresh.mount()?;
+    bench.seconds(side, "its restart, to a live mount", begin.elapsed());
+    fs::metadata(fresh.path(&last))?;
+    bench.amount(side, "its peak memory after the restart", "MiB", meter::peak(fresh.pid()?)?);
+    idle(bench, side, &fresh)
+}
+
+/// Cost must grow with the changes, not with the folder.
+fn idle(bench: &mut Bench, side: Side, device: &Party) -> io::Result<()> {
+    let pid = device.pid()?;
+    std::thread::sleep(Duration::from_secs(10));
+    let before = meter::cpu(pid)?;
+    std::thread::sleep(Duration::from_mins(1));
+    bench.seconds(side, "60 s of nothing: its CPU", meter::cpu(pid)? - before);
     Ok(())
 }

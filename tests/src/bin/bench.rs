@@ -1,12 +1,12 @@
-//! `./dev bench [WORKLOAD…] [--rounds N] [--nodes N] [--json FILE]`: the whole-system bench.
+//! `./dev bench [WORKLOAD…] [--rounds N] [--nodes N] [--with rclone] [--json FILE]`: the whole-system bench.
 
 use std::process::ExitCode;
 use syncmount_tests::bench::{Options, isolate, run};
 
-const USAGE: &str = "usage: bench [WORKLOAD…] [--rounds N] [--nodes N] [--json FILE]";
+const USAGE: &str = "usage: bench [WORKLOAD…] [--rounds N] [--nodes N] [--with rclone] [--json FILE]";
 
 fn options() -> Result<Options, String> {
-    let mut options = Options { only: Vec::new(), rounds: 3, nodes: 1_000_000, json: None };
+    let mut options = Options { only: Vec::new(), rounds: 3, nodes: 1_000_000, with: Vec::new(), json: None };
     let mut words = std::env::args().skip(1);
     while let Some(word) = words.next() {
         let mut value = || words.next().ok_or_else(|| format!("{word} needs a value; {USAGE}"));
@@ -14,6 +14,7 @@ fn options() -> Result<Options, String> {
         match word.as_str() {
             "--rounds" => options.rounds = number(value()?)?,
             "--nodes" => options.nodes = number(value()?)?,
+            "--with" => options.with.push(value()?),
             "--json" => options.json = Some(value()?.into()),
             option if option.starts_with('-') => return Err(format!("there is no option {option}; {USAGE}")),
             _ => options.only.push(word),

@@ -1,0 +1,98 @@
+//! What time brings: files whose writers have gone quiet are told, what failed is tried again, what has waited for long is
+//! synced. Rests while nothing is written and nothing waits, so that a folder in which nothing happens costs nothing.
+
+use super::Client;
+use std::collections::HashSet;
+use std::io;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use syncmount_common::NodeId;
+
+use crate::files::Backing;
+
+const BEAT: Duration = Duration::from_millis(500);
+
+/// Between two beats while there is nothing to wait for; `lost+found` is looked at about as often.
+const RESTING: Duration = Duration::from_secs(5);
+
+/// What has waited to be sent for this long, or at most twice as long, is synced although nobody asked for it.
+const SYNC_WAITING_AFTER: Duration = Duration::from_secs(5);
+
+struct Clock {
+    synced: Instant,
+    looked: Instant,
+    /// Drafts that were not synced at the last pass.
+    waiting: HashSet<(NodeId, u64)>,
+}
+
+impl Clock {
+    fn new() -> Self {
+        Self { synced: Instant::now(), looked: Instant::now(), waiting: HashSet::new() }
+    }
+
+    fn beat(&mut self, client: &Client) {
+        client.tell_quiet_files();
+        if self.looked.elapsed() >= RESTING {
+            client.look_for_lost();
+            self.looked = Instant::now();
+        }
+        client.report(client.tick());
+        if self.synced.elapsed() >= SYNC_WAITING_AFTER {
+            client.report(client.sync_waiting(&mut self.waiting));
+            self.synced = Instant::now();
+        }
+    }
+}
+
+pub(super) async fn run(client: Arc<Client>) {
+    let mut clock = Clock::new();
+    loop {
+        if client.is_calm() {
+            tokio::select! {
+                () = client.stirred.notified() => tokio::time::sleep(BEAT).await,
+                () = tokio::time::sleep(RESTING) => {}
+            }
+        } else {
+            tokio::time::sleep(BEAT).await;
+        }
+        let worker = client.clone();
+        let beat = tokio::task::spawn_blocking(move || {
+            clock.beat(&worker);
+            clock
+        });
+        clock = match beat.await {
+            Ok(clock) => clock,
+            Err(error) => {
+                client.report(Err(io::Error::other(error)));
+                Clock::new()
+            }
+        };
+    }
+}
+
+impl Client {
+    /// Nobody is at anything that time alone would change: no file written, nothing to send, nothing that failed.
+    fn is_calm(&self) -> bool {
+        let is_written = |file: &crate::files::OpenFile| matches!(file.inner.read().backing, Backing::Draft(_));
+        self.look(|engine| !engine.has_work() && engine.stagings().next().is_none())
+            && !self.files.all().iter().any(|file| is_written(file))
+    }
+
+    fn tick(&self) -> io::Result<()> {
+        let mut engine = self.engine.write();
+        let tries = engine.tick(super::now());
+        self.keep(&mut engine)?;
+        drop(engine);
+        if tries {
+            self.wake.notify_one();
+        }
+        Ok(())
+    }
+
+    pub(super) fn report(&self, result: io::Result<()>) {
+        if let Err(error) = result {
+            self.link.failed(&error.to_string());
+            tracing::error!("{error}");
+        }
+    }
+}
