@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use std::fmt;
+use std::sync::Arc;
 
 /// The longest name, in bytes, as on Linux.
 pub const NAME_LEN_MAX: usize = 255;
@@ -24,13 +25,13 @@ pub enum NameError {
 }
 
 /// One valid path component: 1 to 255 bytes, not `.` or `..`, without `/` and NUL. Any other bytes are allowed, also
-/// those that are not UTF-8. Names are equal if their bytes are.
+/// those that are not UTF-8. Names are equal if their bytes are. A copy shares them.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Name(Box<[u8]>);
+pub struct Name(Arc<[u8]>);
 
 impl Name {
     /// Checks `bytes` and takes them as a name.
-    pub fn new(bytes: impl Into<Box<[u8]>>) -> Result<Self, NameError> {
+    pub fn new(bytes: impl Into<Arc<[u8]>>) -> Result<Self, NameError> {
         let bytes = bytes.into();
         match &*bytes {
             [] => Err(NameError::Empty),

@@ -8,6 +8,7 @@ use crate::time::Timestamp;
 use crate::xattr::Xattrs;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use std::fmt;
+use std::sync::{Arc, OnceLock};
 use utoipa::ToSchema;
 
 /// The largest number of names that one node may have.
@@ -74,6 +75,16 @@ impl Content {
         let hash = manifest.content_hash();
         let size = manifest.size();
         Self { hash, size, sha256, manifest: Some(manifest) }
+    }
+
+    /// The same for many to hold. Empty files are many: all hold one.
+    pub fn shared(self) -> Arc<Self> {
+        static EMPTY: OnceLock<Arc<Content>> = OnceLock::new();
+        if self.size > 0 {
+            return Arc::new(self);
+        }
+        let empty = EMPTY.get_or_init(|| Arc::new(Self::of(Manifest::default(), Some(FileHash::of(b"")))));
+        if self == **empty { empty.clone() } else { Arc::new(self) }
     }
 
     /// The same, with the manifest left out if it is too long to travel inside a node.

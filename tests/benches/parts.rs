@@ -84,11 +84,11 @@ fn cursor(seq: u64) -> Cursor {
 fn kept(nodes: u64, changed: bool) -> Restored {
     let row = |number| {
         let node = node(number);
-        let local = State::of_node(&node)?;
-        let synced = State { attrs: Attrs { mode: 0o644, mtime: Timestamp(0) }, ..local.clone() };
+        let local = Arc::new(State::of_node(&node)?);
+        let synced = State { attrs: Attrs { mode: 0o644, mtime: Timestamp(0) }, ..State::clone(&local) };
         let (rev, content_rev): (Rev, Rev) = (node.rev, node.content_rev);
         let synced = match changed {
-            true => RowSynced::Differs { rev, content_rev, state: Some(synced) },
+            true => RowSynced::Differs { rev, content_rev, state: Some(Arc::new(synced)) },
             false => RowSynced::SameAsLocal { rev, content_rev },
         };
         let row = Row { local: Some(local), synced, changed: Timestamp(1), offered: false, scope: Scope::Shared };

@@ -353,7 +353,7 @@ fn create_op(id: NodeId, base: Rev, local: &State) -> Part {
         id,
         base,
         kind: local.kind(),
-        names: local.names.clone(),
+        names: local.names.to_vec(),
         attrs: local.attrs,
         xattrs: local.xattrs.clone(),
         content: content.as_ref().map(|content| content.hash),
@@ -363,7 +363,7 @@ fn create_op(id: NodeId, base: Rev, local: &State) -> Part {
 }
 
 fn update_op(id: NodeId, base: Rev, local: &State, synced: &State) -> Part {
-    let names = (local.names != synced.names).then(|| local.names.clone());
+    let names = (local.names != synced.names).then(|| local.names.to_vec());
     let unknown = local.body.draft().is_some_and(|draft| draft.prepared.is_none());
     let content = local.body.content().filter(|_| !local.body.same_as(&synced.body)).cloned();
     // The mtime belongs to bytes that are not known yet: it goes with them.

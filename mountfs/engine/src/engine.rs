@@ -108,6 +108,9 @@ pub struct Engine {
     pub(crate) resting: BTreeMap<NodeId, Timestamp>,
 }
 
+/// Effects for which room is kept.
+const EFFECTS_ROOM: usize = 4096;
+
 impl Engine {
     /// An engine with what was kept from an earlier run, or with nothing.
     pub fn new(identity: Identity, restored: Restored) -> Self {
@@ -152,13 +155,11 @@ impl Engine {
         rows.sort_by_key(|(id, row)| (row.changed, *id));
         let ids: Vec<NodeId> = rows.iter().map(|(id, _)| *id).collect();
         for (id, row) in rows {
-            let local = row.local.map(distrust_unfinished).map(Arc::new);
+            let local = row.local.map(distrust_unfinished);
             let synced = match row.synced {
                 RowSynced::Never => None,
                 RowSynced::SameAsLocal { rev, content_rev } => Some(Synced { rev, content_rev, state: local.clone() }),
-                RowSynced::Differs { rev, content_rev, state } => {
-                    Some(Synced { rev, content_rev, state: state.map(Arc::new) })
-                }
+                RowSynced::Differs { rev, content_rev, state } => Some(Synced { rev, content_rev, state }),
             };
             if row.offered {
                 // Kept alive by the flag, which must be set before the tree may forget it.
@@ -197,6 +198,8 @@ impl Engine {
         if let Some(effect) = self.effects.pop_front() {
             return Some(effect);
         }
+        // A large folder that has arrived leaves room for as many.
+        self.effects.shrink_to(EFFECTS_ROOM);
         while self.preparing.len() < PREPARING_MAX {
             let (node, upload) = self.to_prepare.pop_front()?;
             let Some(draft) = self.draft(node) else { continue };
@@ -566,9 +569,9 @@ pub(crate) fn is_due(at: Timestamp, now: Timestamp) -> bool {
 
 /// A file that was being written when the record was made has had other bytes since: what they turned out to be, and
 /// their generation, do not count any more.
-fn distrust_unfinished(mut state: State) -> State {
-    if let Body::File(FileBody::Draft(draft)) = &mut state.body
-        && !draft.ready
+fn distrust_unfinished(mut state: Arc<State>) -> Arc<State> {
+    if state.body.draft().is_some_and(|draft| !draft.ready)
+        && let Body::File(FileBody::Draft(draft)) = &mut Arc::make_mut(&mut state).body
     {
         draft.generation += 1;
         draft.prepared = None;
@@ -578,7 +581,7 @@ fn distrust_unfinished(mut state: State) -> State {
 
 fn placeholder() -> Arc<State> {
     Arc::new(State {
-        names: Vec::new(),
+        names: crate::state::Names::new(),
         attrs: syncmount_common::Attrs { mode: 0, mtime: Timestamp(0) },
         body: Body::Dir,
         xattrs: syncmount_common::Xattrs::default(),
@@ -591,19 +594,11 @@ fn row_of(entry: &Entry) -> Row {
         Some(synced) if entry.local.is_some() && entry.local == synced.state => {
             RowSynced::SameAsLocal { rev: synced.rev, content_rev: synced.content_rev }
         }
-        Some(synced) => RowSynced::Differs {
-            rev: synced.rev,
-            content_rev: synced.content_rev,
-            state: synced.state.as_deref().cloned(),
-        },
+        Some(synced) => {
+            RowSynced::Differs { rev: synced.rev, content_rev: synced.content_rev, state: synced.state.clone() }
+        }
     };
-    Row {
-        local: entry.local.as_deref().cloned(),
-        synced,
-        changed: entry.changed,
-        offered: entry.offered,
-        scope: entry.scope,
-    }
+    Row { local: entry.local.clone(), synced, changed: entry.changed, offered: entry.offered, scope: entry.scope }
 }
 
 /// Whether a state is a directory's.

@@ -10,6 +10,8 @@ use crate::reconcile::{Copy, Facts, merge};
 use crate::scope::Scope;
 use crate::state::{Body, Draft, FileBody, State};
 use crate::tree::{Entry, Synced};
+use smallvec::smallvec;
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 use syncmount_common::protocol::changes::{Ask, ChangesPage, Cursor};
@@ -762,7 +764,7 @@ impl Engine {
         let moved = body.draft().is_some();
         let unprepared = body.draft().is_some_and(|draft| draft.ready && draft.prepared.is_none());
         let attrs = Attrs { mode: attrs.mode, mtime: attrs.mtime };
-        let state = State { names: vec![Placement { parent: place.parent, name }], attrs, body, xattrs };
+        let state = State { names: smallvec![Placement { parent: place.parent, name }], attrs, body, xattrs };
         before.insert(to, None);
         self.put(to, Some(Arc::new(state)), None, now);
         if moved {
@@ -825,14 +827,11 @@ fn meet_what_stays(local: &Arc<State>, after: Option<Arc<State>>, synced: Option
 }
 
 /// Pages that were asked for one after the other may have a node twice, if it changed in between.
-fn latest(news: Vec<Node>) -> Vec<Node> {
-    let mut by_id: BTreeMap<NodeId, Node> = BTreeMap::new();
-    for node in news {
-        if by_id.get(&node.id).is_none_or(|known| known.rev < node.rev) {
-            by_id.insert(node.id, node);
-        }
-    }
-    by_id.into_values().collect()
+fn latest(mut news: Vec<Node>) -> Vec<Node> {
+    // In its place: the whole of a large folder may be in it.
+    news.sort_unstable_by_key(|node| (node.id, Reverse(node.rev)));
+    news.dedup_by_key(|node| node.id);
+    news
 }
 
 fn lies_in(state: &State, parent: NodeId) -> bool {

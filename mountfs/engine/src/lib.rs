@@ -32,5 +32,5 @@ pub use observed::{Observation, Taken};
 pub use output::{Changed, CommitAnswer, Effect, Position, PrepareAnswer, Record};
 pub use reconcile::{Copy, Facts, Kept, Merged, merge};
 pub use scope::{RULES_NAME, Rules, Scope};
-pub use state::{Body, Draft, FileBody, Row, RowSynced, State};
+pub use state::{Body, Draft, FileBody, Names, Row, RowSynced, State};
 pub use tree::{Entry, Synced};

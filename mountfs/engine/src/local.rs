@@ -2,7 +2,8 @@
 
 use crate::engine::{Engine, is_dir};
 use crate::scope::Scope;
-use crate::state::{Body, Draft, FileBody, State, in_order};
+use crate::state::{Body, Draft, FileBody, Names, State, in_order};
+use smallvec::smallvec;
 use std::sync::Arc;
 use syncmount_common::node::NAMES_MAX;
 use syncmount_common::{Attrs, Content, ContentHash, Name, NodeId, NodeKind, Placement, Timestamp, Xattrs};
@@ -136,7 +137,7 @@ impl Engine {
         let id = self.new_id(now);
         let place = Placement { parent, name };
         let scope = self.scope_at(&place, body.kind() == NodeKind::Dir);
-        let state = State { names: vec![place], attrs, body, xattrs: Xattrs::default() };
+        let state = State { names: smallvec![place], attrs, body, xattrs: Xattrs::default() };
         self.put(id, Some(Arc::new(state)), None, now);
         match scope {
             Scope::Shared => self.revive(parent),
@@ -159,7 +160,7 @@ impl Engine {
             return Err(Refusal::Exists);
         }
         let (id, body) = (self.new_id(now), Body::File(FileBody::Draft(Box::new(Draft::empty()))));
-        let state = State { names: vec![Placement { parent, name }], attrs, body, xattrs: Xattrs::default() };
+        let state = State { names: smallvec![Placement { parent, name }], attrs, body, xattrs: Xattrs::default() };
         self.put(id, Some(Arc::new(state)), None, now);
         self.set_scope(id, Scope::Ignored);
         Ok(id)
@@ -214,7 +215,7 @@ impl Engine {
         let Some(entry) = self.tree.get(id) else { return };
         let synced = entry.synced.clone();
         let Some(local) = entry.local.clone() else { return };
-        let names: Vec<Placement> = local
+        let names: Names = local
             .names
             .iter()
             .filter(|place| place.parent != parent || place.name.as_bytes() != name)
@@ -357,8 +358,9 @@ impl Engine {
         let Some(entry) = self.tree.get(id) else { return };
         let Some(mut local) = entry.local.clone() else { return };
         let synced = entry.synced.clone();
-        let names = local.names.iter().map(|place| if place == from { to } else { place }).cloned().collect();
-        Arc::make_mut(&mut local).names = in_order(names);
+        let names = local.names.iter().map(|place| if place == from { to } else { place }).cloned();
+        let names = in_order(names);
+        Arc::make_mut(&mut local).names = names;
         self.put_detached(id, Some(local), synced, now);
     }
 
@@ -444,7 +446,7 @@ impl Engine {
         let place = local.names.first().ok_or(Refusal::NotFound)?;
         let device = self.identity.device.name.clone();
         let name = self.free_name(place.parent, &place.name, &device, update.mtime);
-        let names = vec![Placement { parent: place.parent, name }];
+        let names = smallvec![Placement { parent: place.parent, name }];
         let attrs = Attrs { mtime: update.mtime, ..local.attrs };
         let (copy, ready) = (self.new_id(now), update.ready);
         let state = State { names, attrs, body: draft_of(update, None), xattrs: local.xattrs.clone() };

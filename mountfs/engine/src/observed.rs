@@ -7,7 +7,7 @@
 use crate::engine::Engine;
 use crate::feed::{Aftermath, Before, Step, Steps, is_moved_dir};
 use crate::reconcile::{Copy, Facts, merge};
-use crate::state::{Body, FileBody, State};
+use crate::state::{Body, FileBody, Names, State};
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 use syncmount_common::{DeviceId, Node, NodeId, Timestamp};
@@ -130,7 +130,7 @@ impl Engine {
         let shown = base.as_ref().and_then(|base| base.names.first().cloned());
         if let Some(shown) = shown.filter(|shown| here.names.len() > 1 && here.names.contains(shown)) {
             let others = here.names.iter().filter(|place| **place != shown).cloned();
-            let mut names: Vec<_> =
+            let mut names: Names =
                 others.chain(found.as_ref().and_then(|found| found.names.first().cloned())).collect();
             names.sort_unstable();
             names.dedup();
@@ -230,6 +230,7 @@ mod tests {
     use super::*;
     use crate::rig::{NOW, Rig, content, id, name};
     use crate::state::Draft;
+    use smallvec::smallvec;
     use syncmount_common::protocol::commit::Op;
     use syncmount_common::{Attrs, Placement};
 
@@ -237,7 +238,7 @@ mod tests {
 
     fn at(parent: NodeId, text: &str, mtime: i64, body: Body) -> State {
         State {
-            names: vec![Placement { parent, name: name(text) }],
+            names: smallvec![Placement { parent, name: name(text) }],
             attrs: Attrs { mode: 0o644, mtime: Timestamp(mtime) },
             body,
             xattrs: syncmount_common::Xattrs::default(),

@@ -4,7 +4,7 @@
 //! bytes never conflict; an edit beats a removal; when both edited, the newer mtime keeps the node and the other bytes
 //! become a copy beside it; when both moved it, the server's place counts, because other devices already see it there.
 
-use crate::state::{Body, FileBody, State, in_order};
+use crate::state::{Body, FileBody, Names, State, in_order};
 use std::sync::Arc;
 use syncmount_common::node::NAMES_MAX;
 use syncmount_common::{Attrs, Content, Placement, Xattrs};
@@ -185,9 +185,9 @@ fn three_way<'a, T: PartialEq + ?Sized>(synced: Option<&T>, local: &'a T, remote
 /// Names are merged one by one: each that either side has given or taken away counts. Where both took the same name away,
 /// what the other side put in its place counts, so that one file that both have moved is in one place. The last name is
 /// not taken away by two sides that each leave another one.
-fn merge_names(synced: Option<&[Placement]>, local: &[Placement], remote: &[Placement], mine: bool) -> Vec<Placement> {
+fn merge_names(synced: Option<&[Placement]>, local: &[Placement], remote: &[Placement], mine: bool) -> Names {
     let Some(synced) = synced.filter(|synced| !mine && *synced != local && *synced != remote) else {
-        return three_way(synced, local, remote, mine).to_vec();
+        return three_way(synced, local, remote, mine).iter().cloned().collect();
     };
     let kept = remote.iter().filter(|place| local.contains(place) || !synced.contains(place));
     let mut names: Vec<Placement> = kept.cloned().collect();
@@ -197,7 +197,7 @@ fn merge_names(synced: Option<&[Placement]>, local: &[Placement], remote: &[Plac
     let given_here = local.iter().filter(|place| !synced.contains(place) && !remote.contains(place));
     let room = NAMES_MAX.saturating_sub(names.len());
     names.extend(given_here.skip(moved_by_both).take(room).cloned());
-    if names.is_empty() { remote.to_vec() } else { in_order(names) }
+    in_order(if names.is_empty() { remote.to_vec() } else { names })
 }
 
 fn merge_xattrs(synced: Option<&Xattrs>, local: &Xattrs, remote: &Xattrs, mine: bool) -> Xattrs {
@@ -212,6 +212,7 @@ mod tests {
     use super::*;
     use crate::state::Draft;
     use proptest::prelude::*;
+    use smallvec::smallvec;
     use syncmount_common::{ChunkHash, Extent, Manifest, Name, NodeId, Timestamp};
 
     fn content(seed: u8) -> Arc<Content> {
@@ -222,7 +223,7 @@ mod tests {
     fn state(name: u8, mode: u32, mtime: i64, body: Body) -> State {
         let name = Name::new(vec![b'a' + name]).unwrap();
         State {
-            names: vec![Placement { parent: NodeId::ROOT, name }],
+            names: smallvec![Placement { parent: NodeId::ROOT, name }],
             attrs: Attrs { mode, mtime: Timestamp(mtime) },
             body,
             xattrs: Xattrs::default(),
@@ -313,7 +314,7 @@ mod tests {
         assert_eq!(merged.local, Some(state(1, 0o644, 1, draft(1))));
     }
 
-    fn names(letters: &str) -> Vec<Placement> {
+    fn names(letters: &str) -> Names {
         letters.bytes().map(|at| Placement { parent: NodeId::ROOT, name: Name::new([at]).unwrap() }).collect()
     }
 

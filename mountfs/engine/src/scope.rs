@@ -11,6 +11,7 @@ use crate::output::Effect;
 use crate::state::{Body, FileBody, State};
 use crate::tree::Entry;
 use serde::{Deserialize, Serialize};
+use smallvec::smallvec;
 use std::sync::Arc;
 use syncmount_common::{Name, NodeId, NodeKind, Placement, Timestamp};
 
@@ -272,7 +273,7 @@ impl Engine {
         self.drop_local(id, now);
         self.resting.insert(id, Timestamp(now.0.saturating_add(REST_NS)));
         let new = self.new_id(now);
-        let state = State { names: vec![to.clone()], ..State::clone(&local) };
+        let state = State { names: smallvec![to.clone()], ..State::clone(&local) };
         self.put_detached(new, Some(Arc::new(state)), None, now);
         self.set_scope(new, Scope::Ignored);
         new

@@ -1,16 +1,20 @@
 //! What one node looks like from one point of view, and the form in which the client keeps it on disk.
 
 use crate::scope::Scope;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
+use smallvec::SmallVec;
 use std::sync::Arc;
 use syncmount_common::node::TYPE_MASK;
 use syncmount_common::{Attrs, Content, ContentHash, Node, NodeKind, Placement, Rev, SymlinkTarget, Timestamp, Xattrs};
+
+/// Where a node is found. Nearly all have one name, which needs no memory of its own.
+pub type Names = SmallVec<[Placement; 1]>;
 
 /// A node as the user sees it, or as both sides last agreed on it.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct State {
     /// Where it is found, sorted, each once; empty for the root only.
-    pub names: Vec<Placement>,
+    pub names: Names,
     /// Mode and mtime.
     pub attrs: Attrs,
     /// What is inside.
@@ -35,9 +39,13 @@ pub enum Body {
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum FileBody {
     /// A content that the server has.
-    Clean(Arc<Content>),
+    Clean(#[serde(deserialize_with = "shared")] Arc<Content>),
     /// Bytes written here that the server may not have yet.
     Draft(Box<Draft>),
+}
+
+fn shared<'de, D: Deserializer<'de>>(from: D) -> Result<Arc<Content>, D::Error> {
+    Content::deserialize(from).map(Content::shared)
 }
 
 /// A file that was written here. Its bytes are those of a staging file where `present` says so, else those of `base`,
@@ -134,7 +142,8 @@ impl Body {
 }
 
 /// Names as a state has them: sorted, each once, so that equal sets are equal.
-pub(crate) fn in_order(mut names: Vec<Placement>) -> Vec<Placement> {
+pub(crate) fn in_order(names: impl IntoIterator<Item = Placement>) -> Names {
+    let mut names: Names = names.into_iter().collect();
     names.sort_unstable();
     names.dedup();
     names
@@ -167,9 +176,9 @@ impl State {
         let body = match node.kind {
             NodeKind::Dir => Body::Dir,
             NodeKind::Symlink => Body::Symlink(node.target.clone()?),
-            NodeKind::File => Body::File(FileBody::Clean(Arc::new(node.content.clone()?))),
+            NodeKind::File => Body::File(FileBody::Clean(node.content.clone()?.shared())),
         };
-        Some(Self { names: in_order(node.names.clone()), attrs: node.attrs, body, xattrs: node.xattrs.clone() })
+        Some(Self { names: in_order(node.names.iter().cloned()), attrs: node.attrs, body, xattrs: node.xattrs.clone() })
     }
 }
 
@@ -177,7 +186,7 @@ impl State {
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Row {
     /// What the user sees; `None` if it was removed here and the server may still have it.
-    pub local: Option<State>,
+    pub local: Option<Arc<State>>,
     /// What both sides agreed on.
     pub synced: RowSynced,
     /// When it last changed here.
@@ -209,6 +218,6 @@ pub enum RowSynced {
         /// The rev of its content.
         content_rev: Rev,
         /// What the server has.
-        state: Option<State>,
+        state: Option<Arc<State>>,
     },
 }

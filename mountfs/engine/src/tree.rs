@@ -4,7 +4,8 @@
 //! user sees differs from what both sides agreed on. Knows nothing of feeds, commits or conflicts.
 
 use crate::scope::Scope;
-use crate::state::State;
+use crate::state::{Names, State};
+use indexmap::IndexMap;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use syncmount_common::{Attrs, Name, NodeId, NodeKind, Placement, Rev, Timestamp};
@@ -74,17 +75,18 @@ impl Entry {
     }
 }
 
-type Names = BTreeMap<Name, NodeId>;
+type Children = BTreeMap<Name, NodeId>;
 
 /// All nodes.
 pub(crate) struct Tree {
-    entries: HashMap<NodeId, Entry>,
+    /// One beside the other: a table with room to grow would cost half as much again.
+    entries: IndexMap<NodeId, Entry>,
     /// Directory -> name -> node, as the user sees it.
-    children: HashMap<NodeId, Names>,
+    children: HashMap<NodeId, Children>,
     /// Directory -> number of directories in it, as the user sees it; none: 0.
     subdirs: HashMap<NodeId, u32>,
     /// Directory -> name -> node, on the server's side, for nodes that are not there for the user any more.
-    displaced: HashMap<NodeId, Names>,
+    displaced: HashMap<NodeId, Children>,
     /// Nodes with work, in the order in which they were last changed.
     dirty: BTreeMap<u64, NodeId>,
     /// Nodes that are on this machine only.
@@ -98,7 +100,7 @@ impl Tree {
     /// A tree with nothing but its root.
     pub(crate) fn new() -> Self {
         let root = Arc::new(State {
-            names: Vec::new(),
+            names: Names::new(),
             attrs: Attrs { mode: 0o755, mtime: Timestamp(0) },
             body: crate::state::Body::Dir,
             xattrs: syncmount_common::Xattrs::default(),
@@ -112,7 +114,7 @@ impl Tree {
             order: 0,
         };
         Self {
-            entries: HashMap::from([(NodeId::ROOT, entry)]),
+            entries: IndexMap::from([(NodeId::ROOT, entry)]),
             children: HashMap::new(),
             subdirs: HashMap::new(),
             displaced: HashMap::new(),
@@ -265,7 +267,7 @@ impl Tree {
             self.dirty.insert(entry.order, id);
         }
         if entry.local.is_none() && entry.synced_state().is_none() && !entry.offered {
-            self.entries.remove(&id);
+            self.entries.swap_remove(&id);
             self.children.remove(&id);
             self.subdirs.remove(&id);
         } else {
@@ -279,7 +281,7 @@ impl Tree {
         if let Some(entry) = self.entries.get_mut(&id) {
             entry.offered = offered;
             if !offered && entry.local.is_none() && entry.synced_state().is_none() {
-                self.entries.remove(&id);
+                self.entries.swap_remove(&id);
             }
         }
     }

@@ -33,6 +33,9 @@ const PREPARE_THREADS: usize = 3;
 /// Drafts that become cached contents at the same time.
 const SETTLE_THREADS: usize = 2;
 
+/// After so many in one go the memory that was needed for them is given back.
+const MANY_EFFECTS: usize = 20_000;
+
 /// How often a refused session asks again while a commit waits for its answer.
 const REFUSED_MAX: u32 = 50;
 
@@ -96,6 +99,7 @@ fn boxed(task: impl Future<Output = ()> + Send + 'static) -> Task {
 async fn work(client: Arc<Client>) {
     let prepares = Arc::new(Semaphore::new(PREPARE_THREADS));
     let settles = Arc::new(Semaphore::new(SETTLE_THREADS));
+    let mut done = 0;
     loop {
         let effects = match collect(&client) {
             Ok(effects) => effects,
@@ -106,6 +110,9 @@ async fn work(client: Arc<Client>) {
             }
         };
         if effects.is_empty() {
+            if std::mem::take(&mut done) >= MANY_EFFECTS {
+                client.runtime.spawn_blocking(crate::system::give_back_memory);
+            }
             match client.rescope_some() {
                 Ok(true) => continue,
                 Ok(false) => {}
@@ -115,6 +122,7 @@ async fn work(client: Arc<Client>) {
             client.wake.notified().await;
             continue;
         }
+        done += effects.len();
         for effect in effects {
             run(&client, effect, &prepares, &settles);
         }

@@ -125,6 +125,7 @@ impl Client {
             client.state.end_suspicion()?;
         }
         client.look_for_lost();
+        crate::system::give_back_memory();
         if let Some(note) = note {
             client.note(note.to_owned());
         }

@@ -4,6 +4,7 @@
 use crate::store::{Loaded, Record as Kept};
 use serde::{Deserialize, Serialize};
 use std::io;
+use std::sync::Arc;
 use syncmount_common::{NodeId, Xattrs};
 use syncmount_engine::{Position, Record, Restored, Row, RowSynced, Scope, State};
 
@@ -28,7 +29,7 @@ enum Extra {
 
 fn synced_state(row: &mut Row) -> Option<&mut State> {
     match &mut row.synced {
-        RowSynced::Differs { state, .. } => state.as_mut(),
+        RowSynced::Differs { state, .. } => state.as_mut().map(Arc::make_mut),
         RowSynced::Never | RowSynced::SameAsLocal { .. } => None,
     }
 }
@@ -57,7 +58,7 @@ fn decode_row(data: &[u8]) -> io::Result<Row> {
         match extra {
             Extra::Scope(scope) => row.scope = scope,
             Extra::Xattrs { local, synced } => {
-                row.local.iter_mut().for_each(|state| state.xattrs = local.clone());
+                row.local.iter_mut().for_each(|state| Arc::make_mut(state).xattrs = local.clone());
                 synced_state(&mut row).into_iter().for_each(|state| state.xattrs = synced.clone());
             }
         }
@@ -165,11 +166,11 @@ pub(super) fn decode(loaded: Loaded) -> io::Result<(Restored, Vec<u64>)> {
 mod tests {
     use super::*;
     use syncmount_common::{Attrs, Name, Placement, Timestamp};
-    use syncmount_engine::Body;
+    use syncmount_engine::{Body, Names};
 
-    fn state(xattrs: Xattrs) -> State {
-        let names = vec![Placement { parent: NodeId::ROOT, name: Name::try_from("a~").unwrap() }];
-        State { names, attrs: Attrs { mode: 0o755, mtime: Timestamp(1) }, body: Body::Dir, xattrs }
+    fn state(xattrs: Xattrs) -> Arc<State> {
+        let names = Names::from_buf([Placement { parent: NodeId::ROOT, name: Name::try_from("a~").unwrap() }]);
+        Arc::new(State { names, attrs: Attrs { mode: 0o755, mtime: Timestamp(1) }, body: Body::Dir, xattrs })
     }
 
     #[test]

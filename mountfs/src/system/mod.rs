@@ -23,6 +23,15 @@ pub(crate) fn give_way() {
     }
 }
 
+/// Gives memory that this process does not use any more back to the system, where it keeps that for itself otherwise.
+pub(crate) fn give_back_memory() {
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    // SAFETY: it concerns only what has been freed.
+    unsafe {
+        libc::malloc_trim(0);
+    }
+}
+
 /// What this machine calls itself; empty if it does not say.
 pub(crate) fn host_name() -> String {
     #[cfg(unix)]

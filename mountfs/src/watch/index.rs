@@ -14,7 +14,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use syncmount_common::{Attrs, Content, ContentHash, Name, NodeId, Placement, SymlinkTarget};
-use syncmount_engine::{Body, FileBody, State};
+use syncmount_engine::{Body, FileBody, Names, State};
 
 /// The folder itself.
 pub(crate) const ROOT_ITEM: ItemId = 0;
@@ -334,7 +334,7 @@ impl Index {
             Known::Draft => draft.cloned().unwrap_or_else(unknown_bytes),
         };
         let xattrs = syncmount_common::Xattrs::default();
-        Some(State { names: vec![self.place(item)?], attrs: item.attrs, body, xattrs })
+        Some(State { names: Names::from_buf([self.place(item)?]), attrs: item.attrs, body, xattrs })
     }
 
     /// Panics if the look-ups disagree with the items. For tests.

@@ -16,7 +16,7 @@ use std::collections::{HashMap, HashSet};
 use std::io;
 use std::sync::Arc;
 use syncmount_common::{Attrs, Content, Name, NodeId, Placement, Timestamp};
-use syncmount_engine::{Body, Draft, Engine, FileBody, Observation, State};
+use syncmount_engine::{Body, Draft, Engine, FileBody, Names, Observation, State};
 
 /// What was seen, with one answer for each item.
 #[derive(Default)]
@@ -379,7 +379,7 @@ impl<'a> Telling<'a> {
         let base = self.base(seen.id, &item);
         let (known, body) = self.found_bytes(seen, &item, base.as_ref(), generation);
         let is_same = |parent: &NodeId| {
-            let is_there = |base: &State| base.names == [Placement { parent: *parent, name: name.clone() }];
+            let is_there = |base: &State| base.names[..] == [Placement { parent: *parent, name: name.clone() }];
             base.as_ref().is_some_and(|base| is_there(base) && base.attrs == attrs && base.body == body)
         };
         // Only what was changed brings a directory back that is gone from the tree.
@@ -448,7 +448,7 @@ impl<'a> Telling<'a> {
             self.new.insert(node);
         }
         let xattrs = base.as_ref().map(|base| base.xattrs.clone()).unwrap_or_default();
-        let found = State { names: vec![place], attrs, body, xattrs };
+        let found = State { names: Names::from_buf([place]), attrs, body, xattrs };
         if base.as_ref() != Some(&found) {
             self.observations.push(Observation { node, base, found: Some(found) });
         }
@@ -531,7 +531,7 @@ impl<'a> Telling<'a> {
             Some(heir) => heir,
             None => {
                 let back = self.engine.fresh_id(self.now);
-                let names = vec![Placement { parent, name }];
+                let names = Names::from_buf([Placement { parent, name }]);
                 let xattrs = syncmount_common::Xattrs::default();
                 let found = State { names, attrs: item.attrs, body: Body::Dir, xattrs };
                 self.observations.push(Observation { node: back, base: None, found: Some(found) });

@@ -58,8 +58,17 @@ pub(super) fn cpu(pid: Pid) -> io::Result<Duration> {
 
 /// The most memory that a process ever had, in MiB.
 pub(super) fn peak(pid: Pid) -> io::Result<f64> {
+    memory(pid, "VmHWM:")
+}
+
+/// The memory that a process has now, in MiB.
+pub(super) fn resident(pid: Pid) -> io::Result<f64> {
+    memory(pid, "VmRSS:")
+}
+
+fn memory(pid: Pid, which: &str) -> io::Result<f64> {
     let text = fs::read_to_string(format!("/proc/{}/status", pid.as_raw_nonzero()))?;
-    let line = text.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    let line = text.lines().find_map(|line| line.strip_prefix(which));
     let kib = line.and_then(|line| line.split_whitespace().next()?.parse::<f64>().ok());
     kib.map(|kib| kib / 1024.0).ok_or_else(|| io::Error::other("the kernel does not tell how much memory was used"))
 }

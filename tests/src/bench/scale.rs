@@ -39,6 +39,7 @@ pub(super) fn scale(bench: &mut Bench, side: Side) -> io::Result<()> {
     for (name, peak) in [("server", server), ("A", meter::peak(pair.a.pid()?)?), ("who has joined", joined)] {
         bench.amount(side, &format!("peak memory of {name}"), "MiB", peak);
     }
+    bench.amount(side, "its memory at rest", "MiB", meter::resident(fresh.pid()?)?);
     fresh.stop()?;
     let begin = Instant::now();
     fresh.mount()?;
