@@ -333,6 +333,11 @@ impl Engine {
         self.tree.children(parent)
     }
 
+    /// How many entries a directory has.
+    pub fn children_len(&self, parent: NodeId) -> usize {
+        self.tree.children_len(parent)
+    }
+
     /// The names from the root to a node; none for the root.
     pub fn names(&self, id: NodeId) -> Vec<Name> {
         self.names_to(id).into_iter().cloned().collect()

@@ -1,6 +1,7 @@
 //! What a user's process does to the tree here: create, write, rename, remove. Checked and done at once, in memory.
 
 use crate::engine::{Engine, is_dir};
+use crate::output::{Changed, Effect};
 use crate::scope::Scope;
 use crate::state::{Body, Draft, FileBody, Names, State, in_order};
 use smallvec::smallvec;
@@ -367,6 +368,7 @@ impl Engine {
     fn attach_or_step_aside(&mut self, id: NodeId, now: Timestamp) {
         if self.tree.attach(id).is_err() {
             self.step_aside(id, now);
+            self.tell_names(id);
         }
     }
 
@@ -454,7 +456,15 @@ impl Engine {
         if ready {
             self.to_prepare.push_back((copy, false));
         }
+        self.tell_names(copy);
         Ok(copy)
+    }
+
+    /// The node has names that nobody asked for.
+    fn tell_names(&mut self, id: NodeId) {
+        let places = self.tree.local(id).map(|state| state.names.to_vec()).unwrap_or_default();
+        let changed = Changed { node: id, places, content: false, removed: false, last_attrs: None };
+        self.effects.push_back(Effect::Changed(changed));
     }
 
     fn require_dir(&self, id: NodeId) -> Result<(), Refusal> {

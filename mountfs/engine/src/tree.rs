@@ -152,6 +152,11 @@ impl Tree {
         self.children.get(&parent).into_iter().flatten().map(|(name, id)| (name, *id))
     }
 
+    /// How many entries `parent` has.
+    pub(crate) fn children_len(&self, parent: NodeId) -> usize {
+        self.children.get(&parent).map_or(0, BTreeMap::len)
+    }
+
     /// How many directories lie in `parent`.
     pub(crate) fn subdirs(&self, parent: NodeId) -> u32 {
         self.subdirs.get(&parent).copied().unwrap_or(0)

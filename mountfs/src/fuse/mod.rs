@@ -75,6 +75,7 @@ pub fn mount(vfs: Arc<Vfs>, mountpoint: &Path, runtime: tokio::runtime::Handle, 
         invalidations: invalidations.clone(),
         uid: rustix::process::geteuid().as_raw(),
         gid: rustix::process::getegid().as_raw(),
+        opens_directories: true,
     };
     let session = Session::new(translator, mountpoint, &config)?;
     notify::spawn(queue, session.notifier())?;
@@ -130,6 +131,8 @@ struct Translator {
     invalidations: notify::Shared,
     uid: u32,
     gid: u32,
+    /// Whether the kernel insists on opening directories.
+    opens_directories: bool,
 }
 
 fn time(timestamp: Timestamp) -> SystemTime {
@@ -224,6 +227,31 @@ impl Translator {
         }
     }
 
+    /// Adds entries with their attributes until the reply is full; none only if there are no more.
+    fn add_entries(&self, ino: u64, mut after: u64, reply: &mut ReplyDirectoryPlus) -> Result<(), VfsError> {
+        let mut added = false;
+        while !added {
+            let entries = self.vfs.readdir(ino, after)?;
+            let Some(last) = entries.last() else { break };
+            after = last.next;
+            for DirEntry { next, name, node, .. } in entries.iter() {
+                // Removed since the listing began: a name without attributes cannot be told in this form.
+                let Ok(stat) = self.vfs.stat(*node) else { continue };
+                let ino = INodeNo(stat.ino);
+                let dots = name == b"." || name == b"..";
+                let ttl = if dots { TTL_NONE } else { TTL };
+                if reply.add(ino, *next, OsStr::from_bytes(name), &ttl, &self.attr(&stat), GENERATION) {
+                    return Ok(());
+                }
+                added = true;
+                if !dots {
+                    self.vfs.inodes.remember(*node);
+                }
+            }
+        }
+        Ok(())
+    }
+
     fn empty(result: Result<(), VfsError>, reply: ReplyEmpty) {
         match result {
             Ok(()) => reply.ok(),
@@ -262,6 +290,7 @@ impl Filesystem for Translator {
             | InitFlags::FUSE_READDIRPLUS_AUTO
             | InitFlags::FUSE_CACHE_SYMLINKS
             | InitFlags::FUSE_ASYNC_DIO
+            | InitFlags::FUSE_NO_OPENDIR_SUPPORT
             // Otherwise the kernel asks for `security.capability` before every write.
             | InitFlags::FUSE_HANDLE_KILLPRIV_V2;
         if let Err(missing) = config.add_capabilities(wanted) {
@@ -270,6 +299,7 @@ impl Filesystem for Translator {
                 tracing::warn!("the kernel does not offer {refused:?}");
             }
         }
+        self.opens_directories = !config.capabilities().contains(InitFlags::FUSE_NO_OPENDIR_SUPPORT);
         if let Err(nearest) = config.set_max_write(MAX_WRITE) {
             tracing::debug!("the largest write is {nearest} bytes");
         }
@@ -527,50 +557,38 @@ impl Filesystem for Translator {
         });
     }
 
-    fn opendir(&self, _req: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
-        match self.vfs.opendir(ino.0) {
-            Ok(fh) => reply.opened(FileHandle(fh), FopenFlags::empty()),
+    /// ENOSYS is understood as "no directory needs to be opened, and what was listed may be remembered".
+    fn opendir(&self, _req: &Request, _ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
+        if self.opens_directories {
+            reply.opened(FileHandle(0), FopenFlags::empty());
+        } else {
+            reply.error(Errno::ENOSYS);
+        }
+    }
+
+    fn readdir(&self, _req: &Request, ino: INodeNo, _fh: FileHandle, offset: u64, mut reply: ReplyDirectory) {
+        let entries = match self.vfs.readdir(ino.0, offset) {
+            Ok(entries) => entries,
+            Err(error) => return reply.error(logged(&error)),
+        };
+        for DirEntry { next, name, node, kind, special } in entries.iter() {
+            let ino = INodeNo(self.vfs.inodes.number(*node));
+            if reply.add(ino, *next, file_type(*kind, *special), OsStr::from_bytes(name)) {
+                break;
+            }
+        }
+        reply.ok();
+    }
+
+    fn readdirplus(&self, _req: &Request, ino: INodeNo, _fh: FileHandle, offset: u64, mut reply: ReplyDirectoryPlus) {
+        match self.add_entries(ino.0, offset, &mut reply) {
+            Ok(()) => reply.ok(),
             Err(error) => reply.error(logged(&error)),
         }
     }
 
-    fn readdir(&self, _req: &Request, ino: INodeNo, fh: FileHandle, offset: u64, mut reply: ReplyDirectory) {
-        let entries = match self.vfs.readdir(ino.0, fh.0, offset) {
-            Ok(entries) => entries,
-            Err(error) => return reply.error(logged(&error)),
-        };
-        for (next, DirEntry { name, node, kind, special }) in (offset + 1..).zip(entries.iter().skip(offset as usize)) {
-            let ino = INodeNo(self.vfs.inodes.number(*node));
-            if reply.add(ino, next, file_type(*kind, *special), OsStr::from_bytes(name)) {
-                break;
-            }
-        }
+    fn releasedir(&self, _req: &Request, _ino: INodeNo, _fh: FileHandle, _flags: OpenFlags, reply: ReplyEmpty) {
         reply.ok();
-    }
-
-    fn readdirplus(&self, _req: &Request, ino: INodeNo, fh: FileHandle, offset: u64, mut reply: ReplyDirectoryPlus) {
-        let entries = match self.vfs.readdir(ino.0, fh.0, offset) {
-            Ok(entries) => entries,
-            Err(error) => return reply.error(logged(&error)),
-        };
-        for (next, DirEntry { name, node, .. }) in (offset + 1..).zip(entries.iter().skip(offset as usize)) {
-            // Removed since the listing began: a name without attributes cannot be told in this form.
-            let Ok(stat) = self.vfs.stat(*node) else { continue };
-            let ino = INodeNo(stat.ino);
-            let dots = name == b"." || name == b"..";
-            let ttl = if dots { TTL_NONE } else { TTL };
-            if reply.add(ino, next, OsStr::from_bytes(name), &ttl, &self.attr(&stat), GENERATION) {
-                break;
-            }
-            if !dots {
-                self.vfs.inodes.remember(*node);
-            }
-        }
-        reply.ok();
-    }
-
-    fn releasedir(&self, _req: &Request, _ino: INodeNo, fh: FileHandle, _flags: OpenFlags, reply: ReplyEmpty) {
-        Self::empty(self.vfs.releasedir(fh.0), reply);
     }
 
     fn fsyncdir(&self, _req: &Request, _ino: INodeNo, _fh: FileHandle, _datasync: bool, reply: ReplyEmpty) {

@@ -5,11 +5,13 @@
 
 mod inodes;
 mod lately;
+mod listing;
 mod ranges;
 mod times;
 mod xattr;
 
 pub use inodes::{Inodes, ROOT_INO};
+pub use listing::Listed;
 pub use ranges::{Allocate, Sought};
 
 use crate::cli::Durability;
@@ -136,6 +138,8 @@ pub struct SetAttrs {
 /// One entry of a listing.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct DirEntry {
+    /// The place behind it.
+    pub next: u64,
     /// `.` and `..` too, so no [`Name`].
     pub name: Vec<u8>,
     /// What it is.
@@ -169,7 +173,7 @@ pub struct Vfs {
     /// What the kernel knows.
     pub inodes: Inodes,
     handles: Mutex<HashMap<u64, Arc<Handle>>>,
-    listings: Mutex<HashMap<u64, Option<Arc<Vec<DirEntry>>>>>,
+    listings: listing::Listings,
     next_handle: AtomicU64,
     times: times::Times,
     lately: lately::Lately,
@@ -186,7 +190,7 @@ impl Vfs {
             durability,
             inodes: Inodes::default(),
             handles: Mutex::default(),
-            listings: Mutex::default(),
+            listings: listing::Listings::default(),
             next_handle: AtomicU64::new(1),
             times: times::Times::default(),
             lately: lately::Lately::default(),
@@ -683,37 +687,6 @@ impl Vfs {
         Ok(self.client.sync_journal()?)
     }
 
-    /// Begins a listing.
-    pub fn opendir(&self, ino: u64) -> Result<u64> {
-        let node = self.node(ino)?;
-        match self.client.look(|engine| engine.local(node).map(|state| state.kind())) {
-            Some(NodeKind::Dir) => {}
-            Some(_) => return Err(Refusal::NotDir.into()),
-            None => return Err(VfsError::Gone),
-        }
-        let fh = self.next_handle.fetch_add(1, Ordering::Relaxed);
-        self.listings.lock().insert(fh, None);
-        Ok(fh)
-    }
-
-    /// The entries, the same ones in the same order for as long as the listing goes on; from the begin they are looked up
-    /// anew.
-    pub fn readdir(&self, ino: u64, fh: u64, offset: u64) -> Result<Arc<Vec<DirEntry>>> {
-        let known = self.listings.lock().get(&fh).ok_or(VfsError::BadHandle)?.clone();
-        if let Some(entries) = known.filter(|_| offset > 0) {
-            return Ok(entries);
-        }
-        let node = self.node(ino)?;
-        let entries = Arc::new(self.client.look(|engine| list(engine, node)));
-        self.listings.lock().insert(fh, Some(entries.clone()));
-        Ok(entries)
-    }
-
-    /// Ends a listing.
-    pub fn releasedir(&self, fh: u64) -> Result<()> {
-        self.listings.lock().remove(&fh).map(|_| ()).ok_or(VfsError::BadHandle)
-    }
-
     /// Everything still open is told to the tree: for the end of a mount.
     pub fn release_all(&self) {
         let handles: Vec<u64> = self.handles.lock().keys().copied().collect();
@@ -785,20 +758,6 @@ fn without_suid(mode: u32) -> u32 {
 
 fn attrs_of(engine: &Engine, node: Option<NodeId>) -> Option<Attrs> {
     node.and_then(|node| engine.local(node)).map(|state| state.attrs)
-}
-
-fn list(engine: &Engine, node: NodeId) -> Vec<DirEntry> {
-    let parent = engine.local(node).and_then(|state| state.names.first().map(|place| place.parent));
-    let dots = [(&b"."[..], node), (&b".."[..], parent.unwrap_or(NodeId::ROOT))];
-    let dots =
-        dots.into_iter().map(|(name, node)| DirEntry { name: name.to_vec(), node, kind: NodeKind::Dir, special: 0 });
-    let entries = engine.children(node).map(|(name, child)| DirEntry {
-        name: name.as_bytes().to_vec(),
-        node: child,
-        kind: engine.local(child).map_or(NodeKind::File, |state| State::kind(state)),
-        special: engine.local(child).and_then(|state| state.special()).unwrap_or(0),
-    });
-    dots.chain(entries).collect()
 }
 
 #[cfg(test)]

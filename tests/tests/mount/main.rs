@@ -14,6 +14,7 @@ mod full_disk;
 mod held;
 mod ignore;
 mod large_files;
+mod listings;
 mod model;
 mod offline;
 mod open_files;
