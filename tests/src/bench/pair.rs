@@ -119,7 +119,7 @@ impl Party {
     fn wait_synced(&self) {
         match self {
             Self::Own(device) => device.wait_synced(),
-            // It does not tell. The end of all traffic does.
+            // It does not tell. Silence does.
             Self::Other(_) => {}
         }
     }
@@ -194,7 +194,8 @@ impl Pair {
         self.a.wait_synced();
         self.b.wait_synced();
         let mut before = meter::wire()?;
-        await_it("the end of all traffic", Duration::from_millis(300), || {
+        let silence = Duration::from_millis(if matches!(self.server, Server::Own(_)) { 300 } else { 3000 });
+        await_it("the end of all traffic", silence, || {
             let now = meter::wire()?;
             Ok((std::mem::replace(&mut before, now) == now).then_some(()))
         })
