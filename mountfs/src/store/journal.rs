@@ -5,7 +5,8 @@
 //! Knows nothing of what a record means, and decides nothing about when to sync or to drop a segment.
 //!
 //! A segment is 8 bytes of magic, then frames: `length u32 | crc32 u32 | sequence number u64 | payload`, little endian. The
-//! checksum covers all but itself.
+//! checksum covers all but itself. Behind the last frame lie zeros: a sync of what was written over them writes just that,
+//! where one of a file that has grown must write its new length as well, several times as slow on a journalling file system.
 
 use super::disk;
 use std::collections::VecDeque;
@@ -17,6 +18,9 @@ use std::sync::Arc;
 /// A segment of this length is closed and a new one begun.
 pub(super) const SEGMENT_LEN: u64 = 8 * 1024 * 1024;
 
+/// How far zeros reach ahead of the frames.
+const ROOM_LEN: usize = 128 * 1024;
+
 const MAGIC: &[u8; 8] = b"smjrnl\x00\x01";
 const HEAD_LEN: usize = 16;
 const EXTENSION: &str = "log";
@@ -25,6 +29,8 @@ const EXTENSION: &str = "log";
 pub(super) trait Medium: Send + Sync {
     /// One `write` at an offset.
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<usize>;
+    /// Zeros from `offset`, the end, on. They may be fewer; it is only faster with them.
+    fn make_room(&self, offset: u64, len: usize) -> io::Result<()>;
     /// Cuts off what is behind `len`.
     fn set_len(&self, len: u64) -> io::Result<()>;
     /// `fdatasync`.
@@ -34,6 +40,10 @@ pub(super) trait Medium: Send + Sync {
 impl Medium for File {
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<usize> {
         disk::write_at(self, bytes, offset)
+    }
+
+    fn make_room(&self, offset: u64, len: usize) -> io::Result<()> {
+        disk::write_at(self, &vec![0; len], offset).map(|_| ())
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {
@@ -57,9 +67,12 @@ struct Segment {
     path: PathBuf,
     medium: Arc<dyn Medium>,
     len: u64,
+    last_seq: u64,
     synced_len: u64,
     /// A failed write may have left bytes behind `len`.
     torn: bool,
+    /// Where the zeros behind `len` end, or would if there had been room for them.
+    room: u64,
 }
 
 /// The log. All records in it are newer than whatever was folded.
@@ -132,8 +145,10 @@ impl Journal {
     /// Appends one record and tells its sequence number.
     pub(super) fn append(&mut self, payload: &[u8]) -> io::Result<u64> {
         let frame = encode(self.next_seq, payload)?;
-        self.active_segment()?.write(&frame)?;
         let seq = self.next_seq;
+        let segment = self.active_segment()?;
+        segment.write(&frame)?;
+        segment.last_seq = seq;
         self.next_seq += 1;
         if self.active.as_ref().is_some_and(|segment| segment.len >= SEGMENT_LEN) {
             self.rotate();
@@ -152,7 +167,8 @@ impl Journal {
         let path = segment_path(&self.dir, self.next_number);
         self.next_number += 1;
         self.dir_synced = false;
-        let mut segment = Segment { medium: (self.media)(&path)?, path, len: 0, synced_len: 0, torn: false };
+        let mut segment =
+            Segment { medium: (self.media)(&path)?, path, len: 0, last_seq: 0, synced_len: 0, torn: false, room: 0 };
         if let Err(error) = segment.write(MAGIC) {
             // An empty segment is no harm; the number is never used again.
             drop(disk::remove_if_there(&segment.path));
@@ -166,9 +182,9 @@ impl Journal {
         self.closed.extend(self.active.take());
     }
 
-    /// The oldest segment that is not written to any more.
-    pub(super) fn oldest_closed(&self) -> Option<PathBuf> {
-        self.closed.front().map(|segment| segment.path.clone())
+    /// The oldest segment that is not written to any more, and its last record.
+    pub(super) fn oldest_closed(&self) -> Option<(PathBuf, u64)> {
+        self.closed.front().map(|segment| (segment.path.clone(), segment.last_seq))
     }
 
     /// Removes the oldest closed segment: all its records are durable elsewhere.
@@ -207,11 +223,12 @@ impl Segment {
     fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
         if self.torn {
             self.medium.set_len(self.len)?;
-            self.torn = false;
+            (self.torn, self.room) = (false, self.len);
         }
         let failure = match self.write_once(bytes) {
             Ok(count) if count == bytes.len() => {
                 self.len += count as u64;
+                self.look_ahead();
                 return Ok(());
             }
             // The only reason for a regular file to take less than all.
@@ -219,7 +236,19 @@ impl Segment {
             Err(error) => error,
         };
         self.torn = self.medium.set_len(self.len).is_err();
+        self.room = self.len;
         Err(failure)
+    }
+
+    fn look_ahead(&mut self) {
+        if self.len < self.room {
+            return;
+        }
+        self.room = self.len + ROOM_LEN as u64;
+        if let Err(error) = self.medium.make_room(self.len, ROOM_LEN) {
+            // The next record finds out whether there is room for it.
+            tracing::debug!("{}: no room ahead: {error}", self.path.display());
+        }
     }
 
     fn write_once(&self, bytes: &[u8]) -> io::Result<usize> {
@@ -279,7 +308,7 @@ pub(super) fn segments(dir: &Path) -> io::Result<Vec<SegmentFile>> {
 pub(super) struct Replay {
     bytes: Vec<u8>,
     records: Vec<(u64, std::ops::Range<usize>)>,
-    /// Bytes behind the last whole record.
+    /// Bytes behind the last whole record that are not zeros from there on.
     pub(super) torn_len: usize,
 }
 
@@ -309,7 +338,9 @@ impl Replay {
             records.push((seq, at + HEAD_LEN..at + HEAD_LEN + len));
             at += HEAD_LEN + len;
         }
-        Ok(Self { torn_len: bytes.len() - at, bytes, records })
+        let behind = &bytes[at..];
+        let torn_len = behind.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
+        Ok(Self { torn_len, bytes, records })
     }
 
     /// The records with their sequence numbers.
@@ -375,6 +406,10 @@ pub(super) mod tests {
             disk::write_at(&self.file, &bytes[..count], offset)
         }
 
+        fn make_room(&self, _offset: u64, _len: usize) -> io::Result<()> {
+            Ok(())
+        }
+
         fn set_len(&self, len: u64) -> io::Result<()> {
             if self.faults.no_truncate.load(Ordering::SeqCst) {
                 return Err(io::ErrorKind::Other.into());
@@ -415,8 +450,9 @@ pub(super) mod tests {
         }
         let path = segments(dir.path()).unwrap()[0].path.clone();
         let whole = fs::read(&path).unwrap();
-        assert_eq!(ends.last(), Some(&whole.len()));
-        for cut in 0..=whole.len() {
+        let end = *ends.last().unwrap();
+        assert!(whole.len() > end && whole[end..].iter().all(|byte| *byte == 0));
+        for cut in 0..=end + 20 {
             fs::write(&path, &whole[..cut]).unwrap();
             let expected = ends[1..].iter().filter(|end| **end <= cut).count() as u64;
             let found = read_all(dir.path());
@@ -433,8 +469,9 @@ pub(super) mod tests {
         }
         let path = segments(dir.path()).unwrap()[0].path.clone();
         let (whole, good) = (fs::read(&path).unwrap(), read_all(dir.path()));
-        assert!(whole.len() > 5 * 4096);
-        for block in 0..whole.len() / 4096 {
+        let end = whole.iter().rposition(|byte| *byte != 0).unwrap();
+        assert!(end > 5 * 4096);
+        for block in 0..end / 4096 {
             let mut bytes = whole.clone();
             bytes[block * 4096..(block + 1) * 4096].fill(0);
             fs::write(&path, &bytes).unwrap();
@@ -454,7 +491,8 @@ pub(super) mod tests {
         let path = segments(dir.path()).unwrap()[0].path.clone();
         let whole = fs::read(&path).unwrap();
         let good = read_all(dir.path());
-        for at in MAGIC.len()..whole.len() {
+        let last = whole.iter().rposition(|byte| *byte != 0).unwrap();
+        for at in MAGIC.len()..=last {
             let mut bytes = whole.clone();
             bytes[at] ^= 0x10;
             fs::write(&path, &bytes).unwrap();

@@ -428,11 +428,11 @@ fn drop_oldest(queue: &mut Queue) -> Result<(), StateError> {
 }
 
 /// Folds a segment that this process wrote. False if there is none.
-fn fold_oldest(db: &mut Db, oldest: Option<PathBuf>) -> Result<bool, StateError> {
-    let Some(path) = oldest else { return Ok(false) };
+fn fold_oldest(db: &mut Db, oldest: Option<(PathBuf, u64)>) -> Result<bool, StateError> {
+    let Some((path, last_seq)) = oldest else { return Ok(false) };
     let replay = Replay::read(&path).map_err(|error| StateError::replay(&path, error))?;
     let outcome = fold(db, &path, &replay)?;
-    if outcome.is_whole {
+    if outcome.is_whole && db.folded()? >= last_seq {
         return Ok(true);
     }
     Err(StateError::Damaged { path, what: "it has changed since it was written".to_owned() })

@@ -27,14 +27,12 @@ fn rows(loaded: &Loaded) -> Rows {
     loaded.rows.iter().cloned().collect()
 }
 
+/// Length of the segments without the room ahead.
 fn journal_len(dir: &Path) -> u64 {
     let segments = journal::segments(&dir.join("journal")).unwrap();
     // One may be folded and removed between the look at the directory and that at the file.
-    let len = |path: &Path| match fs::metadata(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => 0,
-        found => found.unwrap().len(),
-    };
-    segments.iter().map(|segment| len(&segment.path)).sum()
+    let replays = segments.iter().filter_map(|segment| Replay::read(&segment.path).ok());
+    replays.map(|replay| 8 + replay.records().map(|(_, payload)| 16 + payload.len() as u64).sum::<u64>()).sum()
 }
 
 fn copy_dir(from: &Path, to: &Path) {
@@ -93,6 +91,21 @@ fn cut_at_any_byte_a_prefix_of_the_records_is_left() {
         drop(state);
         assert!(rows(&open(copy.path()).1).contains_key(&id(9)));
     }
+}
+
+#[test]
+fn a_record_that_has_become_zeros_is_missed() {
+    let dir = tempfile::tempdir().unwrap();
+    let (state, _) = State::open_with(dir.path(), journal::files(), Duration::from_mins(1)).unwrap();
+    state.append(&put(1, b"stays")).unwrap();
+    let end = journal_len(dir.path());
+    state.append(&put(2, b"goes")).unwrap();
+    let segment = journal::segments(&dir.path().join("journal")).unwrap().remove(0);
+    let file = fs::OpenOptions::new().write(true).open(&segment.path).unwrap();
+    file.set_len(end).unwrap();
+    file.set_len(end + 4096).unwrap();
+    let error = state.checkpoint().unwrap_err();
+    assert!(matches!(error, StateError::Damaged { .. }), "{error}");
 }
 
 #[test]
