@@ -2,12 +2,13 @@
 //! tests.
 //!
 //! [`Remote`] is all network that the client does. Its promise to the callers: every call ends (there is no wait without a
-//! deadline), every byte that comes back was verified, and an error says whether the same request may succeed later. It
-//! must not know how requests travel.
+//! deadline), every byte that comes back was verified (but for parts of chunks, which say so), and an error says whether the
+//! same request may succeed later. It must not know how requests travel.
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use std::io;
+use std::ops::Range;
 use std::time::Duration;
 use syncmount_common::protocol::changes::{Ask, ChangesPage};
 use syncmount_common::protocol::chunks::PutReply;
@@ -38,6 +39,15 @@ pub struct Speaker {
 /// Takes each fetched chunk: its name and its raw, verified bytes. An error ends the fetch.
 pub type ChunkSink<'a> = dyn FnMut(ChunkHash, Vec<u8>) -> io::Result<()> + Send + 'a;
 
+/// What came of asking for a part of a chunk.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Part {
+    /// The part, as the server says that it is: only the whole chunk could prove it.
+    Alone(Vec<u8>),
+    /// The whole chunk, verified, of a server that gives no parts.
+    Whole(Vec<u8>),
+}
+
 /// What a call to the server comes back with.
 pub type Reply<'a, T> = BoxFuture<'a, Result<T, RemoteError>>;
 
@@ -62,6 +72,9 @@ pub trait Remote: Send + Sync + 'static {
     /// Gets chunks, each handed to `sink` exactly once as it arrives. After an error some may have been handed over; those
     /// are good. Holds one chunk in memory at a time. `sink` runs between two network reads: it should not take long.
     fn fetch<'a>(&'a self, chunks: &'a [ChunkHash], sink: &'a mut ChunkSink<'_>) -> Reply<'a, ()>;
+
+    /// A part of a chunk that is at least as long. Of its bytes only that they have not changed on the way is certain.
+    fn part<'a>(&'a self, chunk: &'a ChunkHash, range: Range<u32>) -> Reply<'a, Part>;
 
     /// The manifest that `hash` names.
     fn manifest<'a>(&'a self, hash: &'a ContentHash) -> Reply<'a, Manifest>;

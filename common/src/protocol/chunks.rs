@@ -3,7 +3,9 @@
 //! `POST /v1/chunks/missing` asks which of many hashes the server lacks. `POST /v1/chunks` stores a framed body of chunks
 //! (safe to repeat: a chunk is named by what it is). `POST /v1/chunks/fetch` answers many hashes with one framed stream, in
 //! the order asked. `GET /v1/chunks/HASH` answers one envelope, `GET /v1/contents/HASH` a manifest's encoding; both never
-//! change and may be cached for ever.
+//! change and may be cached for ever. `GET /v1/chunks/HASH?from=N&len=N` answers a part of a chunk: framed, as a chunk of
+//! its own that is named by the SHA-256 of the part. The server has verified the whole chunk before it answers; whoever
+//! asks can only see that the part has not changed on the way. A server that does not know parts answers the whole chunk.
 
 use crate::hash::ChunkHash;
 use serde::{Deserialize, Serialize};

@@ -161,8 +161,32 @@ impl Client {
         entry.read_at(buf, offset).map(Some)
     }
 
-    /// Reads, and fetches what is missing: `buf` at once, up to `ahead` bytes more in the background.
+    /// Reads, and fetches what is missing: `buf` at once, up to `ahead` bytes more in the background. Who reads little and
+    /// nothing ahead gets parts of chunks.
     pub fn read_content(
+        self: &Arc<Self>,
+        content: &Content,
+        offset: u64,
+        buf: &mut [u8],
+        ahead: u64,
+        deadline: Instant,
+    ) -> Result<usize, ReadError> {
+        let end = content.size.min(offset.saturating_add(buf.len() as u64));
+        if offset >= end {
+            return Ok(0);
+        }
+        if ahead == 0 {
+            let entry = self.cached(content, deadline)?;
+            let buf = &mut buf[..(end - offset) as usize];
+            if let Some(len) = self.read_parts(&entry, &(offset..end), buf, deadline) {
+                return Ok(len);
+            }
+        }
+        self.read_chunks(content, offset, buf, ahead, deadline)
+    }
+
+    /// The same with whole chunks in any case.
+    fn read_chunks(
         self: &Arc<Self>,
         content: &Content,
         offset: u64,
@@ -312,6 +336,11 @@ impl Client {
         }
     }
 
+    /// Whether a chunk is on its way here.
+    pub(super) fn is_coming(&self, chunk: &ChunkHash) -> bool {
+        self.downloads.running.lock().chunks.contains(chunk)
+    }
+
     fn start_missing(self: &Arc<Self>, entry: &Arc<Entry>, range: Range<u64>) {
         let mut running = self.downloads.running.lock();
         let fresh: Vec<(ChunkHash, u32)> = entry
@@ -342,6 +371,7 @@ impl Client {
             let result = {
                 let mut sink = |hash: ChunkHash, raw: Vec<u8>| {
                     entry.put(&hash, &raw)?;
+                    client.known.note(&hash);
                     client.downloads.running.lock().chunks.remove(&hash);
                     client.downloads.arrived.notify_all();
                     Ok(())
@@ -409,24 +439,46 @@ impl Client {
         buf: &mut [u8],
         deadline: Instant,
     ) -> Result<usize, ReadError> {
-        let end = overlay.size.min(offset.saturating_add(buf.len() as u64));
-        for segment in overlay.segments(offset..end) {
-            let range = segment.range();
-            let part = &mut buf[(range.start - offset) as usize..(range.end - offset) as usize];
-            match segment {
-                Segment::Staging(_) => read_staging(overlay, part, range.start)?,
-                Segment::Zero(_) => part.fill(0),
-                Segment::Base(_) => {
-                    let base = overlay.base.clone().ok_or_else(|| io::Error::other("a base without a content"))?;
-                    let len = self.read_content(&base, range.start, part, 0, deadline)?;
-                    if len < part.len() {
-                        return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
-                    }
+        let beneath = |base: &Content, at: u64, part: &mut [u8]| self.read_content(base, at, part, 0, deadline);
+        read_draft_over(overlay, offset, buf, beneath)
+    }
+
+    /// The same with whole chunks in any case, for who will need all of them.
+    pub(super) fn read_draft_to_cut(
+        self: &Arc<Self>,
+        overlay: &Overlay,
+        offset: u64,
+        buf: &mut [u8],
+        deadline: Instant,
+    ) -> Result<usize, ReadError> {
+        let beneath = |base: &Content, at: u64, part: &mut [u8]| self.read_chunks(base, at, part, 0, deadline);
+        read_draft_over(overlay, offset, buf, beneath)
+    }
+}
+
+fn read_draft_over(
+    overlay: &Overlay,
+    offset: u64,
+    buf: &mut [u8],
+    beneath: impl Fn(&Content, u64, &mut [u8]) -> Result<usize, ReadError>,
+) -> Result<usize, ReadError> {
+    let end = overlay.size.min(offset.saturating_add(buf.len() as u64));
+    for segment in overlay.segments(offset..end) {
+        let range = segment.range();
+        let part = &mut buf[(range.start - offset) as usize..(range.end - offset) as usize];
+        match segment {
+            Segment::Staging(_) => read_staging(overlay, part, range.start)?,
+            Segment::Zero(_) => part.fill(0),
+            Segment::Base(_) => {
+                let base = overlay.base.clone().ok_or_else(|| io::Error::other("a base without a content"))?;
+                let len = beneath(&base, range.start, part)?;
+                if len < part.len() {
+                    return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
                 }
             }
         }
-        Ok(end.saturating_sub(offset) as usize)
     }
+    Ok(end.saturating_sub(offset) as usize)
 }
 
 /// What the staging file says it has must be there; a file that is shorter (it was written sparsely at its end) is not.

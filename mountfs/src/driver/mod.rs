@@ -8,8 +8,10 @@ mod clock;
 mod content;
 mod durable;
 mod folder;
+mod known;
 mod link;
 mod outbox;
+mod parts;
 mod pins;
 mod prepare;
 mod pump;
@@ -60,6 +62,8 @@ pub struct Client {
     cache: Cache,
     manifests: content::Manifests,
     downloads: content::Downloads,
+    parts: parts::Parts,
+    known: known::KnownChunks,
     outbox: outbox::Outbox,
     /// Taken under the engine's lock where both are needed.
     voice: Mutex<session::Voice>,

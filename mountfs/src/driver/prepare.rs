@@ -3,7 +3,7 @@
 //! Runs on threads of its own with bounded memory: a file of any size passes through a few buffers. A file that was
 //! written meanwhile is noticed by its generation and taken again.
 
-use super::{Client, content::ReadError};
+use super::{Client, content::ReadError, known::ChunksOf};
 use crate::files::{Backing, Overlay, Segment};
 use crate::ports::RemoteError;
 use bytes::Bytes;
@@ -111,7 +111,15 @@ impl Client {
             // A copy of what the server has.
             return Ok(Content::clone(known));
         }
-        let mut cutter = Cutter::new(self, overlay, upload || overlay.size > INLINE_FILE_MAX);
+        let known = if upload {
+            // The server has said that it lacks something.
+            self.known.forget();
+            None
+        } else {
+            let base = overlay.base.as_ref().and_then(|base| self.manifest_here(base));
+            Some(base.map_or_else(ChunksOf::default, |base| ChunksOf::new(&base)))
+        };
+        let mut cutter = Cutter::new(self, overlay, upload || overlay.size > INLINE_FILE_MAX, known);
         match self.reusable(overlay)? {
             Some(base) => cutter.change(&base, || self.require_unchanged(node, generation))?,
             None => cutter.whole(|| self.require_unchanged(node, generation))?,
@@ -149,7 +157,7 @@ struct Cutter<'a> {
 }
 
 impl<'a> Cutter<'a> {
-    fn new(client: &'a Arc<Client>, overlay: &'a Overlay, upload: bool) -> Self {
+    fn new(client: &'a Arc<Client>, overlay: &'a Overlay, upload: bool, known: Option<ChunksOf>) -> Self {
         Self {
             client,
             overlay,
@@ -157,7 +165,7 @@ impl<'a> Cutter<'a> {
             hasher: (zeros_in(overlay) <= HASHED_HOLES_MAX).then(FileHasher::default),
             hashed_holes: 0,
             extents: Vec::new(),
-            uploads: Uploads { client, upload, gathered: Vec::new(), bytes: 0, running: Vec::new() },
+            uploads: Uploads { client, upload, known, gathered: Vec::new(), bytes: 0, running: Vec::new() },
         }
     }
 
@@ -251,7 +259,7 @@ impl<'a> Cutter<'a> {
     }
 
     fn read(&self, at: u64, buf: &mut [u8]) -> Result<usize, PrepareError> {
-        match self.client.read_draft(self.overlay, at, buf, Instant::now() + BASE_PATIENCE) {
+        match self.client.read_draft_to_cut(self.overlay, at, buf, Instant::now() + BASE_PATIENCE) {
             Ok(0) => Err(PrepareError::Outdated),
             Ok(len) => Ok(len),
             // Cut shorter by the writer while it was being read.
@@ -377,6 +385,8 @@ struct Uploads<'a> {
     client: &'a Arc<Client>,
     /// Whether chunks are uploaded at all, or held for the commit.
     upload: bool,
+    /// What the server has of the content beneath; absent: it has to be asked about every chunk.
+    known: Option<ChunksOf>,
     gathered: Vec<(ChunkHash, Vec<u8>)>,
     bytes: usize,
     running: Vec<tokio::task::JoinHandle<Result<(), RemoteError>>>,
@@ -385,6 +395,9 @@ struct Uploads<'a> {
 impl Uploads<'_> {
     fn take(&mut self, hash: ChunkHash, raw: &[u8]) -> Result<(), PrepareError> {
         if !self.upload && self.client.outbox.hold(hash, &Bytes::from(envelope::seal(raw))) {
+            return Ok(());
+        }
+        if self.known.as_ref().is_some_and(|beneath| beneath.has(&hash) || self.client.known.has(&hash)) {
             return Ok(());
         }
         self.gathered.push((hash, raw.to_vec()));
@@ -401,10 +414,11 @@ impl Uploads<'_> {
         }
         self.bytes = 0;
         let chunks = std::mem::take(&mut self.gathered);
-        let remote = self.client.remote.clone();
+        let client = self.client.clone();
         self.running.push(self.client.runtime.spawn(async move {
             let hashes: Vec<ChunkHash> = chunks.iter().map(|(hash, _)| *hash).collect();
-            let missing: std::collections::HashSet<_> = remote.missing(&hashes).await?.into_iter().collect();
+            let missing: std::collections::HashSet<_> = client.remote.missing(&hashes).await?.into_iter().collect();
+            hashes.iter().filter(|hash| !missing.contains(hash)).for_each(|hash| client.known.note(hash));
             let wanted: Vec<_> = chunks.into_iter().filter(|(hash, _)| missing.contains(hash)).collect();
             if wanted.is_empty() {
                 return Ok(());
@@ -413,7 +427,9 @@ impl Uploads<'_> {
                 move || wanted.into_iter().map(|(hash, raw)| (hash, Bytes::from(envelope::seal(&raw)))).collect();
             let sealed: Vec<_> =
                 tokio::task::spawn_blocking(seal).await.map_err(|error| RemoteError::Local(io::Error::other(error)))?;
-            remote.put(&sealed).await.map(|_| ())
+            client.remote.put(&sealed).await?;
+            sealed.iter().for_each(|(hash, _)| client.known.note(hash));
+            Ok(())
         }));
         Ok(())
     }

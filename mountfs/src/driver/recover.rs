@@ -1,7 +1,7 @@
 //! Opening the store: what was kept is checked against what is on the disk before anything is shown or sent.
 
 use super::durable::Marks;
-use super::{Client, Room, content, link::Link, outbox::Outbox, pins, rows, session::Voice};
+use super::{Client, Room, content, known, link::Link, outbox::Outbox, parts, pins, rows, session::Voice};
 use crate::files::OpenFiles;
 use crate::ports::Remote;
 use crate::store::Cache;
@@ -92,6 +92,8 @@ impl Client {
             cache,
             manifests,
             downloads: content::Downloads::default(),
+            parts: parts::Parts::default(),
+            known: known::KnownChunks::default(),
             outbox: Outbox::default(),
             voice: Mutex::new(voice),
             remote,
@@ -291,7 +293,7 @@ pub(super) fn random_u64() -> io::Result<u64> {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
-    use crate::ports::{Changes, ChunkSink, RemoteError, Reply, Speaker};
+    use crate::ports::{Changes, ChunkSink, Part, RemoteError, Reply, Speaker};
     use bytes::Bytes;
     use std::fs;
     use std::time::Duration;
@@ -326,6 +328,9 @@ pub(crate) mod tests {
             unreachable()
         }
         fn fetch<'a>(&'a self, _: &'a [ChunkHash], _: &'a mut ChunkSink<'_>) -> Reply<'a, ()> {
+            unreachable()
+        }
+        fn part<'a>(&'a self, _: &'a ChunkHash, _: std::ops::Range<u32>) -> Reply<'a, Part> {
             unreachable()
         }
         fn manifest<'a>(&'a self, _: &'a ContentHash) -> Reply<'a, Manifest> {

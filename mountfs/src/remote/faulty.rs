@@ -3,11 +3,12 @@
 //! The two losses that matter differ: a lost request was never executed, a lost reply was. Whoever calls cannot tell them
 //! apart, and must be right either way.
 
-use crate::ports::{Changes, ChunkSink, Remote, RemoteError, Reply, Speaker};
+use crate::ports::{Changes, ChunkSink, Part, Remote, RemoteError, Reply, Speaker};
 use bytes::Bytes;
 use futures::FutureExt as _;
 use std::fmt;
 use std::future::Future;
+use std::ops::Range;
 use std::time::Duration;
 use syncmount_common::protocol::changes::Ask;
 use syncmount_common::protocol::chunks::PutReply;
@@ -30,6 +31,8 @@ pub enum Call {
     Put,
     /// [`Remote::fetch`]
     Fetch,
+    /// [`Remote::part`]
+    Part,
     /// [`Remote::manifest`]
     Manifest,
 }
@@ -134,6 +137,10 @@ impl<R: Remote> Remote for FaultyRemote<R> {
         .boxed()
     }
 
+    fn part<'a>(&'a self, chunk: &'a ChunkHash, range: Range<u32>) -> Reply<'a, Part> {
+        self.pass(Call::Part, self.inner.part(chunk, range))
+    }
+
     fn manifest<'a>(&'a self, hash: &'a ContentHash) -> Reply<'a, Manifest> {
         self.pass(Call::Manifest, self.inner.manifest(hash))
     }
@@ -183,6 +190,9 @@ mod tests {
         }
         fn fetch<'a>(&'a self, chunks: &'a [ChunkHash], sink: &'a mut ChunkSink<'_>) -> Reply<'a, ()> {
             async move { chunks.iter().try_for_each(|hash| sink(*hash, vec![1])).map_err(RemoteError::Local) }.boxed()
+        }
+        fn part<'a>(&'a self, _: &'a ChunkHash, range: Range<u32>) -> Reply<'a, Part> {
+            self.reached(Call::Part, Part::Alone(vec![1; range.len()]))
         }
         fn manifest<'a>(&'a self, _: &'a ContentHash) -> Reply<'a, Manifest> {
             self.reached(Call::Manifest, Manifest::default())

@@ -8,7 +8,7 @@ use super::body::Outgoing;
 use super::reply::{self, bad_chunk, bad_frames};
 use super::stall::{ANSWER, Deadline, STALL};
 use super::url::ServerUrl;
-use crate::ports::{Changes, ChunkSink, Remote, RemoteError, Reply, Speaker};
+use crate::ports::{Changes, ChunkSink, Part, Remote, RemoteError, Reply, Speaker};
 use bytes::{Bytes, BytesMut};
 use futures::FutureExt as _;
 use reqwest::header::{AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderValue};
@@ -17,10 +17,11 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::collections::HashSet;
 use std::fmt;
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
-use syncmount_common::envelope;
+use syncmount_common::envelope::{self, ENVELOPE_LEN_MAX};
 use syncmount_common::frame::{self, Decoder, Frame};
 use syncmount_common::manifest::EXTENTS_MAX;
 use syncmount_common::protocol::changes::{Ask, INLINE_LEN_MAX, WAIT_S_MAX};
@@ -209,6 +210,15 @@ impl HttpRemote {
         Ok(())
     }
 
+    async fn get_part(&self, chunk: &ChunkHash, range: Range<u32>) -> Result<Part, RemoteError> {
+        let len = range.end.saturating_sub(range.start);
+        let request = self.data.get(self.base.join(&["v1", "chunks", &chunk.to_string()]));
+        let request = request.query(&[("from", range.start), ("len", len)]);
+        let deadline = Deadline::after(SMALL);
+        let call = self.call(request, &deadline, RemoteError::NotFound);
+        deadline.guard(async { call.await?.into_part(*chunk, len).await }).await
+    }
+
     async fn get_manifest(&self, hash: &ContentHash) -> Result<Manifest, RemoteError> {
         let request = self.data.get(self.base.join(&["v1", "contents", &hash.to_string()]));
         let deadline = Deadline::after(SMALL);
@@ -294,6 +304,10 @@ impl Remote for HttpRemote {
         self.fetch_all(chunks, sink).boxed()
     }
 
+    fn part<'a>(&'a self, chunk: &'a ChunkHash, range: Range<u32>) -> Reply<'a, Part> {
+        self.get_part(chunk, range).boxed()
+    }
+
     fn manifest<'a>(&'a self, hash: &'a ContentHash) -> Reply<'a, Manifest> {
         self.get_manifest(hash).boxed()
     }
@@ -347,6 +361,24 @@ impl Incoming {
             chunks.push((hash, open(hash, envelope).await?));
         }
         Ok(Changes { page, chunks })
+    }
+
+    /// A part of `len` bytes as a chunk of its own, or the envelope of the whole chunk.
+    async fn into_part(self, chunk: ChunkHash, len: u32) -> Result<Part, RemoteError> {
+        if !self.is_framed() {
+            let envelope = self.into_bytes(ENVELOPE_LEN_MAX).await?;
+            return Ok(Part::Whole(open(chunk, envelope).await?));
+        }
+        let mut frames = Frames::new(self);
+        let Some(Frame::Chunk(name, envelope)) = frames.next().await? else {
+            return Err(RemoteError::Protocol("the server's reply lacks the part of the chunk".to_owned()));
+        };
+        if envelope::raw_len(&envelope).map_err(bad_chunk)? != len || frames.next().await?.is_some() {
+            return Err(RemoteError::Protocol(
+                "the server sent another part of the chunk than was asked for".to_owned(),
+            ));
+        }
+        Ok(Part::Alone(open(name, envelope).await?))
     }
 
     /// Hands over every chunk and takes it off the list of those `asked` for.

@@ -257,6 +257,36 @@ fn a_fetch_that_lacks_breaks_off_or_lies_is_an_error() {
 }
 
 #[test]
+fn a_part_is_whole_and_as_long_as_was_asked_and_an_older_server_gives_the_chunk() {
+    let raw: Vec<u8> = (0..200_000_u32).map(|n| (n.wrapping_mul(n) >> 7) as u8).collect();
+    let (name, part) = (ChunkHash::of(&raw), chunk(&raw[100..200]));
+    let server = |body: Vec<u8>, media| Server::start(move |_| reply("200 OK", media, &body));
+    let get = |server: &Server| block_on(server.remote().part(&name, 100..200));
+
+    let good = server(framed(None, std::slice::from_ref(&part)), frame::CONTENT_TYPE);
+    assert_eq!(get(&good).unwrap(), Part::Alone(raw[100..200].to_vec()));
+    let asked = format!("/v1/chunks/{name}?from=100&len=100 ");
+    assert!(good.last().line.contains(&asked), "{}", good.last().line);
+
+    let older = server(envelope::seal(&raw), "application/octet-stream");
+    assert_eq!(get(&older).unwrap(), Part::Whole(raw.clone()));
+
+    let other = chunk(&raw[100..199]);
+    let lie = [(other.0, part.1.clone())];
+    for (body, media, expected) in [
+        (framed(None, &[]), frame::CONTENT_TYPE, "lacks the part"),
+        (framed(None, std::slice::from_ref(&other)), frame::CONTENT_TYPE, "another part"),
+        (framed(None, &[part.clone(), other.clone()]), frame::CONTENT_TYPE, "another part"),
+        (framed(None, &lie), frame::CONTENT_TYPE, "damaged data"),
+        (framed(None, std::slice::from_ref(&part))[..60].to_vec(), frame::CONTENT_TYPE, "cut short"),
+        (envelope::seal(&raw[1..]), "application/octet-stream", "damaged data"),
+    ] {
+        let error = get(&server(body, media)).unwrap_err().to_string();
+        assert!(error.contains(expected), "{error}");
+    }
+}
+
+#[test]
 fn a_manifest_is_the_one_that_was_asked_for() {
     let manifest = Manifest::new(vec![Extent::Hole { len: 7 }]).unwrap();
     let (hash, bytes) = (manifest.content_hash(), manifest.encode());

@@ -2,7 +2,7 @@
 
 use super::State;
 use super::error::{ApiError, Result};
-use super::request::{Frames, Hash, json};
+use super::request::{Frames, Hash, Params, json};
 use crate::service::{self, Body as ChunkBody};
 use axum::Json;
 use axum::body::Body;
@@ -11,6 +11,7 @@ use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use axum::response::{IntoResponse as _, Response};
 use bytes::{Bytes, BytesMut};
 use futures::{StreamExt as _, stream};
+use serde::Deserialize;
 use syncmount_common::frame::{self, Frame};
 use syncmount_common::protocol::chunks::{ChunkList, MissingReply, PUT_LEN_MAX, PutReply};
 use syncmount_common::protocol::error::{ErrorBody, ErrorCode};
@@ -76,16 +77,47 @@ fn end_frame() -> Bytes {
     out.freeze()
 }
 
+/// Which part of a chunk is asked for.
+#[derive(Deserialize, utoipa::IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(super) struct PartQuery {
+    /// Where the part begins, in raw bytes; 0 if only `len` is given.
+    from: Option<u32>,
+    /// How many raw bytes it has, at least 1. Absent: the whole chunk is asked for.
+    len: Option<u32>,
+}
+
 #[utoipa::path(
     get, path = "/v1/chunks/{hash}", tag = "chunks", operation_id = "get_chunk",
-    params(("hash" = ChunkHash, Path, description = "SHA-256 of the chunk's raw bytes")),
+    params(("hash" = ChunkHash, Path, description = "SHA-256 of the chunk's raw bytes"), PartQuery),
     responses(
-        (status = 200, body = Vec<u8>, content_type = "application/octet-stream", description = "the envelope"),
+        (status = 200, content(
+            (Vec<u8> = "application/octet-stream"),
+            (Vec<u8> = "application/vnd.syncmount.frames"),
+        ), description = "the envelope; of a part the frame of a chunk that is named by the SHA-256 of the part"),
+        (status = 422, body = ErrorBody, description = "the part does not lie within the chunk"),
         (status = "default", body = ErrorBody),
     ),
 )]
-pub(super) async fn get(Extract(state): Extract<State>, Hash(hash): Hash<ChunkHash>) -> Result<Response> {
-    Ok(immutable(state.service.chunk(hash).await?))
+pub(super) async fn get(
+    Extract(state): Extract<State>,
+    Hash(hash): Hash<ChunkHash>,
+    Params(query): Params<PartQuery>,
+) -> Result<Response> {
+    let (from, len) = match query {
+        PartQuery { from: None, len: None } => return Ok(immutable(state.service.chunk(hash).await?)),
+        PartQuery { from, len: Some(len) } => (from.unwrap_or(0), len),
+        PartQuery { from: Some(_), len: None } => {
+            return Err(ApiError::new(ErrorCode::Invalid, "a part of a chunk needs its length: `len`"));
+        }
+    };
+    let end = from.checked_add(len).ok_or_else(|| ApiError::new(ErrorCode::Invalid, "no chunk is so long"))?;
+    let (name, envelope) = state.service.part(hash, from..end).await?;
+    let mut out = BytesMut::with_capacity(2 * frame::CHUNK_OVERHEAD + envelope.len());
+    frame::put_chunk(&mut out, &name, &envelope);
+    frame::put_end(&mut out);
+    Ok(([(CONTENT_TYPE, frame::CONTENT_TYPE), (CACHE_CONTROL, IMMUTABLE)], out.freeze()).into_response())
 }
 
 #[utoipa::path(

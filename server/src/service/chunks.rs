@@ -5,8 +5,9 @@ use crate::meta::{self, ChunkPlace, ReadTx};
 use bytes::Bytes;
 use futures::{Stream, TryStreamExt as _};
 use std::collections::HashSet;
+use std::ops::Range;
 use syncmount_common::protocol::chunks::{HASHES_MAX, MissingReply, PutReply};
-use syncmount_common::{ChunkHash, ContentHash, Manifest};
+use syncmount_common::{ChunkHash, ContentHash, Manifest, envelope};
 
 impl Service {
     /// Which of these chunks the server does not have.
@@ -55,6 +56,19 @@ impl Service {
         let bodies: Vec<Body> = self.fetch(vec![hash]).await?.try_collect().await?;
         let body = bodies.into_iter().next().ok_or(ServiceError::Damaged(hash))?;
         Ok(body.envelope)
+    }
+
+    /// A part of a chunk, sealed as a chunk of its own that is named by the hash of the part. The whole chunk is verified first.
+    pub async fn part(&self, hash: ChunkHash, range: Range<u32>) -> Result<(ChunkHash, Bytes)> {
+        let bodies: Vec<Body> = self.fetch(vec![hash]).await?.try_collect().await?;
+        let raw = bodies.into_iter().next().ok_or(ServiceError::Damaged(hash))?.raw;
+        let range = range.start as usize..range.end as usize;
+        if range.is_empty() || range.end > raw.len() {
+            let text = format!("the chunk {hash} has {} bytes: there is no part {range:?} of it", raw.len());
+            return Err(ServiceError::Invalid(text));
+        }
+        let part = raw.slice(range);
+        self.0.offload.run(move || (ChunkHash::of(&part), envelope::seal(&part).into())).await
     }
 
     /// What a content consists of.

@@ -5,7 +5,7 @@ use crate::support::*;
 use syncmount_common::frame::Frame;
 use syncmount_common::protocol::chunks::{ChunkList, PutReply};
 use syncmount_common::protocol::error::ErrorCode;
-use syncmount_common::{ChunkHash, Manifest};
+use syncmount_common::{ChunkHash, Manifest, envelope};
 
 fn noise(len: usize, mut state: u64) -> Vec<u8> {
     let next = |_| {
@@ -73,4 +73,46 @@ async fn a_content_is_told_by_its_hash() {
     let reply = served.get(&format!("/v1/contents/{}", hash_of(&empty()))).send().await.unwrap();
     assert_eq!(reply.headers()["content-type"], "application/octet-stream");
     assert_eq!(Manifest::decode(&reply.bytes().await.unwrap()).unwrap(), Manifest::default());
+}
+
+#[tokio::test]
+async fn a_part_of_a_chunk_is_named_by_its_own_hash() {
+    let served = serve().await;
+    let raw = noise(300_000, 7);
+    let chunk = chunk(&raw);
+    good::<PutReply>(
+        served.framed("/v1/chunks", frames(None, std::slice::from_ref(&chunk)).freeze()).send().await.unwrap(),
+    )
+    .await;
+    let url = format!("/v1/chunks/{}", chunk.0);
+    for (query, range) in [
+        ("?from=0&len=1", 0..1),
+        ("?from=4096&len=4096", 4096..8192),
+        ("?len=300000", 0..300_000),
+        ("?from=299999&len=1", 299_999..300_000),
+    ] {
+        let reply = served.get(&format!("{url}{query}")).send().await.unwrap();
+        assert_eq!(reply.headers()["content-type"], "application/vnd.syncmount.frames");
+        let part = &raw[range];
+        let frames = unframed(&reply.bytes().await.unwrap());
+        let [Frame::Chunk(name, envelope), Frame::End] = frames.as_slice() else { panic!("{frames:?}") };
+        assert_eq!(*name, ChunkHash::of(part), "{query}");
+        assert_eq!(envelope::open(name, envelope).unwrap(), part, "{query}");
+    }
+    for query in [
+        "?from=0&len=0",
+        "?len=0",
+        "?from=0&len=300001",
+        "?from=300000&len=1",
+        "?from=4294967295&len=1",
+        "?from=4294967295&len=4294967295",
+        "?from=0",
+    ] {
+        refused(served.get(&format!("{url}{query}")), 422, ErrorCode::Invalid).await;
+    }
+    for query in ["?from=-1&len=1", "?from=0&len=4294967296", "?len=x", "?until=7"] {
+        refused(served.get(&format!("{url}{query}")), 400, ErrorCode::BadRequest).await;
+    }
+    let unknown = ChunkHash::of(b"unknown");
+    refused(served.get(&format!("/v1/chunks/{unknown}?from=0&len=1")), 404, ErrorCode::NotFound).await;
 }

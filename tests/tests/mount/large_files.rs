@@ -62,3 +62,44 @@ fn the_kernel_reads_a_mount_of_root_further_ahead() {
     let expected = if rustix::process::geteuid().is_root() { "1024" } else { "128" };
     assert_eq!(ahead.trim(), expected);
 }
+
+#[test]
+fn who_reads_a_little_here_and_there_fetches_little_and_reads_what_was_written() {
+    let mut dice = Dice::new("who_reads_a_little_here_and_there");
+    let world = World::new();
+    let (a, b) = (world.mount("A"), world.mount("B"));
+    let content = bytes(&mut dice, 60 * MIB as usize);
+    fs::write(a.path("large"), &content).unwrap();
+    a.wait_synced();
+    until("the file at B", || match fs::metadata(b.path("large")).map(|found| found.len()) {
+        Ok(len) if len == 60 * MIB => Ok(()),
+        other => Err(format!("{other:?}")),
+    });
+    let file = File::open(b.path("large")).unwrap();
+    rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::Random).unwrap();
+    let received = |read: &dyn Fn()| {
+        let before = b.status().bytes_received;
+        read();
+        b.status().bytes_received - before
+    };
+    let read = |at: u64, len: usize| {
+        let mut found = vec![0; len];
+        file.read_exact_at(&mut found, at).unwrap();
+        assert!(found == content[at as usize..at as usize + len], "other bytes at {at}");
+    };
+    read(59 * MIB, 4096);
+
+    // A chunk is 1 MiB at most, and none of these is read twice.
+    let scattered = received(&|| (0..20).map(|part| 2 * part * MIB + 7000).for_each(|at| read(at, 4096)));
+    assert!(scattered < 20 * 16 * 1024, "{scattered} bytes came for 20 reads of 4 KiB");
+    // A reader of 64 KiB at a time crosses the borders of chunks now and then.
+    for at in (0..50).map(|step| 3 * MIB + step * 200_000) {
+        read(at, 64 * 1024);
+    }
+    // Who stays at one place gets its chunk: far fewer bytes than one after the other, and none the second time.
+    let local = received(&|| (0..100).rev().for_each(|step| read(50 * MIB + step * 4096, 4096)));
+    assert!((64 * 1024..4 * MIB).contains(&local), "{local} bytes came for 400 KiB at one place");
+    let again = received(&|| (0..100).for_each(|step| read(50 * MIB + 2048 + step * 4096, 1024)));
+    assert!(again < 64 * 1024, "{again} bytes came for what was there");
+    assert_eq!(sha256(&b.path("large")).unwrap(), sha256(&a.path("large")).unwrap());
+}

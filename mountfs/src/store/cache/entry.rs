@@ -281,6 +281,12 @@ impl Entry {
         missing
     }
 
+    /// Where the extent `index` of [`Self::missing`] lies.
+    pub fn place(&self, index: usize) -> Option<Range<u64>> {
+        let parts = self.parts.as_ref().filter(|parts| index < parts.starts.len())?;
+        Some(parts.range(index as u32))
+    }
+
     /// Stores a chunk at every place that the content has it, as far as there is room: at least at one. `raw` is verified by
     /// the caller. With the last chunk the content becomes whole. An error of the kind `StorageFull` means that everything
     /// in the cache is in use.
