@@ -4,6 +4,7 @@
 //! client, the server and the simulator share one truth about what bytes mean.
 
 pub mod chunker;
+pub mod delta;
 pub mod envelope;
 pub mod frame;
 pub mod hash;

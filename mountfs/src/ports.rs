@@ -63,6 +63,12 @@ pub trait Remote: Send + Sync + 'static {
     /// Commits a batch, all or nothing, with the envelopes of small chunks in the same request.
     fn commit<'a>(&'a self, request: &'a CommitRequest, chunks: &'a [(ChunkHash, Bytes)]) -> Reply<'a, Committed>;
 
+    /// Whether the server takes contents told by their differences; it is not known before the first answer, and then not so.
+    fn takes_content_deltas(&self) -> bool;
+
+    /// The same of chunks: whether envelopes may tell a difference to a chunk that the server has.
+    fn takes_chunk_deltas(&self) -> bool;
+
     /// Which of the chunks the server lacks, in the order given. Any number may be asked for.
     fn missing<'a>(&'a self, chunks: &'a [ChunkHash]) -> Reply<'a, Vec<ChunkHash>>;
 

@@ -1,5 +1,9 @@
 //! Chunks by hash.
 //!
+//! In a put, up to [`DELTAS_MAX`] chunks may be told by their differences to chunks that the server has
+//! ([`crate::envelope::seal_against`]), if it says that it takes that ([`super::CHUNK_DELTAS`]). If it does not have one of these,
+//! the error `missing` names it.
+//!
 //! `POST /v1/chunks/missing` asks which of many hashes the server lacks. `POST /v1/chunks` stores a framed body of chunks
 //! (safe to repeat: a chunk is named by what it is). `POST /v1/chunks/fetch` answers many hashes with one framed stream, in
 //! the order asked. `GET /v1/chunks/HASH` answers one envelope, `GET /v1/contents/HASH` a manifest's encoding; both never
@@ -16,6 +20,9 @@ pub const HASHES_MAX: usize = 10_000;
 
 /// The largest body of one put, in bytes.
 pub const PUT_LEN_MAX: usize = 64 * 1024 * 1024;
+
+/// The largest number of chunks in one put that are told by their differences: each makes the server read another one.
+pub const DELTAS_MAX: usize = 256;
 
 /// A list of chunk hashes: the body of `missing` and `fetch`.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]

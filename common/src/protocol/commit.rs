@@ -10,6 +10,7 @@
 //! a session that is over: the commit was taken when the session was not.
 
 use super::changes::{Cursor, Device};
+use crate::delta::Delta;
 use crate::hash::{ChunkHash, ContentHash, FileHash};
 use crate::ids::{Epoch, NodeId, OpId, Rev, Seq};
 use crate::manifest::Manifest;
@@ -37,6 +38,22 @@ pub struct NewContent {
     pub sha256: Option<FileHash>,
 }
 
+/// A content told by how it differs from another one that the server has. Only for servers that take it
+/// ([`super::CONTENT_DELTAS`]). If the server does not have the other one, the error `missing` names the content itself.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ChangedContent {
+    /// Its name, which the manifest that comes of it must have.
+    pub content: ContentHash,
+    /// The other one.
+    pub base: ContentHash,
+    /// The difference of the manifests ([`crate::delta`]).
+    pub delta: Delta,
+    /// SHA-256 of the whole file if it is known.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub sha256: Option<FileHash>,
+}
+
 /// The batch.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
@@ -58,6 +75,9 @@ pub struct CommitRequest {
     /// Contents that are new to the server, as far as the client knows.
     #[serde(skip_serializing_if = "Vec::is_empty", default)]
     pub contents: Vec<NewContent>,
+    /// More of them, told by their differences: at most [`OPS_MAX`], of at most [`crate::delta::EXTENTS_SUM_MAX`] extents in sum.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub changed: Vec<ChangedContent>,
     /// What to do. A node appears at most once.
     pub ops: Vec<Op>,
 }

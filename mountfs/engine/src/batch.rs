@@ -87,7 +87,16 @@ impl Engine {
         self.in_flight = Some(InFlight { op_id, sent: batch.sent, fresh });
         let device = self.identity.device.clone();
         let (epoch, known, contents) = (known.epoch, Some(known), batch.contents);
-        Some(CommitRequest { op_id, epoch, device, session: None, known, contents, ops: batch.ops })
+        Some(CommitRequest {
+            op_id,
+            epoch,
+            device,
+            session: None,
+            known,
+            contents,
+            changed: Vec::new(),
+            ops: batch.ops,
+        })
     }
 
     /// Whether a commit is waiting for its answer.

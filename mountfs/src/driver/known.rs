@@ -6,7 +6,8 @@
 use lru::LruCache;
 use parking_lot::Mutex;
 use std::num::NonZeroUsize;
-use syncmount_common::{ChunkHash, Manifest};
+use std::sync::Arc;
+use syncmount_common::{ChunkHash, Extent, Manifest};
 
 /// Chunks that are remembered: those of some 8 GiB.
 const CHUNKS_MAX: usize = 32 * 1024;
@@ -44,26 +45,66 @@ impl KnownChunks {
     }
 }
 
-/// The chunks of one content that the server has.
-#[derive(Default)]
-pub(super) struct ChunksOf(Vec<Prefix>);
+/// A chunk that the server has and that another one probably differs little from.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Similar {
+    pub(super) hash: ChunkHash,
+    /// Where it lies in its content.
+    pub(super) at: u64,
+    pub(super) len: u32,
+}
 
-impl ChunksOf {
-    pub(super) fn new(manifest: &Manifest) -> Self {
-        let mut all: Vec<Prefix> = manifest.chunks().map(|(hash, _)| prefix(&hash)).collect();
-        all.sort_unstable();
-        Self(all)
+/// So many new chunks behind one that is known may be like those that were there.
+const SIMILAR_MAX: u32 = 4;
+
+/// The content beneath a draft, whose chunks the server has, and how far the draft has been compared with it.
+pub(super) struct Beneath {
+    manifest: Arc<Manifest>,
+    /// Where each chunk is, ordered by prefix.
+    places: Vec<(Prefix, u32)>,
+    /// The extent that stood behind the last chunk that both have.
+    next: usize,
+    /// New chunks since then.
+    fresh: u32,
+}
+
+impl Beneath {
+    pub(super) fn new(manifest: Arc<Manifest>) -> Self {
+        let chunk = |(index, extent): (u32, &Extent)| match extent {
+            Extent::Chunk { hash, .. } => Some((prefix(hash), index)),
+            Extent::Hole { .. } => None,
+        };
+        let mut places: Vec<_> = (0..).zip(manifest.extents()).filter_map(chunk).collect();
+        places.sort_unstable();
+        Self { manifest, places, next: 0, fresh: 0 }
     }
 
-    pub(super) fn has(&self, chunk: &ChunkHash) -> bool {
-        self.0.binary_search(&prefix(chunk)).is_ok()
+    /// Whether the draft's next chunk is one of these.
+    pub(super) fn has(&mut self, chunk: &ChunkHash) -> bool {
+        let wanted = prefix(chunk);
+        let from = self.places.partition_point(|(found, _)| *found < wanted);
+        let Some((_, index)) = self.places.get(from).filter(|(found, _)| *found == wanted) else { return false };
+        (self.next, self.fresh) = (*index as usize + 1, 0);
+        true
+    }
+
+    /// The chunk that stood where the draft's next one, which is new, stands now.
+    pub(super) fn similar(&mut self) -> Option<Similar> {
+        let index = self.next;
+        (self.next, self.fresh) = (index + 1, self.fresh + 1);
+        if self.fresh > SIMILAR_MAX {
+            return None;
+        }
+        match self.manifest.with_offsets().nth(index)? {
+            (at, Extent::Chunk { hash, len }) => Some(Similar { hash, at, len }),
+            (_, Extent::Hole { .. }) => None,
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use syncmount_common::Extent;
 
     #[test]
     fn what_was_told_is_known_until_it_is_forgotten() {
@@ -75,8 +116,19 @@ mod tests {
         assert!(!known.has(&chunk(0)) && known.has(&chunk(1)), "it is bounded");
         known.forget();
         assert!(!known.has(&chunk(1)));
-        let extents = (0..9).map(|n| Extent::Chunk { hash: chunk(n), len: 1 }).collect();
-        let content = ChunksOf::new(&Manifest::new(extents).unwrap());
-        assert!((0..9).all(|n| content.has(&chunk(n))) && !content.has(&chunk(9)));
+    }
+
+    #[test]
+    fn a_new_chunk_is_like_the_one_that_stood_there() {
+        let chunk = |n: u32| ChunkHash::of(&n.to_le_bytes());
+        let extents = (0..9).map(|n| Extent::Chunk { hash: chunk(n), len: n + 1 }).collect();
+        let mut beneath = Beneath::new(Arc::new(Manifest::new(extents).unwrap()));
+        assert!((0..3).all(|n| beneath.has(&chunk(n))) && !beneath.has(&chunk(99)));
+        assert_eq!(beneath.similar(), Some(Similar { hash: chunk(3), at: 1 + 2 + 3, len: 4 }));
+        assert_eq!(beneath.similar().map(|found| found.len), Some(5));
+        assert!(beneath.has(&chunk(2)));
+        assert_eq!((0..9).filter_map(|_| beneath.similar()).count(), SIMILAR_MAX as usize, "then it is another file");
+        assert!(beneath.has(&chunk(8)));
+        assert_eq!(beneath.similar(), None, "nothing stood there");
     }
 }

@@ -6,6 +6,7 @@
 mod border;
 mod clock;
 mod content;
+mod difference;
 mod durable;
 mod folder;
 mod known;

@@ -3,7 +3,11 @@
 //! Runs on threads of its own with bounded memory: a file of any size passes through a few buffers. A file that was
 //! written meanwhile is noticed by its generation and taken again.
 
-use super::{Client, content::ReadError, known::ChunksOf};
+use super::{
+    Client,
+    content::ReadError,
+    known::{Beneath, Similar},
+};
 use crate::files::{Backing, Overlay, Segment};
 use crate::ports::RemoteError;
 use bytes::Bytes;
@@ -111,15 +115,14 @@ impl Client {
             // A copy of what the server has.
             return Ok(Content::clone(known));
         }
-        let known = if upload {
+        let upload_all = upload || overlay.size > INLINE_FILE_MAX;
+        let beneath = overlay.base.as_ref().filter(|_| upload_all && !upload);
+        let beneath = beneath.and_then(|base| self.manifest_here(base)).map(Beneath::new);
+        if upload {
             // The server has said that it lacks something.
             self.known.forget();
-            None
-        } else {
-            let base = overlay.base.as_ref().and_then(|base| self.manifest_here(base));
-            Some(base.map_or_else(ChunksOf::default, |base| ChunksOf::new(&base)))
-        };
-        let mut cutter = Cutter::new(self, overlay, upload || overlay.size > INLINE_FILE_MAX, known);
+        }
+        let mut cutter = Cutter::new(self, overlay, upload_all, beneath);
         match self.reusable(overlay)? {
             Some(base) => cutter.change(&base, || self.require_unchanged(node, generation))?,
             None => cutter.whole(|| self.require_unchanged(node, generation))?,
@@ -157,7 +160,7 @@ struct Cutter<'a> {
 }
 
 impl<'a> Cutter<'a> {
-    fn new(client: &'a Arc<Client>, overlay: &'a Overlay, upload: bool, known: Option<ChunksOf>) -> Self {
+    fn new(client: &'a Arc<Client>, overlay: &'a Overlay, upload: bool, beneath: Option<Beneath>) -> Self {
         Self {
             client,
             overlay,
@@ -165,7 +168,15 @@ impl<'a> Cutter<'a> {
             hasher: (zeros_in(overlay) <= HASHED_HOLES_MAX).then(FileHasher::default),
             hashed_holes: 0,
             extents: Vec::new(),
-            uploads: Uploads { client, upload, known, gathered: Vec::new(), bytes: 0, running: Vec::new() },
+            uploads: Uploads {
+                client,
+                upload,
+                base: overlay.base.clone(),
+                beneath,
+                gathered: Vec::new(),
+                bytes: 0,
+                running: Vec::new(),
+            },
         }
     }
 
@@ -305,7 +316,10 @@ impl<'a> Cutter<'a> {
             if let Some((start, extent)) = kept.next_if(|(start, _)| *start == at) {
                 match extent {
                     Extent::Hole { len } => self.push_hole(len),
-                    chunk @ Extent::Chunk { .. } => self.extents.push(chunk),
+                    chunk @ Extent::Chunk { hash, .. } => {
+                        self.uploads.pass(&hash);
+                        self.extents.push(chunk);
+                    }
                 }
                 at = start + extent.len();
                 continue;
@@ -385,22 +399,93 @@ struct Uploads<'a> {
     client: &'a Arc<Client>,
     /// Whether chunks are uploaded at all, or held for the commit.
     upload: bool,
-    /// What the server has of the content beneath; absent: it has to be asked about every chunk.
-    known: Option<ChunksOf>,
-    gathered: Vec<(ChunkHash, Vec<u8>)>,
+    /// The content beneath, and what the server has of it; absent: it has to be asked about every chunk.
+    base: Option<Arc<Content>>,
+    beneath: Option<Beneath>,
+    gathered: Vec<Fresh>,
     bytes: usize,
     running: Vec<tokio::task::JoinHandle<Result<(), RemoteError>>>,
 }
 
+/// A chunk that the server is not known to have.
+struct Fresh {
+    hash: ChunkHash,
+    raw: Vec<u8>,
+    /// What stood in its place.
+    similar: Option<Similar>,
+}
+
+impl Client {
+    /// Sends chunks that the server lacks; those that are like others that it has, as differences.
+    async fn put_fresh(self: &Arc<Self>, base: Option<Arc<Content>>, chunks: Vec<Fresh>) -> Result<(), RemoteError> {
+        let client = self.clone();
+        let seal = move || client.seal(base.as_deref(), chunks);
+        let sealed = tokio::task::spawn_blocking(seal).await;
+        let (mut sealed, again) = sealed.map_err(|error| RemoteError::Local(io::Error::other(error)))?;
+        match self.remote.put(&sealed).await {
+            // The server may lack what the differences refer to: once more with everything.
+            Err(error) if !again.is_empty() && !error.is_retryable() => {
+                tracing::debug!(%error, "chunks are sent again as a whole");
+                sealed.retain(|(_, envelope)| envelope::base(envelope).is_none());
+                sealed.extend(again.iter().map(|(hash, raw)| (*hash, Bytes::from(envelope::seal(raw)))));
+                self.remote.put(&sealed).await?;
+            }
+            put => {
+                put?;
+            }
+        }
+        sealed.iter().for_each(|(hash, _)| self.known.note(hash));
+        Ok(())
+    }
+
+    /// Envelopes, and the raw bytes of those that tell a difference.
+    #[expect(clippy::type_complexity, reason = "two lists of the same shape")]
+    fn seal(&self, base: Option<&Content>, chunks: Vec<Fresh>) -> (Vec<(ChunkHash, Bytes)>, Vec<(ChunkHash, Vec<u8>)>) {
+        let (mut sealed, mut again) = (Vec::with_capacity(chunks.len()), Vec::new());
+        for Fresh { hash, raw, similar } in chunks {
+            let told = base.zip(similar).and_then(|(base, similar)| self.seal_against(base, similar, &raw));
+            let whole = envelope::seal(&raw);
+            match told.filter(|told| told.len() < whole.len()) {
+                Some(told) => {
+                    sealed.push((hash, told.into()));
+                    again.push((hash, raw));
+                }
+                None => sealed.push((hash, whole.into())),
+            }
+        }
+        (sealed, again)
+    }
+
+    /// The difference to a chunk of the content beneath, if that is here: it is not fetched for the purpose.
+    fn seal_against(&self, base: &Content, similar: Similar, raw: &[u8]) -> Option<Vec<u8>> {
+        let lens = envelope::DELTA_LENS;
+        if !self.remote.takes_chunk_deltas() || !lens.contains(&raw.len()) || !lens.contains(&(similar.len as usize)) {
+            return None;
+        }
+        let mut beneath = vec![0; similar.len as usize];
+        let here = self.read_local(base, similar.at, &mut beneath).ok().flatten();
+        if here != Some(beneath.len()) || !similar.hash.matches(&beneath) {
+            return None;
+        }
+        envelope::seal_against(&similar.hash, &beneath, raw)
+    }
+}
+
 impl Uploads<'_> {
+    /// A chunk of the draft goes by: whether the server has it from the content beneath.
+    fn pass(&mut self, hash: &ChunkHash) -> bool {
+        self.beneath.as_mut().is_some_and(|beneath| beneath.has(hash))
+    }
+
     fn take(&mut self, hash: ChunkHash, raw: &[u8]) -> Result<(), PrepareError> {
         if !self.upload && self.client.outbox.hold(hash, &Bytes::from(envelope::seal(raw))) {
             return Ok(());
         }
-        if self.known.as_ref().is_some_and(|beneath| beneath.has(&hash) || self.client.known.has(&hash)) {
+        if self.pass(&hash) || self.client.known.has(&hash) {
             return Ok(());
         }
-        self.gathered.push((hash, raw.to_vec()));
+        let similar = self.beneath.as_mut().and_then(Beneath::similar);
+        self.gathered.push(Fresh { hash, raw: raw.to_vec(), similar });
         self.bytes += raw.len();
         if self.bytes >= UPLOAD_LEN { self.flush() } else { Ok(()) }
     }
@@ -414,22 +499,13 @@ impl Uploads<'_> {
         }
         self.bytes = 0;
         let chunks = std::mem::take(&mut self.gathered);
-        let client = self.client.clone();
+        let (client, base) = (self.client.clone(), self.base.clone());
         self.running.push(self.client.runtime.spawn(async move {
-            let hashes: Vec<ChunkHash> = chunks.iter().map(|(hash, _)| *hash).collect();
+            let hashes: Vec<ChunkHash> = chunks.iter().map(|chunk| chunk.hash).collect();
             let missing: std::collections::HashSet<_> = client.remote.missing(&hashes).await?.into_iter().collect();
             hashes.iter().filter(|hash| !missing.contains(hash)).for_each(|hash| client.known.note(hash));
-            let wanted: Vec<_> = chunks.into_iter().filter(|(hash, _)| missing.contains(hash)).collect();
-            if wanted.is_empty() {
-                return Ok(());
-            }
-            let seal =
-                move || wanted.into_iter().map(|(hash, raw)| (hash, Bytes::from(envelope::seal(&raw)))).collect();
-            let sealed: Vec<_> =
-                tokio::task::spawn_blocking(seal).await.map_err(|error| RemoteError::Local(io::Error::other(error)))?;
-            client.remote.put(&sealed).await?;
-            sealed.iter().for_each(|(hash, _)| client.known.note(hash));
-            Ok(())
+            let wanted: Vec<_> = chunks.into_iter().filter(|chunk| missing.contains(&chunk.hash)).collect();
+            if wanted.is_empty() { Ok(()) } else { client.put_fresh(base, wanted).await }
         }));
         Ok(())
     }

@@ -242,6 +242,7 @@ async fn keep_before_sending(client: &Client, request: &CommitRequest, speaker: 
 
 async fn send(client: &Arc<Client>, request: &CommitRequest, speaker: Speaker, backoff: &mut Backoff) {
     let held = held_chunks(client, request);
+    let mut told = client.told_by_differences(request).await;
     let answer = loop {
         let chunks = match unknown_chunks(client, &held).await {
             Ok(chunks) => chunks,
@@ -250,8 +251,11 @@ async fn send(client: &Arc<Client>, request: &CommitRequest, speaker: Speaker, b
                 continue;
             }
         };
-        match client.remote.commit(request, &chunks).await {
+        let answered = client.remote.commit(told.as_ref().unwrap_or(request), &chunks).await;
+        match answered {
             Ok(done) => break CommitAnswer::Committed(done),
+            // The server may lack what the differences refer to: once more with everything.
+            Err(RemoteError::Missing(_) | RemoteError::Rejected { .. }) if told.take().is_some() => {}
             Err(RemoteError::Conflict(details)) => break CommitAnswer::Conflict(details),
             Err(RemoteError::Missing(details)) => break CommitAnswer::Missing(details),
             Err(RemoteError::Held { reason, denied }) => break CommitAnswer::Held { reason, denied },

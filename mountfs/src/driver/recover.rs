@@ -321,6 +321,12 @@ pub(crate) mod tests {
         fn commit<'a>(&'a self, _: &'a CommitRequest, _: &'a [(ChunkHash, Bytes)]) -> Reply<'a, Committed> {
             unreachable()
         }
+        fn takes_content_deltas(&self) -> bool {
+            false
+        }
+        fn takes_chunk_deltas(&self) -> bool {
+            false
+        }
         fn missing<'a>(&'a self, _: &'a [ChunkHash]) -> Reply<'a, Vec<ChunkHash>> {
             unreachable()
         }

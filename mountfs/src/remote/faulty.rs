@@ -107,6 +107,14 @@ impl<R: Remote> Remote for FaultyRemote<R> {
         self.pass(Call::Commit, self.inner.commit(request, chunks))
     }
 
+    fn takes_content_deltas(&self) -> bool {
+        self.inner.takes_content_deltas()
+    }
+
+    fn takes_chunk_deltas(&self) -> bool {
+        self.inner.takes_chunk_deltas()
+    }
+
     fn missing<'a>(&'a self, chunks: &'a [ChunkHash]) -> Reply<'a, Vec<ChunkHash>> {
         self.pass(Call::Missing, self.inner.missing(chunks))
     }
@@ -176,6 +184,12 @@ mod tests {
         }
         fn commit<'a>(&'a self, _: &'a CommitRequest, _: &'a [(ChunkHash, Bytes)]) -> Reply<'a, Committed> {
             self.reached(Call::Commit, Committed { first_seq: 1, last_seq: 1, tag: 1 })
+        }
+        fn takes_content_deltas(&self) -> bool {
+            false
+        }
+        fn takes_chunk_deltas(&self) -> bool {
+            false
         }
         fn missing<'a>(&'a self, chunks: &'a [ChunkHash]) -> Reply<'a, Vec<ChunkHash>> {
             self.reached(Call::Missing, chunks.to_vec())

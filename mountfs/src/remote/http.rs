@@ -19,7 +19,7 @@ use std::collections::HashSet;
 use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 use syncmount_common::envelope::{self, ENVELOPE_LEN_MAX};
 use syncmount_common::frame::{self, Decoder, Frame};
@@ -29,7 +29,7 @@ use syncmount_common::protocol::chunks::{ChunkList, HASHES_MAX, MissingReply, PU
 use syncmount_common::protocol::commit::{COMMIT_LEN_MAX, CommitRequest, Committed};
 use syncmount_common::protocol::error::ErrorCode;
 use syncmount_common::protocol::folders::FolderInfo;
-use syncmount_common::protocol::{VERSION, VERSION_HEADER};
+use syncmount_common::protocol::{CHUNK_DELTAS, CONTENT_DELTAS, FEATURES_HEADER, VERSION, VERSION_HEADER};
 use syncmount_common::{ChunkHash, ContentHash, Manifest};
 
 const CONNECT: Duration = Duration::from_secs(5);
@@ -88,6 +88,25 @@ impl Counters {
     }
 }
 
+/// What the server takes, as its last reply says.
+#[derive(Default)]
+struct Features {
+    content_deltas: AtomicBool,
+    chunk_deltas: AtomicBool,
+}
+
+impl Features {
+    fn learn(&self, headers: &HeaderMap) {
+        let takes = |feature: &str| {
+            // A proxy may have put several headers into one.
+            let named = headers.get_all(FEATURES_HEADER).iter().filter_map(|named| named.to_str().ok());
+            named.flat_map(|named| named.split(',')).any(|name| name.trim() == feature)
+        };
+        self.chunk_deltas.store(takes(CHUNK_DELTAS), Ordering::Relaxed);
+        self.content_deltas.store(takes(CONTENT_DELTAS), Ordering::Relaxed);
+    }
+}
+
 /// One folder of one server, over HTTP.
 pub struct HttpRemote {
     base: ServerUrl,
@@ -95,6 +114,7 @@ pub struct HttpRemote {
     poll: Client,
     data: Client,
     counters: Arc<Counters>,
+    features: Features,
 }
 
 impl fmt::Debug for HttpRemote {
@@ -116,6 +136,7 @@ impl HttpRemote {
             poll: client(base, &headers)?,
             data: client(base, &headers)?,
             counters: Arc::default(),
+            features: Features::default(),
         })
     }
 
@@ -262,6 +283,7 @@ impl HttpRemote {
             let reply = request.send().await.map_err(|error| reply::broken(&error))?;
             deadline.extend(STALL);
             reply::check_server(reply.status(), reply.headers(), &self.base.to_string())?;
+            self.features.learn(reply.headers());
             let status = reply.status();
             let incoming = Incoming { reply, deadline: deadline.clone(), counters: self.counters.clone() };
             if status.is_success() {
@@ -290,6 +312,14 @@ impl Remote for HttpRemote {
 
     fn commit<'a>(&'a self, request: &'a CommitRequest, chunks: &'a [(ChunkHash, Bytes)]) -> Reply<'a, Committed> {
         self.send_commit(request, chunks).boxed()
+    }
+
+    fn takes_content_deltas(&self) -> bool {
+        self.features.content_deltas.load(Ordering::Relaxed)
+    }
+
+    fn takes_chunk_deltas(&self) -> bool {
+        self.features.chunk_deltas.load(Ordering::Relaxed)
     }
 
     fn missing<'a>(&'a self, chunks: &'a [ChunkHash]) -> Reply<'a, Vec<ChunkHash>> {

@@ -120,6 +120,7 @@ fn batch() -> CommitRequest {
         session: None,
         known: None,
         contents: Vec::new(),
+        changed: Vec::new(),
         ops: Vec::new(),
     }
 }
@@ -175,6 +176,26 @@ fn small_contents_come_along_verified() {
         }
         assert!(server.last().line.contains("inline=65536"), "{:?}", server.last().line);
     }
+}
+
+#[test]
+fn what_the_server_takes_is_what_its_last_reply_says() {
+    let named = Arc::new(Mutex::new(""));
+    let told = named.clone();
+    let server = Server::start(move |_| {
+        let text = String::from_utf8(json(&page())).unwrap();
+        text.replacen("\r\n", &format!("\r\n{}", *told.lock()), 1).into_bytes()
+    });
+    let remote = server.remote();
+    let takes = |headers| {
+        *named.lock() = headers;
+        block_on(remote.changes(Ask::default(), Duration::ZERO, 0, None)).unwrap();
+        (remote.takes_content_deltas(), remote.takes_chunk_deltas())
+    };
+    assert_eq!((remote.takes_content_deltas(), remote.takes_chunk_deltas()), (false, false));
+    assert_eq!(takes("syncmount-features: content-deltas, chunk-deltas\r\n"), (true, true));
+    assert_eq!(takes("syncmount-features: content-deltas\r\nsyncmount-features: more\r\n"), (true, false));
+    assert_eq!(takes(""), (false, false), "an older server is there again");
 }
 
 #[test]

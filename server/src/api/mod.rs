@@ -33,7 +33,7 @@ use error::ApiError;
 use std::any::Any;
 use std::sync::Arc;
 use syncmount_common::protocol::error::ErrorCode;
-use syncmount_common::protocol::{VERSION, VERSION_HEADER};
+use syncmount_common::protocol::{CHUNK_DELTAS, CONTENT_DELTAS, FEATURES_HEADER, VERSION, VERSION_HEADER};
 use tokio_util::sync::CancellationToken;
 use tower_http::catch_panic::CatchPanicLayer;
 
@@ -134,7 +134,7 @@ fn panicked(panic: Box<dyn Any + Send>) -> Response {
     ApiError::new(ErrorCode::Internal, "a fault of the server; its log has the details").into_response()
 }
 
-/// Logs each request, never its headers: they carry the token. Every reply tells the protocol's version.
+/// Logs each request, never its headers: they carry the token. Every reply tells the protocol's version and what is taken beyond.
 async fn log(request: Request, next: Next) -> Response {
     let (method, path) = (request.method().clone(), request.uri().path().to_owned());
     let begin = tokio::time::Instant::now();
@@ -142,5 +142,8 @@ async fn log(request: Request, next: Next) -> Response {
     let (status, ms) = (response.status().as_u16(), begin.elapsed().as_millis());
     tracing::debug!(%method, path, status, ms, "request");
     response.headers_mut().insert(VERSION_HEADER, HeaderValue::from_static(VERSION));
+    for feature in [CONTENT_DELTAS, CHUNK_DELTAS] {
+        response.headers_mut().append(FEATURES_HEADER, HeaderValue::from_static(feature));
+    }
     response
 }

@@ -35,7 +35,7 @@ pub(super) struct Described {
 
 impl Batch {
     pub(super) fn check(request: CommitRequest) -> Result<Self> {
-        let CommitRequest { op_id, epoch, device, session, known, contents, ops } = request;
+        let CommitRequest { op_id, epoch, device, session, known, contents, changed: _, ops } = request;
         if ops.len() > OPS_MAX {
             return Err(ServiceError::TooLarge(format!("{} operations in one batch, at most {OPS_MAX}", ops.len())));
         }

@@ -58,10 +58,15 @@ impl Service {
         Ok(body.envelope)
     }
 
+    /// The raw bytes of one chunk, verified.
+    pub(super) async fn raw_chunk(&self, hash: ChunkHash) -> Result<Bytes> {
+        let bodies: Vec<Body> = self.fetch(vec![hash]).await?.try_collect().await?;
+        Ok(bodies.into_iter().next().ok_or(ServiceError::Damaged(hash))?.raw)
+    }
+
     /// A part of a chunk, sealed as a chunk of its own that is named by the hash of the part. The whole chunk is verified first.
     pub async fn part(&self, hash: ChunkHash, range: Range<u32>) -> Result<(ChunkHash, Bytes)> {
-        let bodies: Vec<Body> = self.fetch(vec![hash]).await?.try_collect().await?;
-        let raw = bodies.into_iter().next().ok_or(ServiceError::Damaged(hash))?.raw;
+        let raw = self.raw_chunk(hash).await?;
         let range = range.start as usize..range.end as usize;
         if range.is_empty() || range.end > raw.len() {
             let text = format!("the chunk {hash} has {} bytes: there is no part {range:?} of it", raw.len());

@@ -39,6 +39,7 @@ impl Service {
 
     /// The same, with chunks that have been taken in.
     pub async fn commit_fresh(&self, folder_name: &str, request: CommitRequest, fresh: Fresh) -> Result<Committed> {
+        let request = self.with_whole_contents(request).await?;
         let batch = self.0.offload.run(move || Batch::check(request)).await??;
         let (name, now, tag) = (folder_name.to_owned(), self.0.environment.now(), self.0.environment.tag());
         let (service, small_bytes, rule) = (self.clone(), fresh.small_bytes(), self.hold_rule());

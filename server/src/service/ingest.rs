@@ -10,6 +10,8 @@ use crate::meta::{PackedChunk, SmallChunk, WriteTx};
 use bytes::Bytes;
 use std::collections::HashSet;
 use syncmount_common::envelope::{self, EnvelopeError};
+use syncmount_common::protocol::chunks::DELTAS_MAX;
+use syncmount_common::protocol::commit::MissingDetails;
 use syncmount_common::{ChunkHash, FileHash};
 
 /// Chunks are verified and stored in batches of about this many bytes.
@@ -20,6 +22,7 @@ pub struct Ingest {
     service: Service,
     batch: Vec<Unverified>,
     batch_len: usize,
+    deltas: usize,
     fresh: Fresh,
 }
 
@@ -59,14 +62,37 @@ impl Fresh {
 impl Service {
     /// Begins to take chunks in.
     pub fn ingest(&self) -> Ingest {
-        Ingest { service: self.clone(), batch: Vec::new(), batch_len: 0, fresh: Fresh::default() }
+        Ingest { service: self.clone(), batch: Vec::new(), batch_len: 0, deltas: 0, fresh: Fresh::default() }
     }
 }
 
 impl Ingest {
     /// Takes one chunk. It is verified at the latest when [`Self::finish`] returns.
     pub async fn add(&mut self, hash: ChunkHash, envelope: Bytes) -> Result<()> {
+        if let Some(base) = envelope::base(&envelope) {
+            let envelope = self.whole(hash, base, envelope).await?;
+            return self.add_sealed(hash, envelope).await;
+        }
         self.push(Unverified { hash, envelope, trusted: false }).await
+    }
+
+    /// A chunk that is told by its difference to one that is here, sealed as any other.
+    async fn whole(&mut self, hash: ChunkHash, base: ChunkHash, envelope: Bytes) -> Result<Bytes> {
+        self.deltas += 1;
+        if self.deltas > DELTAS_MAX {
+            return Err(ServiceError::TooLarge(format!("more than {DELTAS_MAX} chunks told by their differences")));
+        }
+        let beneath = match self.service.raw_chunk(base).await {
+            Err(ServiceError::UnknownChunks(chunks)) => {
+                return Err(ServiceError::Missing(MissingDetails { chunks, contents: Vec::new() }));
+            }
+            found => found?,
+        };
+        let open = move || match envelope::open_against(&hash, &envelope, &beneath) {
+            Ok(raw) => Ok(envelope::seal(&raw).into()),
+            Err(error) => Err(refusal(&hash, error)),
+        };
+        self.service.0.offload.run(open).await?
     }
 
     /// Takes a chunk whose hash this process has just computed.

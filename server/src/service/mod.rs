@@ -9,6 +9,7 @@ mod bodies;
 mod changes;
 mod chunks;
 mod commit;
+mod difference;
 mod environment;
 mod error;
 mod files;

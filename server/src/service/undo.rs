@@ -240,6 +240,7 @@ mod tests {
             session: None,
             known: None,
             contents,
+            changed: Vec::new(),
             ops,
         };
         now(service.commit(F, request, Vec::new())).map(drop)

@@ -151,6 +151,7 @@ impl Service {
             session: None,
             known: None,
             contents,
+            changed: Vec::new(),
             ops,
         }
     }

@@ -57,8 +57,16 @@ impl Folder {
 
     async fn commit(&self, device: Device, ops: Vec<Op>) -> Result<Committed, ServiceError> {
         let epoch = self.service.folder(F).await.unwrap().cursor.epoch;
-        let commit =
-            CommitRequest { op_id: op_id(), epoch, device, session: None, known: None, contents: vec![empty()], ops };
+        let commit = CommitRequest {
+            op_id: op_id(),
+            epoch,
+            device,
+            session: None,
+            known: None,
+            contents: vec![empty()],
+            changed: Vec::new(),
+            ops,
+        };
         self.service.commit(F, commit, Vec::new()).await
     }
 

@@ -4,6 +4,7 @@
 mod chunks;
 mod client;
 mod commit;
+mod differences;
 mod feed;
 mod files;
 mod history;

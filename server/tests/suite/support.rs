@@ -150,7 +150,16 @@ pub fn remove(id: NodeId, base: Rev) -> Op {
 }
 
 pub fn request(epoch: Epoch, ops: Vec<Op>) -> CommitRequest {
-    CommitRequest { op_id: op_id(), epoch, device: device(), session: None, known: None, contents: Vec::new(), ops }
+    CommitRequest {
+        op_id: op_id(),
+        epoch,
+        device: device(),
+        session: None,
+        known: None,
+        contents: Vec::new(),
+        changed: Vec::new(),
+        ops,
+    }
 }
 
 pub fn empty() -> NewContent {
