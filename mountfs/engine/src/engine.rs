@@ -276,7 +276,7 @@ impl Engine {
     pub fn tick(&mut self, now: Timestamp) -> bool {
         let asks = self.held.as_mut().is_some_and(|held| held.ask_if_due(now));
         let due: Vec<NodeId> = self.failed.iter().filter(|(_, (at, _))| is_due(*at, now)).map(|(id, _)| *id).collect();
-        let tries = asks || !due.is_empty();
+        let tries = self.end_rests(now) || asks || !due.is_empty();
         for id in due {
             self.failed.remove(&id);
             self.to_prepare.push_back((id, true));

@@ -279,8 +279,11 @@ impl Engine {
         new
     }
 
-    pub(crate) fn end_rests(&mut self, now: Timestamp) {
+    /// Removals that have waited for long enough wait no more; whether there were any.
+    pub(crate) fn end_rests(&mut self, now: Timestamp) -> bool {
+        let before = self.resting.len();
         self.resting.retain(|_, until| !is_due(*until, now));
+        self.resting.len() < before
     }
 
     /// Whether the node's removal waits for another node to take its place.
@@ -438,9 +441,11 @@ mod tests {
         rig.edit(old, 1, NOW.0);
         mv(&mut rig, (ROOT, "doc"), (ROOT, "doc~")).unwrap();
         assert!(rig.engine.next_commit(NOW).is_none());
+        assert!(!rig.engine.tick(NOW) && rig.engine.tick(later()), "it is time that says when");
         let request = rig.engine.next_commit(later()).unwrap();
         assert!(matches!(request.ops[..], [Op::Remove { id, .. }] if id == old));
         rig.take(&request);
+        assert!(!rig.engine.tick(later()));
         assert_eq!(rig.names(ROOT), ["doc~"]);
         mv(&mut rig, (ROOT, "doc~"), (ROOT, "doc")).unwrap();
         assert_eq!(rig.sync().concat().len(), 1, "and back it is a creation");
