@@ -16,6 +16,16 @@ pub const HASH_LEN: usize = 32;
 #[error("a SHA-256 hash is written as 64 hexadecimal digits")]
 pub struct ParseHashError;
 
+/// Hashes are written very often: in requests, answers and the names of cached contents.
+fn write_hex(f: &mut fmt::Formatter<'_>, bytes: &[u8; HASH_LEN]) -> fmt::Result {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    let mut digits = [0; 2 * HASH_LEN];
+    for (pair, byte) in digits.as_chunks_mut().0.iter_mut().zip(bytes) {
+        *pair = [DIGITS[usize::from(byte >> 4)], DIGITS[usize::from(byte & 15)]];
+    }
+    f.write_str(str::from_utf8(&digits).map_err(|_| fmt::Error)?)
+}
+
 fn parse_hex(text: &str) -> Result<[u8; HASH_LEN], ParseHashError> {
     let digits = text.as_bytes();
     if digits.len() != 2 * HASH_LEN {
@@ -67,7 +77,7 @@ macro_rules! hash_type {
 
         impl fmt::Display for $name {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+                write_hex(f, &self.0)
             }
         }
 

@@ -213,6 +213,11 @@ impl Engine {
         None
     }
 
+    /// Whether [`Self::poll`] may have work, beside what was to be done before the last call.
+    pub fn wants_poll(&self) -> bool {
+        !(self.effects.is_empty() && self.to_prepare.is_empty() && self.to_rescope.is_empty())
+    }
+
     /// What must be kept before anything that follows from it is done or said.
     pub fn take_record(&mut self) -> Record {
         let touched = std::mem::take(&mut self.touched);

@@ -110,7 +110,8 @@ impl Client {
             notes: Mutex::new(std::mem::take(&mut notes)),
             lost: Mutex::default(),
             room: Room::default(),
-            generations: AtomicU64::new(0),
+            // 0 is what nobody has written to.
+            generations: AtomicU64::new(1),
             unsynced_names: AtomicBool::new(false),
             syncing_names: Mutex::default(),
             marks,
@@ -200,6 +201,11 @@ impl Client {
         }
         if suspect && !self.is_proven(&draft)? {
             let id = draft.staging.unwrap_or_default();
+            if len == 0 && reaches == 0 && !draft.ready {
+                // Made and not closed, and nothing is left of what may have been written.
+                self.give_up(node)?;
+                return self.staging.remove(id);
+            }
             return self.set_aside(
                 node,
                 id,

@@ -41,17 +41,21 @@ impl Client {
         if inner.generation != generation || inner.told != generation || inner.node != node {
             return Ok(());
         }
-        let adopt = |staging: &Option<Option<u64>>| {
-            if let (true, Some(Some(id))) = (whole, staging) {
+        let path = overlay.staging.as_ref().filter(|_| whole).map(|staging| self.staging.path(staging.id));
+        let mut adoption = match (&path, &overlay.staging) {
+            (Some(path), Some(staging)) => {
                 // A sparse file may be shorter than its size says; one that a dead process was writing to may be longer.
-                if let Some(staging) = &overlay.staging
-                    && staging.file.metadata()?.len() != content.size
-                {
+                if staging.file.metadata()?.len() != content.size {
                     staging.file.set_len(content.size)?;
                 }
-                self.cache.adopt(&content.hash, content.size, &self.staging.path(*id))?;
+                Some(self.cache.adoption(&content.hash, content.size, path)?)
             }
-            Ok(())
+            _ => None,
+        };
+        // What takes long is done before and after: everybody else waits here.
+        let adopt = |settled: &Option<Option<u64>>| match (&mut adoption, settled) {
+            (Some(adoption), Some(Some(_))) => adoption.take(),
+            _ => Ok(()),
         };
         let staging = self.change_then(|engine, _| engine.settle(node, generation), adopt)?;
         let Some(staging) = staging else { return Ok(()) };
@@ -60,8 +64,9 @@ impl Client {
         drop(inner);
         self.keep_bytes_if_pinned(node);
         if let Some(id) = staging {
-            if !whole {
-                self.staging.remove(id)?;
+            match adoption {
+                Some(adoption) => drop(adoption.finish()?),
+                None => self.staging.remove(id)?,
             }
             self.state.append(&rows::removed(id))?;
             self.marks.forget(id);

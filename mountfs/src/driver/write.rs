@@ -12,7 +12,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 use syncmount_common::manifest::FILE_SIZE_MAX;
 use syncmount_common::{Attrs, Content, NodeId, Timestamp};
-use syncmount_engine::{Body, DraftUpdate, Expected, FileBody, Refusal, State};
+use syncmount_engine::{Body, DraftUpdate, Engine, Expected, FileBody, Refusal, State};
 
 /// A file that stays open is sent when its writer has been quiet for this long …
 const QUIET: Duration = Duration::from_secs(2);
@@ -65,7 +65,28 @@ impl Client {
         self.files.open(node, false, inner).ok()
     }
 
+    /// A staging file of its own for a file that is about to be made.
+    pub fn new_staging(&self) -> io::Result<StagingFile> {
+        let (id, file) = self.staging.create()?;
+        self.unsynced_names.store(true, Ordering::Release);
+        Ok(StagingFile { id, file: Arc::new(file) })
+    }
+
+    /// Opens for writing what was made with this staging file a moment ago.
+    pub fn open_made(&self, node: NodeId, staging: StagingFile) -> Result<Arc<OpenFile>, WriteError> {
+        let staging_of = |id| if id == staging.id { Ok(Some(staging)) } else { self.draft_file(id) };
+        self.files.open(node, true, || self.inner_with(node, staging_of))
+    }
+
     pub(super) fn inner_of(&self, node: NodeId) -> Result<Inner, WriteError> {
+        self.inner_with(node, |id| self.draft_file(id))
+    }
+
+    fn inner_with(
+        &self,
+        node: NodeId,
+        staging_of: impl FnOnce(u64) -> io::Result<Option<StagingFile>>,
+    ) -> Result<Inner, WriteError> {
         let state = self.look(|engine| engine.local(node).cloned()).ok_or(Refusal::NotFound)?;
         let (backing, generation, told_ready) = match &state.body {
             Body::Dir => return Err(Refusal::IsDir.into()),
@@ -73,7 +94,7 @@ impl Client {
             Body::File(FileBody::Clean(content)) => (Backing::Clean(content.clone()), 0, true),
             Body::File(FileBody::Draft(draft)) => {
                 let staging = match draft.staging {
-                    Some(id) => self.draft_file(id)?,
+                    Some(id) => staging_of(id)?,
                     None => None,
                 };
                 (Backing::Draft(Overlay::restore(draft, staging)), draft.generation, draft.ready)
@@ -177,13 +198,13 @@ impl Client {
 
     /// Makes a version that another device's has replaced a conflict copy that somebody is writing to.
     fn begin_beside(&self, file: &Arc<OpenFile>, inner: &mut Inner) -> Result<(), WriteError> {
-        let (id, staging) = self.staging.create()?;
-        self.unsynced_names.store(true, Ordering::Release);
+        let staging = self.new_staging()?;
+        let id = staging.id;
         let mut overlay = match &inner.backing {
             Backing::Clean(content) => Overlay::over(content.clone()),
-            Backing::Draft(overlay) => overlay.copied_to(&staging)?,
+            Backing::Draft(overlay) => overlay.copied_to(&staging.file)?,
         };
-        overlay.staging = Some(StagingFile { id, file: Arc::new(staging) });
+        overlay.staging = Some(staging);
         let generation = self.next_generation();
         let update = update_of(inner, &overlay, generation, false);
         match self.change(|engine, now| engine.write_beside(inner.node, update, now))? {
@@ -220,9 +241,7 @@ impl Client {
             };
             if overlay.staging.is_none() {
                 if fresh.is_none() {
-                    let (id, file) = self.staging.create()?;
-                    self.unsynced_names.store(true, Ordering::Release);
-                    fresh = Some(StagingFile { id, file: Arc::new(file) });
+                    fresh = Some(self.new_staging()?);
                 }
                 overlay.staging.clone_from(&fresh);
             }
@@ -320,8 +339,14 @@ impl Client {
         if !is_news || inner.orphan.is_some() {
             return Ok(());
         }
-        match self.tell_as(inner, overlay, inner.generation, ready) {
+        // Made and never written: there is nothing that would have to be proved after a power cut.
+        let unwritten =
+            (ready && inner.generation == 0 && overlay.is_blank() && overlay.staging.is_some()).then(Overlay::empty);
+        match self.tell_as(inner, unwritten.as_ref().unwrap_or(overlay), inner.generation, ready) {
             Ok(()) => {
+                if let Some(unwritten) = unwritten {
+                    inner.backing = Backing::Draft(unwritten);
+                }
                 inner.told = inner.generation;
                 inner.told_ready = ready;
                 if ready {
@@ -354,7 +379,9 @@ impl Client {
             Backing::Draft(known) => Expected::Draft(known.staging.as_ref().map(|staging| staging.id)),
         };
         let update = update_of(inner, overlay, generation, ready);
-        self.change(|engine, now| engine.write_draft(inner.node, expected, update, now))??;
+        let tell = |engine: &mut Engine, now| engine.write_draft(inner.node, expected, update, now);
+        // Of what may not be sent yet nothing follows.
+        if ready { self.change(tell)? } else { self.change_quietly(tell)? }?;
         Ok(())
     }
 

@@ -78,6 +78,11 @@ impl Overlay {
         Self { size: draft.size, staging, present, base: draft.base.clone(), base_len: draft.base_len }
     }
 
+    /// Whether it is the same as [`Self::empty`] but for a staging file.
+    pub fn is_blank(&self) -> bool {
+        self.size == 0 && self.present.covered() == 0 && self.base.is_none()
+    }
+
     /// Where the bytes of `range` (cut at the end of the file) are.
     pub fn segments(&self, range: Range<u64>) -> Vec<Segment> {
         let range = range.start..range.end.min(self.size);

@@ -372,13 +372,15 @@ impl Vfs {
         self.require_writable()?;
         let parent = self.node(parent)?;
         let name = Name::new(name)?;
-        let is_dir = body == Body::Dir;
-        let node = self.client.change(|engine, now| {
+        let (is_dir, is_file) = (body == Body::Dir, body.kind() == NodeKind::File);
+        let create = |engine: &mut Engine, now| {
             // What is made in a directory with the set-group-id bit belongs to its group; only directories pass it on.
             let inherited = attrs_of(engine, Some(parent)).map_or(0, |attrs| attrs.mode & SGID);
             let mode = (mode & MODE_MASK) | if is_dir { inherited } else { 0 };
             engine.create(parent, name, Attrs { mode, mtime: now }, body, now)
-        })??;
+        };
+        // A new file is not sent before its writer is done.
+        let node = if is_file { self.client.change_quietly(create) } else { self.client.change(create) }??;
         self.entries_changed(parent);
         Ok(node)
     }
@@ -420,16 +422,30 @@ impl Vfs {
 
     /// Makes an empty file without opening it.
     pub fn mknod(&self, parent: u64, name: &[u8], mode: u32) -> Result<Stat> {
-        let (stat, fh) = self.create(parent, name, mode)?;
-        self.release(fh)?;
-        Ok(stat)
+        let node = self.make(parent, name, mode, Body::File(FileBody::Draft(Box::new(Draft::empty()))))?;
+        let file = self.client.open(node, true)?;
+        let told = self.client.end_writing(&file);
+        self.client.files.close(&file);
+        told?;
+        self.remembered(node)
     }
 
     /// Makes an empty file and opens it for writing.
     pub fn create(&self, parent: u64, name: &[u8], mode: u32) -> Result<(Stat, u64)> {
-        let body = Body::File(FileBody::Draft(Box::new(Draft::empty())));
-        let node = self.make(parent, name, mode, body)?;
-        let file = self.client.open(node, true)?;
+        self.require_writable()?;
+        // What is made is written as a rule: the tree is told of both at once.
+        let staging = self.client.new_staging()?;
+        let draft = Draft { staging: Some(staging.id), ..Draft::empty() };
+        let node = match self.make(parent, name, mode, Body::File(FileBody::Draft(Box::new(draft)))) {
+            // After an error of the journal the tree refers to it, and says so with the next record.
+            Err(error @ VfsError::Io(_)) => return Err(error),
+            Err(error) => {
+                self.client.staging().remove(staging.id)?;
+                return Err(error);
+            }
+            Ok(node) => node,
+        };
+        let file = self.client.open_made(node, staging)?;
         let fh = self.give_handle(node, file, true);
         Ok((self.remembered(node)?, fh))
     }
@@ -790,5 +806,40 @@ mod tests {
             let len = vfs.read(vfs.open(found.ino, false, false, false).unwrap(), 0, 100, &mut buf).unwrap().unwrap();
             assert_eq!(&buf[..len], text.as_bytes());
         }
+    }
+
+    #[test]
+    fn what_is_made_and_not_written_is_an_empty_file_whatever_ends_it() {
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let open = || Vfs::new(recovery_tests::open(dir.path(), &runtime), false, Durability::Local);
+        let vfs = open();
+        let (closed, fh) = vfs.create(ROOT_INO, b"closed", 0o644).unwrap();
+        vfs.release(fh).unwrap();
+        vfs.create(ROOT_INO, b"open", 0o644).unwrap();
+        let (_, fh) = vfs.create(ROOT_INO, b"written later", 0o644).unwrap();
+        vfs.fsync(fh).unwrap();
+        vfs.write(fh, 0, b"text", false, false).unwrap();
+        vfs.release(fh).unwrap();
+        assert!(matches!(vfs.create(ROOT_INO, b"closed", 0o644), Err(VfsError::Refused(Refusal::Exists))));
+        let staging_of = |vfs: &Vfs, ino| {
+            let node = vfs.node(ino).unwrap();
+            vfs.client.look(|engine| engine.local(node).unwrap().body.draft().unwrap().staging)
+        };
+        assert_eq!(staging_of(&vfs, closed.ino), None);
+        drop(vfs);
+
+        let vfs = open();
+        let size = |vfs: &Vfs, name: &[u8]| vfs.lookup(ROOT_INO, name).map(|stat| stat.size).ok();
+        assert_eq!(
+            [&b"closed"[..], b"open", b"written later"].map(|name| size(&vfs, name)),
+            [Some(0), Some(0), Some(4)]
+        );
+        let (_, fh) = vfs.create(ROOT_INO, b"closed again", 0o644).unwrap();
+        vfs.release(fh).unwrap();
+        drop(vfs);
+        recovery_tests::cut_power(dir.path());
+        let vfs = open();
+        assert_eq!([&b"closed"[..], b"closed again"].map(|name| size(&vfs, name)), [Some(0), Some(0)]);
     }
 }

@@ -98,7 +98,25 @@ impl Cache {
     /// Makes a finished local file the whole content `hash`, by renaming it. Its bytes are taken as they are. After an error
     /// (of the kind `StorageFull` if there is no room) the file is where it was.
     pub fn adopt(&self, hash: &ContentHash, size: u64, path: &Path) -> io::Result<Arc<Entry>> {
-        self.core.adopt(hash, size, path)
+        let mut adoption = self.adoption(hash, size, path)?;
+        adoption.take()?;
+        adoption.finish()
+    }
+
+    /// The same in three steps: before, at one moment, and afterwards.
+    pub fn adoption<'a>(&'a self, hash: &ContentHash, size: u64, path: &'a Path) -> io::Result<Adoption<'a>> {
+        let file = File::open(path)?;
+        let metadata = file.metadata()?;
+        if metadata.len() != size {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "the file does not have the content's size"));
+        }
+        let core = &self.core;
+        let known = core.find(hash, None)?.filter(|entry| entry.is_whole());
+        let charge = charge_of_file(path, &metadata);
+        if known.is_none() {
+            core.make_room_for_new(charge)?;
+        }
+        Ok(Adoption { core, hash: *hash, size, path, charge, file: Some(file), known })
     }
 
     /// Removes a content. Whoever has it open can go on.
@@ -157,6 +175,59 @@ impl Cache {
         self.core.stopping.store(true, Ordering::Release);
         self.settle();
         self.core.index.all_open().iter().try_for_each(|entry| entry.save(&self.core))
+    }
+}
+
+/// A finished local file on its way into the cache.
+pub struct Adoption<'a> {
+    core: &'a Arc<Core>,
+    hash: ContentHash,
+    size: u64,
+    path: &'a Path,
+    charge: u64,
+    /// Until it is the content.
+    file: Option<File>,
+    /// The content; from the begin if it was here already.
+    known: Option<Arc<Entry>>,
+}
+
+impl Adoption<'_> {
+    /// Makes the file the content: one rename, or none if the content is here already. After an error the file is where it was.
+    pub fn take(&mut self) -> io::Result<()> {
+        if self.known.is_some() {
+            return Ok(());
+        }
+        let _stripe = self.core.stripe(&self.hash);
+        // Another file of the same bytes may have come first.
+        self.known = self.core.index.touch(&self.hash).filter(|entry| entry.is_whole());
+        if self.known.is_none()
+            && let Some(file) = self.file.take()
+        {
+            self.core.layout.make_object(self.path, &self.hash)?;
+            // Whoever reads a partial one of the same content can go on.
+            self.core.index.detach(&self.hash);
+            let entry = Arc::new(Entry::whole(self.hash, self.size, file, Arc::downgrade(self.core)));
+            self.core.index.opened(&entry, self.charge);
+            self.known = Some(entry);
+        }
+        Ok(())
+    }
+
+    /// Removes what is of no use beside the content any more.
+    pub fn finish(self) -> io::Result<Arc<Entry>> {
+        let Some(entry) = self.known else { return Err(io::Error::other("a file that was not taken into the cache")) };
+        if self.file.is_some() {
+            disk::remove_if_there(self.path)?;
+            return Ok(entry);
+        }
+        disk::make_read_only(entry.file())?;
+        {
+            let _stripe = self.core.stripe(&self.hash);
+            self.core.layout.remove_partial(&self.hash)?;
+            disk::remove_if_there(&self.core.layout.unverified(&self.hash))?;
+        }
+        self.core.shrink()?;
+        Ok(entry)
     }
 }
 
@@ -272,34 +343,6 @@ impl Core {
         entry.complete_if_all_there(self)?;
         self.index.detach(hash);
         self.index.opened(&entry, 0);
-        Ok(entry)
-    }
-
-    fn adopt(self: &Arc<Self>, hash: &ContentHash, size: u64, path: &Path) -> io::Result<Arc<Entry>> {
-        let file = File::open(path)?;
-        let metadata = file.metadata()?;
-        if metadata.len() != size {
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, "the file does not have the content's size"));
-        }
-        if let Some(entry) = self.find(hash, None)?.filter(|entry| entry.is_whole()) {
-            disk::remove_if_there(path)?;
-            return Ok(entry);
-        }
-        let charge = charge_of_file(path, &metadata);
-        self.make_room_for_new(charge)?;
-        disk::make_read_only(&file)?;
-        let entry = {
-            let _stripe = self.stripe(hash);
-            self.layout.make_object(path, hash)?;
-            // A partial one of the same content is of no use any more; whoever reads it can go on.
-            self.index.detach(hash);
-            self.layout.remove_partial(hash)?;
-            disk::remove_if_there(&self.layout.unverified(hash))?;
-            let entry = Arc::new(Entry::whole(*hash, size, file, Arc::downgrade(self)));
-            self.index.opened(&entry, charge);
-            entry
-        };
-        self.shrink()?;
         Ok(entry)
     }
 

@@ -420,6 +420,25 @@ fn a_finished_file_becomes_a_whole_content() {
 }
 
 #[test]
+fn of_two_equal_files_that_finish_at_once_one_becomes_the_content() {
+    let dir = tempfile::tempdir().unwrap();
+    let cache = cache(&dir.path().join("cache"), 4);
+    let file = content("ab");
+    let paths = ["one", "two", "three"].map(|name| dir.path().join(name));
+    paths.iter().for_each(|path| fs::write(path, &file.bytes).unwrap());
+    let mut begun = paths.each_ref().map(|path| cache.adoption(&file.hash, file.bytes.len() as u64, path).unwrap());
+    begun[0].take().unwrap();
+    begun[1].take().unwrap();
+    let [first, second, not_taken] = begun;
+    assert!(not_taken.finish().is_err(), "it has its name still");
+    let (first, second) = (first.finish().unwrap(), second.finish().unwrap());
+    assert!(Arc::ptr_eq(&first, &second) && first.is_whole());
+    assert_eq!(paths.each_ref().map(|path| path.exists()), [false, false, true]);
+    assert_eq!(blocks(&cache), 2);
+    assert!(fs::metadata(cache.core.layout.object(&file.hash)).unwrap().permissions().readonly());
+}
+
+#[test]
 fn what_is_removed_can_still_be_read_by_who_has_it() {
     let dir = tempfile::tempdir().unwrap();
     let cache = cache(dir.path(), 100);
