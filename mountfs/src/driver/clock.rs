@@ -82,8 +82,10 @@ impl Client {
         let mut engine = self.engine.write();
         let tries = engine.tick(super::now());
         self.keep(&mut engine)?;
+        // Whatever waits for nothing but to be looked at again waits no longer than a beat.
+        let waits = engine.has_work() || engine.wants_poll();
         drop(engine);
-        if tries {
+        if tries || waits {
             self.wake.notify_one();
         }
         Ok(())
