@@ -44,6 +44,29 @@ pub enum Durability {
     Server,
 }
 
+/// Which files the kernel may read by itself.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, clap::ValueEnum)]
+pub enum Passthrough {
+    /// Those of a folder that is mounted read-only.
+    #[default]
+    Auto,
+    /// Those of every folder.
+    Always,
+    /// None.
+    Never,
+}
+
+impl Passthrough {
+    /// Whether that is so for a folder.
+    pub const fn is_for(self, read_only: bool) -> bool {
+        match self {
+            Self::Auto => read_only,
+            Self::Always => true,
+            Self::Never => false,
+        }
+    }
+}
+
 /// How a folder is to be on this machine.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, clap::ValueEnum)]
 pub enum Mode {
@@ -149,6 +172,9 @@ pub struct MountArgs {
     /// Let other users of this machine in, as far as modes allow; whatever is made here belongs to you all the same
     #[arg(long)]
     pub allow_other: bool,
+    /// Where the kernel reads by itself what is here (only for root): auto does so in a folder mounted read-only
+    #[arg(long, value_enum, value_name = "WHERE", default_value_t)]
+    pub passthrough: Passthrough,
     /// When close and fsync return: once this machine has kept the change, or once the server has it
     #[arg(long, value_enum, value_name = "WHERE", default_value_t)]
     pub durability: Durability,
@@ -430,6 +456,7 @@ mod tests {
             "--cache-size=10G",
             "--read-only",
             "--allow-other",
+            "--passthrough=always",
             "-f",
             "--log-file=/l",
             "-vv",
@@ -445,6 +472,7 @@ mod tests {
             mode: Mode::Auto,
             read_only: true,
             allow_other: true,
+            passthrough: Passthrough::Always,
             durability: Durability::Local,
             foreground: true,
             log_file: Some("/l".into()),

@@ -366,6 +366,8 @@ pub struct MountConfig {
     pub read_only: bool,
     /// Other users may come in.
     pub allow_other: bool,
+    /// The kernel shows files that are whole in the cache by itself, where it may.
+    pub passthrough: bool,
     /// Where a change must be before close and fsync return.
     pub durability: Durability,
     /// The process stays with the terminal.
@@ -415,6 +417,7 @@ impl MountConfig {
             cache_size,
             read_only: args.read_only,
             allow_other: args.allow_other,
+            passthrough: args.passthrough.is_for(args.read_only),
             durability: args.durability,
             foreground: args.foreground,
             log_file,

@@ -71,7 +71,8 @@ pub fn run(config: &MountConfig, ready: &Ready) -> anyhow::Result<()> {
         await_first_state(&client, ready)?;
     }
     let vfs = Arc::new(Vfs::new(client.clone(), config.read_only, config.durability));
-    let options = fuse::Options { read_only: config.read_only, allow_other: config.allow_other };
+    let options =
+        fuse::Options { read_only: config.read_only, allow_other: config.allow_other, passthrough: config.passthrough };
     let mount = fuse::mount(vfs.clone(), &config.mountpoint, runtime.handle().clone(), options)
         .map_err(|error| MountError::Kernel { mountpoint: config.mountpoint.display().to_string(), error })?;
     let running = Arc::new(Running {
@@ -188,6 +189,7 @@ impl ControlHandler for Running {
             last_error: self.client.link.last_error().map(|(at, message)| LastError { at, message }),
             problems,
             problems_more,
+            passed_through: self.vfs.shown(),
             requests: traffic.requests,
             bytes_sent: traffic.sent,
             bytes_received: traffic.received,
@@ -196,6 +198,7 @@ impl ControlHandler for Running {
     }
 
     fn begin_drain(&self) {
+        self.vfs.tend();
         self.client.hurry();
         *self.phase.lock() = Phase::Draining;
     }

@@ -59,6 +59,9 @@ pub struct Status {
     pub problems: Vec<Problem>,
     /// How many more problems there are than listed.
     pub problems_more: u64,
+    /// How often a file was opened that the kernel then read by itself, since `since`.
+    #[serde(default)]
+    pub passed_through: u64,
     /// Requests sent to the server since `since`.
     #[serde(default)]
     pub requests: u64,
@@ -201,6 +204,7 @@ impl Status {
             last_error: None,
             problems: Vec::new(),
             problems_more: 0,
+            passed_through: 0,
             requests: 0,
             bytes_sent: 0,
             bytes_received: 0,
@@ -347,6 +351,7 @@ pub(crate) mod tests {
             last_error: None,
             problems: Vec::new(),
             problems_more: 0,
+            passed_through: 0,
             requests: 3,
             bytes_sent: 0,
             bytes_received: 5 << 20,
@@ -366,7 +371,7 @@ pub(crate) mod tests {
             "looking": false, "only_here": 0, "cache_used": 1048576, "cache_limit": 10737418240u64,
             "pinned": {"files": 2, "bytes": 4096, "missing_bytes": 0}, "last_error": {"at": 5, "message": "x"},
             "problems": [{"kind": "set_aside", "path": "a", "reason": "because"}], "problems_more": 0,
-            "requests": 3, "bytes_sent": 0, "bytes_received": 5242880, "since": 1000000000000u64,
+            "passed_through": 0, "requests": 3, "bytes_sent": 0, "bytes_received": 5242880, "since": 1000000000000u64,
         });
         assert_eq!(json, expected);
         assert_eq!(serde_json::from_value::<Status>(json).unwrap(), status);

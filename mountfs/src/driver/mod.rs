@@ -21,6 +21,7 @@ mod rows;
 mod rules;
 mod session;
 mod settle;
+mod shown;
 mod verify;
 mod write;
 

@@ -455,13 +455,17 @@ impl Client {
                 if let syncmount_engine::Body::File(syncmount_engine::FileBody::Clean(content)) = &state.body
                     && changed.content
                 {
-                    if file.has_writers() && inner.generation > 0 {
+                    if file.has_writers() && (inner.generation > 0 || inner.mapped().is_some()) {
                         // Its writer goes on with its own bytes, and others find the new ones.
                         inner.apart = Some(state.attrs);
                         drop(inner);
                         return self.files.detach(changed.node, &file);
                     }
+                    let before = inner.backing.clone();
                     inner.backing = crate::files::Backing::Clean(content.clone());
+                    for shown in &inner.shown {
+                        shown.step_out(before.content().cloned());
+                    }
                     inner.told = inner.generation;
                     inner.told_ready = true;
                     inner.unsent_since = None;

@@ -45,6 +45,12 @@ impl Client {
     /// Checks the cache while it is in use. Who shows the folder is told of files whose bytes were damaged, so that nothing
     /// keeps them.
     pub fn verify_cache(&self, progress: &mut Progress<'_>) -> io::Result<Verified> {
+        for file in self.files.all() {
+            // What is damaged is written anew, and with it what the kernel shows of it.
+            if let Err(error) = self.take_mapped(&file) {
+                tracing::warn!("what was changed through a mapping cannot be kept yet: {error}");
+            }
+        }
         let mut known = None;
         let mut manifest_of = |hash: &ContentHash| {
             let contents = known.get_or_insert_with(|| self.contents());
@@ -80,6 +86,10 @@ impl Client {
             let nodes = engine.ids().filter_map(|id| Some((id, engine.local(id)?)));
             nodes.filter(|(_, state)| has_damaged(&state.body)).map(|(id, _)| id).collect()
         });
+        for file in shown.iter().filter_map(|node| self.files.get(*node)) {
+            // What the kernel shows of it may be what was damaged.
+            file.inner.read().shown.iter().for_each(|shown| shown.step_out(None));
+        }
         if let Some(on_changed) = &*self.on_changed.lock() {
             for node in shown {
                 on_changed(&Changed { node, places: Vec::new(), content: true, removed: false, last_attrs: None });

@@ -3,6 +3,7 @@
 //! The tree is told before the first byte of a draft is written (so that a change from the feed can see that somebody is
 //! at it), and again when the writer closes the file or has been quiet for a while.
 
+use super::shown::Change;
 use super::{Client, content::ReadError};
 use crate::files::{Backing, Inner, OpenFile, Overlay, StagingFile};
 use crate::system::at;
@@ -60,6 +61,7 @@ impl Client {
                 unsent_since: None,
                 orphan: Some(was.attrs),
                 apart: None,
+                shown: Vec::new(),
             })
         };
         self.files.open(node, false, inner).ok()
@@ -111,13 +113,14 @@ impl Client {
             unsent_since: None,
             orphan: None,
             apart: None,
+            shown: Vec::new(),
         })
     }
 
     /// Writes all of `data`, or returns an error.
     pub fn write(&self, file: &Arc<OpenFile>, offset: u64, data: &[u8]) -> Result<(), WriteError> {
         self.require_room(data.len() as u64)?;
-        self.edit(file, |inner| {
+        self.edit(file, &Change::Bytes(offset, data), |inner| {
             let Backing::Draft(overlay) = &mut inner.backing else { return Ok(()) };
             let end = offset.checked_add(data.len() as u64).filter(|end| *end <= FILE_SIZE_MAX);
             let end = end.ok_or(WriteError::TooLarge)?;
@@ -133,7 +136,7 @@ impl Client {
         if size > FILE_SIZE_MAX {
             return Err(WriteError::TooLarge);
         }
-        self.edit(file, |inner| {
+        self.edit(file, &Change::Size(size), |inner| {
             let Backing::Draft(overlay) = &mut inner.backing else { return Ok(()) };
             overlay.set_size(size)?;
             Ok(())
@@ -142,7 +145,7 @@ impl Client {
 
     /// Makes a part of the file read as zeros, as far as the file goes.
     pub fn zero(&self, file: &Arc<OpenFile>, range: std::ops::Range<u64>) -> Result<(), WriteError> {
-        self.edit(file, |inner| {
+        self.edit(file, &Change::Zeros(range.clone()), |inner| {
             let Backing::Draft(overlay) = &mut inner.backing else { return Ok(()) };
             Ok(overlay.zero(range)?)
         })
@@ -164,7 +167,7 @@ impl Client {
             return Ok(false);
         }
         let mut shared = false;
-        self.edit(file, |inner| {
+        self.edit(file, &Change::Shared, |inner| {
             // Somebody may have written since.
             shared = is_begin(&inner.backing);
             if let (true, Backing::Draft(overlay)) = (shared, &mut inner.backing) {
@@ -175,9 +178,10 @@ impl Client {
         Ok(shared)
     }
 
-    fn edit(
+    pub(super) fn edit(
         &self,
         file: &Arc<OpenFile>,
+        change: &Change<'_>,
         edit: impl FnOnce(&mut Inner) -> Result<(), WriteError>,
     ) -> Result<(), WriteError> {
         let mut inner = file.inner.write();
@@ -187,7 +191,13 @@ impl Client {
         if needs_begin(&inner) {
             inner = self.begin(file, inner)?;
         }
-        edit(&mut inner)?;
+        self.make_shown_private(&mut inner)?;
+        Self::mirror_before(&inner, change)?;
+        if let Err(error) = edit(&mut inner) {
+            inner.shown.iter().filter(|shown| !shown.is_mapped()).for_each(|shown| shown.step_out(None));
+            return Err(error);
+        }
+        Self::mirror_after(&inner, change);
         let now = Instant::now();
         inner.generation = self.next_generation();
         inner.mtime = self.now();

@@ -4,6 +4,9 @@
 
 mod open_file;
 mod overlay;
+mod shown;
 
 pub use open_file::{Backing, Inner, OpenFile, OpenFiles};
+pub(crate) use overlay::clear;
 pub use overlay::{Overlay, Segment, StagingFile};
+pub use shown::{Pass, Shown};

@@ -1,6 +1,7 @@
 //! One file that somebody has open, or whose writes the tree has not been told of.
 
 use super::overlay::Overlay;
+use super::shown::Shown;
 use parking_lot::{Mutex, RwLock};
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -18,6 +19,14 @@ pub enum Backing {
 }
 
 impl Backing {
+    /// The content that these bytes are, if they are one.
+    pub fn content(&self) -> Option<&Arc<Content>> {
+        match self {
+            Self::Clean(content) => Some(content),
+            Self::Draft(_) => None,
+        }
+    }
+
     /// Size of the file in bytes.
     pub fn size(&self) -> u64 {
         match self {
@@ -51,6 +60,15 @@ pub struct Inner {
     /// Set when another device's version took the node while somebody was writing to this one: what the attributes were.
     /// The next byte written makes this version a conflict copy.
     pub apart: Option<Attrs>,
+    /// What the kernel shows of it by itself.
+    pub shown: Vec<Arc<Shown>>,
+}
+
+impl Inner {
+    /// The file that has the bytes where some of them may have been changed through a mapping.
+    pub fn mapped(&self) -> Option<Arc<Shown>> {
+        self.shown.iter().find(|shown| shown.is_mapped() && shown.is_in_step()).cloned()
+    }
 }
 
 /// One file that is open.

@@ -213,7 +213,7 @@ impl Overlay {
 }
 
 /// Makes a part of a file zeros: a hole where the disk has them.
-fn clear(file: &File, range: Range<u64>) -> io::Result<()> {
+pub(crate) fn clear(file: &File, range: Range<u64>) -> io::Result<()> {
     let end = range.end.min(file.metadata()?.len());
     if range.start >= end {
         return Ok(());

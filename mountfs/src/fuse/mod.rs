@@ -7,23 +7,26 @@ mod errno;
 mod notify;
 
 use crate::driver::RESERVE_BYTES;
+use crate::files::{Pass, Shown};
 #[cfg(target_os = "linux")]
 use crate::mountpoint::MountTable;
-use crate::vfs::{Allocate, DirEntry, SetAttrs, Sought, Stat, Vfs, VfsError};
+use crate::vfs::{Access, Allocate, DirEntry, Opening, Register, SetAttrs, Sought, Stat, Vfs, VfsError, Way};
 use errno::errno;
 use fuser::{
-    AccessFlags, BackgroundSession, BsdFileFlags, Config, CopyFileRangeFlags, Errno, FileAttr, FileHandle, FileType,
-    Filesystem, FopenFlags, Generation, INodeNo, InitFlags, IoctlFlags, KernelConfig, LockOwner, MountOption,
+    AccessFlags, BackgroundSession, BackingId, BsdFileFlags, Config, CopyFileRangeFlags, Errno, FileAttr, FileHandle,
+    FileType, Filesystem, FopenFlags, Generation, INodeNo, InitFlags, IoctlFlags, KernelConfig, LockOwner, MountOption,
     OpenAccMode, OpenFlags, PollEvents, PollFlags, PollNotifier, RenameFlags, ReplyAttr, ReplyCreate, ReplyData,
     ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen, ReplyPoll,
     ReplyStatfs, ReplyWrite, ReplyXattr, Request, Session, SessionACL, TimeOrNow, WriteFlags,
 };
 use notify::Invalidations;
 use std::ffi::OsStr;
+use std::fs::File;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use syncmount_common::{NodeKind, Timestamp};
 use syncmount_engine::{Refusal, RenameMode};
@@ -36,6 +39,8 @@ const TTL_NONE: Duration = Duration::ZERO;
 const GENERATION: Generation = Generation(0);
 const MAX_WRITE: u32 = 1024 * 1024;
 const THREADS: usize = 3;
+/// How often it is looked whether what the kernel shows by itself is as it should be.
+const TEND_PAUSE: Duration = Duration::from_millis(500);
 
 /// A live mount.
 pub struct Mount {
@@ -50,6 +55,8 @@ pub struct Options {
     pub read_only: bool,
     /// Other users may come in, as far as modes let them.
     pub allow_other: bool,
+    /// The kernel shows files that are whole in the cache by itself, where it may.
+    pub passthrough: bool,
 }
 
 /// Mounts `vfs` at `mountpoint`. The kernel has agreed when this returns.
@@ -67,12 +74,14 @@ pub fn mount(vfs: Arc<Vfs>, mountpoint: &Path, runtime: tokio::runtime::Handle, 
     config.acl = if options.allow_other { SessionACL::All } else { SessionACL::Owner };
     config.n_threads = Some(THREADS);
     config.clone_fd = true;
+    let passthrough = options.passthrough && vfs.client().cache().tells_who_looks();
     let (invalidations, queue) = Invalidations::new();
     let invalidations: notify::Shared = Arc::new(invalidations);
     let translator = Translator {
         vfs: vfs.clone(),
         runtime,
         invalidations: invalidations.clone(),
+        passthrough: AtomicBool::new(passthrough),
         uid: rustix::process::geteuid().as_raw(),
         gid: rustix::process::getegid().as_raw(),
         opens_directories: true,
@@ -86,10 +95,25 @@ pub fn mount(vfs: Arc<Vfs>, mountpoint: &Path, runtime: tokio::runtime::Handle, 
         }
     })));
     let session = session.spawn()?;
+    if passthrough {
+        tend(Arc::downgrade(&vfs))?;
+    }
     if let Err(error) = read_further_ahead(mountpoint) {
         tracing::debug!("the kernel reads ahead as far as it does by itself: {error}");
     }
     Ok(Mount { session: Some(session), vfs })
+}
+
+/// Looks after what the kernel shows until the mount is gone.
+fn tend(vfs: Weak<Vfs>) -> io::Result<()> {
+    let tend = move || {
+        while let Some(vfs) = vfs.upgrade() {
+            vfs.tend();
+            drop(vfs);
+            std::thread::sleep(TEND_PAUSE);
+        }
+    };
+    std::thread::Builder::new().name("shown".into()).spawn(tend).map(drop)
 }
 
 /// Makes the kernel read further ahead of who reads on and on than its 128 KiB: a request costs the same for eight times the
@@ -129,6 +153,8 @@ struct Translator {
     vfs: Arc<Vfs>,
     runtime: tokio::runtime::Handle,
     invalidations: notify::Shared,
+    /// Whether the kernel shows files by itself, as far as is known.
+    passthrough: AtomicBool,
     uid: u32,
     gid: u32,
     /// Whether the kernel insists on opening directories.
@@ -273,6 +299,46 @@ fn logged(error: &VfsError) -> Errno {
     errno
 }
 
+/// The kernel's answer to the question whether it shows a file by itself. The first refusal counts for all.
+fn pass(allowed: &AtomicBool, answer: io::Result<BackingId>) -> Option<Pass> {
+    match answer {
+        Ok(id) => Some(Arc::new(id)),
+        Err(error) => {
+            allowed.store(false, Ordering::Relaxed);
+            tracing::info!("files that are whole in the cache are read through this program: {error}");
+            None
+        }
+    }
+}
+
+/// The flags for who reads and writes here and maps a file of the disk.
+fn flags_beside(writer: bool) -> FopenFlags {
+    let flags = FopenFlags::FOPEN_DIRECT_IO;
+    if writer { flags } else { flags | FopenFlags::FOPEN_NOFLUSH }
+}
+
+/// Gives `reply` the pass of what is shown, which stays valid until the handle is released.
+fn with_pass(shown: &Shown, reply: impl FnOnce(&BackingId)) {
+    match shown.pass().as_ref().and_then(|pass| pass.downcast_ref()) {
+        Some(id) => reply(id),
+        // An open that is not answered fails.
+        None => tracing::error!("a file is shown without the kernel's pass"),
+    }
+}
+
+fn access(flags: OpenFlags) -> Access {
+    Access {
+        read: flags.acc_mode() != OpenAccMode::O_WRONLY,
+        write: flags.acc_mode() != OpenAccMode::O_RDONLY,
+        direct: flags.0 & O_DIRECT != 0,
+    }
+}
+
+#[cfg(target_os = "linux")]
+const O_DIRECT: i32 = libc::O_DIRECT;
+#[cfg(not(target_os = "linux"))]
+const O_DIRECT: i32 = 0;
+
 fn open_flags(writer: bool) -> FopenFlags {
     // A reader's close has nothing to say; a writer's close is where its bytes are kept.
     let mut flags = FopenFlags::FOPEN_KEEP_CACHE;
@@ -300,6 +366,12 @@ impl Filesystem for Translator {
             }
         }
         self.opens_directories = !config.capabilities().contains(InitFlags::FUSE_NO_OPENDIR_SUPPORT);
+        if self.passthrough.load(Ordering::Relaxed) {
+            // One file system beneath: with two, no overlay could lie on this one.
+            let offered = config.add_capabilities(InitFlags::FUSE_PASSTHROUGH).is_ok();
+            let offered = offered && config.set_max_stack_depth(1).is_ok();
+            self.passthrough.store(offered, Ordering::Relaxed);
+        }
         if let Err(nearest) = config.set_max_write(MAX_WRITE) {
             tracing::debug!("the largest write is {nearest} bytes");
         }
@@ -437,10 +509,21 @@ impl Filesystem for Translator {
     }
 
     fn open(&self, req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
-        let writer = flags.acc_mode() != OpenAccMode::O_RDONLY;
+        let access = access(flags);
         let truncate = flags.0 & libc::O_TRUNC != 0;
-        match self.vfs.open(ino.0, writer, truncate, req.uid() != 0) {
-            Ok(fh) => reply.opened(FileHandle(fh), open_flags(writer)),
+        let opened = {
+            let register = |file: &File| pass(&self.passthrough, reply.open_backing(file));
+            let register = self.passthrough.load(Ordering::Relaxed).then_some(&register as &Register<'_>);
+            self.vfs.open_as(ino.0, access, truncate, req.uid() != 0, register)
+        };
+        match opened {
+            Ok(Opening { fh, way: Way::Cached }) => reply.opened(FileHandle(fh), open_flags(access.write)),
+            Ok(Opening { fh, way: Way::Shown(shown) }) => {
+                with_pass(&shown, |id| reply.opened_passthrough(FileHandle(fh), FopenFlags::FOPEN_NOFLUSH, id));
+            }
+            Ok(Opening { fh, way: Way::Beside(shown) }) => {
+                with_pass(&shown, |id| reply.opened_passthrough(FileHandle(fh), flags_beside(access.write), id));
+            }
             Err(error) => reply.error(logged(&error)),
         }
     }
@@ -458,13 +541,20 @@ impl Filesystem for Translator {
         let created = match self.vfs.create(parent.0, name.as_bytes(), mode & !umask) {
             // It came from another device since the kernel looked.
             Err(VfsError::Refused(Refusal::Exists)) if flags & libc::O_EXCL == 0 => {
-                self.vfs.open_existing(parent.0, name.as_bytes(), flags & libc::O_TRUNC != 0)
+                let access = Access { write: true, ..access(OpenFlags(flags)) };
+                self.vfs.open_existing(parent.0, name.as_bytes(), access, flags & libc::O_TRUNC != 0)
             }
             created => created,
         };
         match created {
-            Ok((stat, fh)) => {
-                reply.created(&TTL, &self.attr(&stat), GENERATION, FileHandle(fh), open_flags(true));
+            Ok((stat, Opening { fh, way })) => {
+                let (attr, fh) = (self.attr(&stat), FileHandle(fh));
+                match way.shown() {
+                    None => reply.created(&TTL, &attr, GENERATION, fh, open_flags(true)),
+                    Some(shown) => with_pass(shown, |id| {
+                        reply.created_passthrough(&TTL, &attr, GENERATION, fh, flags_beside(true), id);
+                    }),
+                }
             }
             Err(error) => reply.error(logged(&error)),
         }

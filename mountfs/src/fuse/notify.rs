@@ -45,7 +45,7 @@ impl Invalidations {
                 self.send(Stale::Entry(parent, place.name.clone()));
             }
         }
-        if let Some(ino) = vfs.inodes.known(changed.node) {
+        for ino in vfs.inodes.known_all(changed.node) {
             self.send(if changed.content { Stale::Data(ino) } else { Stale::Attrs(ino) });
         }
     }

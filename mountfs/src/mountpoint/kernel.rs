@@ -329,6 +329,7 @@ mod tests {
                 cache_size: 1 << 30,
                 read_only: false,
                 allow_other: false,
+                passthrough: true,
                 durability: crate::cli::Durability::Local,
                 foreground: true,
                 log_file: None,

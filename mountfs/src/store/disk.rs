@@ -4,6 +4,7 @@ use std::fs;
 use std::io;
 use std::path::Path;
 
+pub(super) use crate::system::alone::{is_told_in, open_nameless};
 pub(super) use crate::system::at::{read_exact_at, write_all_at, write_at};
 pub(super) use crate::system::boot;
 pub(super) use crate::system::durable::{sync_below, sync_dir, sync_file};

@@ -15,7 +15,7 @@ mod session;
 mod staging;
 mod state;
 
-pub use cache::{Cache, Entry, Verified};
+pub use cache::{Cache, Claim, Entry, Verified};
 pub use ranges::RangeSet;
 pub use staging::{Lost, STAGING_ID_MAX, Staged, StagingDir};
 pub use state::{Loaded, Record, State, StateError};

@@ -3,6 +3,7 @@
 //! The only place that knows which system it is, beside mounting ([`crate::mountpoint`]) and the control channel. Promises
 //! the same meaning everywhere, or says in its documentation what is weaker where. Must not know what the files are for.
 
+pub(crate) mod alone;
 pub(crate) mod at;
 pub(crate) mod boot;
 pub(crate) mod durable;

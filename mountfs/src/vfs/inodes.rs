@@ -13,6 +13,8 @@ pub const ROOT_INO: u64 = 1;
 struct Table {
     by_ino: HashMap<u64, (NodeId, u64)>,
     by_node: HashMap<NodeId, u64>,
+    /// Numbers that nodes had before, under which the kernel may know them still.
+    former: HashMap<NodeId, Vec<u64>>,
 }
 
 /// The inodes that the kernel knows.
@@ -31,6 +33,35 @@ impl Inodes {
     /// The number of a node that the kernel knows.
     pub fn known(&self, node: NodeId) -> Option<u64> {
         if node == NodeId::ROOT { Some(ROOT_INO) } else { self.0.lock().by_node.get(&node).copied() }
+    }
+
+    /// All numbers under which the kernel knows a node.
+    pub fn known_all(&self, node: NodeId) -> Vec<u64> {
+        let former = self.0.lock().former.get(&node).cloned().unwrap_or_default();
+        self.known(node).into_iter().chain(former).collect()
+    }
+
+    /// Whether a number is one that its node had before.
+    pub fn is_former(&self, ino: u64) -> bool {
+        let table = self.0.lock();
+        !table.former.is_empty()
+            && table.by_ino.get(&ino).is_some_and(|(node, _)| table.by_node.get(node).is_some_and(|now| *now != ino))
+    }
+
+    /// Who asks for the node behind a number from now on gets another number. Those who have the old one go on with it.
+    pub fn renumber(&self, ino: u64) {
+        let mut table = self.0.lock();
+        let Some((node, _)) = table.by_ino.get(&ino).copied() else { return };
+        if table.by_node.get(&node) != Some(&ino) {
+            return;
+        }
+        let mut new = ino;
+        while new <= ROOT_INO || table.by_ino.contains_key(&new) {
+            new = (new + 1) & (u64::MAX >> 1);
+        }
+        table.by_ino.insert(new, (node, 0));
+        table.by_node.insert(node, new);
+        table.former.entry(node).or_default().push(ino);
     }
 
     /// The number that a node has or would get.
@@ -58,8 +89,14 @@ impl Inodes {
     pub fn moved(&self, from: NodeId, to: NodeId) {
         let mut table = self.0.lock();
         let Some(ino) = table.by_node.remove(&from) else { return };
-        if let Some((node, _)) = table.by_ino.get_mut(&ino) {
-            *node = to;
+        let former = table.former.remove(&from).unwrap_or_default();
+        for ino in former.iter().chain([&ino]) {
+            if let Some((node, _)) = table.by_ino.get_mut(ino) {
+                *node = to;
+            }
+        }
+        if !former.is_empty() {
+            table.former.insert(to, former);
         }
         table.by_node.insert(to, ino);
     }
@@ -70,9 +107,17 @@ impl Inodes {
         let Some((node, known)) = table.by_ino.get_mut(&ino) else { return };
         let node = *node;
         *known = known.saturating_sub(count);
-        if *known == 0 {
-            table.by_ino.remove(&ino);
+        if *known > 0 {
+            return;
+        }
+        table.by_ino.remove(&ino);
+        if table.by_node.get(&node) == Some(&ino) {
             table.by_node.remove(&node);
+        } else if let Some(former) = table.former.get_mut(&node) {
+            former.retain(|number| *number != ino);
+            if former.is_empty() {
+                table.former.remove(&node);
+            }
         }
     }
 }
@@ -104,6 +149,24 @@ mod tests {
         assert_ne!(inodes.remember(old), ino, "the old one may come back");
         inodes.forget(ino, 1);
         assert_eq!(inodes.known(new), None);
+    }
+
+    #[test]
+    fn a_node_may_get_another_number_while_somebody_has_the_old_one() {
+        let inodes = Inodes::default();
+        let node = NodeId::new_v7(1, &[7; 10]);
+        let old = inodes.remember(node);
+        inodes.renumber(old);
+        let new = inodes.remember(node);
+        assert!(new != old && inodes.is_former(old) && !inodes.is_former(new));
+        assert_eq!((inodes.node(old), inodes.node(new)), (Some(node), Some(node)));
+        assert_eq!(inodes.known_all(node), [new, old]);
+        inodes.renumber(old);
+        assert_eq!(inodes.known(node), Some(new), "it has another one already");
+        inodes.forget(old, 1);
+        assert_eq!((inodes.node(old), inodes.known_all(node)), (None, vec![new]));
+        inodes.forget(new, 1);
+        assert_eq!(inodes.remember(node), old);
     }
 
     #[test]

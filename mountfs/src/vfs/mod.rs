@@ -7,16 +7,19 @@ mod inodes;
 mod lately;
 mod listing;
 mod ranges;
+mod shown;
 mod times;
 mod xattr;
 
 pub use inodes::{Inodes, ROOT_INO};
 pub use listing::Listed;
 pub use ranges::{Allocate, Sought};
+pub use shown::{Access, Opening, Register, Way};
 
 use crate::cli::Durability;
 use crate::driver::{Client, ReadError, WriteError};
-use crate::files::{Backing, OpenFile};
+use crate::files::{Backing, OpenFile, Shown};
+use crate::system::at;
 use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::io;
@@ -156,8 +159,14 @@ pub struct Opened(Arc<Handle>);
 struct Handle {
     /// What was opened, and what the kernel takes the handle's bytes for.
     node: NodeId,
+    /// The number under which the kernel has opened it.
+    ino: u64,
     file: Arc<OpenFile>,
     writer: bool,
+    /// What the kernel shows by itself to who has this handle.
+    shown: Option<Arc<Shown>>,
+    /// Whether that may be mapped for writing.
+    maps: bool,
     /// Where the last read ended, and how far ahead the next may fetch.
     read_end: AtomicU64,
     ahead: AtomicU64,
@@ -177,6 +186,7 @@ pub struct Vfs {
     next_handle: AtomicU64,
     times: times::Times,
     lately: lately::Lately,
+    doors: shown::Doors,
 }
 
 type Result<T, E = VfsError> = std::result::Result<T, E>;
@@ -194,6 +204,7 @@ impl Vfs {
             next_handle: AtomicU64::new(1),
             times: times::Times::default(),
             lately: lately::Lately::default(),
+            doors: shown::Doors::default(),
         }
     }
 
@@ -239,7 +250,7 @@ impl Vfs {
 
     /// Attributes by inode number.
     pub fn getattr(&self, ino: u64) -> Result<Stat> {
-        self.stat(self.node(ino)?)
+        Ok(Stat { ino, ..self.stat(self.node(ino)?)? })
     }
 
     /// Attributes of a node.
@@ -300,7 +311,7 @@ impl Vfs {
         if set.mode.is_some() || set.mtime.is_some() || set.atime.is_some() {
             self.set_mode_and_times(node, set)?;
         }
-        self.stat(node)
+        Ok(Stat { ino, ..self.stat(node)? })
     }
 
     /// Takes the set-user-id and set-group-id bits away from a file (the latter only if a group may execute it: otherwise
@@ -431,7 +442,7 @@ impl Vfs {
     }
 
     /// Makes an empty file and opens it for writing.
-    pub fn create(&self, parent: u64, name: &[u8], mode: u32) -> Result<(Stat, u64)> {
+    pub fn create(&self, parent: u64, name: &[u8], mode: u32) -> Result<(Stat, Opening)> {
         self.require_writable()?;
         // What is made is written as a rule: the tree is told of both at once.
         let staging = self.client.new_staging()?;
@@ -446,15 +457,15 @@ impl Vfs {
             Ok(node) => node,
         };
         let file = self.client.open_made(node, staging)?;
-        let fh = self.give_handle(node, file, true);
-        Ok((self.remembered(node)?, fh))
+        let opening = self.give_handle(node, self.inodes.number(node), file, Access::WRITE, None)?;
+        Ok((self.remembered(node)?, opening))
     }
 
     /// Opens a file by name for writing, where a create found that it is there already.
-    pub fn open_existing(&self, parent: u64, name: &[u8], truncate: bool) -> Result<(Stat, u64)> {
+    pub fn open_existing(&self, parent: u64, name: &[u8], access: Access, truncate: bool) -> Result<(Stat, Opening)> {
         let stat = self.lookup(parent, name)?;
-        match self.open(stat.ino, true, truncate, true) {
-            Ok(fh) => Ok((self.getattr(stat.ino)?, fh)),
+        match self.open_as(stat.ino, access, truncate, true, None) {
+            Ok(opening) => Ok((self.getattr(stat.ino)?, opening)),
             Err(error) => {
                 self.inodes.forget(stat.ino, 1);
                 Err(error)
@@ -517,10 +528,27 @@ impl Vfs {
     /// Opens a file. With `truncate` it is empty afterwards; with `kill_suid` who does that has no privileges that would keep
     /// the set-user-id bits.
     pub fn open(&self, ino: u64, writer: bool, truncate: bool, kill_suid: bool) -> Result<u64> {
+        let access = if writer { Access::WRITE } else { Access::READ };
+        Ok(self.open_as(ino, access, truncate, kill_suid, None)?.fh)
+    }
+
+    /// The same; says how the kernel has to open it. It may be told to show a file by itself if `register` asks it for that.
+    pub fn open_as(
+        &self,
+        ino: u64,
+        access: Access,
+        truncate: bool,
+        kill_suid: bool,
+        register: Option<&Register<'_>>,
+    ) -> Result<Opening> {
+        let writer = access.write;
         if writer || truncate {
             self.require_writable()?;
         }
         let node = self.node(ino)?;
+        if self.inodes.is_former(ino) {
+            return Err(VfsError::Gone);
+        }
         let file = match self.client.open(node, writer) {
             Err(WriteError::Refused(Refusal::NotFound)) => {
                 // ESTALE makes the kernel look the name up anew, once: a file that was replaced elsewhere is never missing.
@@ -539,21 +567,41 @@ impl Vfs {
         if truncate && kill_suid {
             self.kill_suid(node)?;
         }
-        Ok(self.give_handle(node, file, writer))
+        self.give_handle(node, ino, file, access, register)
     }
 
-    fn give_handle(&self, node: NodeId, file: Arc<OpenFile>, writer: bool) -> u64 {
+    fn give_handle(
+        &self,
+        node: NodeId,
+        ino: u64,
+        file: Arc<OpenFile>,
+        access: Access,
+        register: Option<&Register<'_>>,
+    ) -> Result<Opening> {
+        let way = match self.enter(ino, &file, access, register) {
+            Ok(way) => way,
+            Err(error) => {
+                if access.write {
+                    file.end_writing();
+                }
+                self.client.files.close(&file);
+                return Err(error);
+            }
+        };
         let fh = self.next_handle.fetch_add(1, Ordering::Relaxed);
         let handle = Handle {
             node,
+            ino,
             file,
-            writer,
+            writer: access.write,
+            shown: way.shown().cloned(),
+            maps: access.maps(),
             read_end: AtomicU64::new(0),
             ahead: AtomicU64::new(0),
             gave_up: Mutex::new(None),
         };
         self.handles.lock().insert(fh, Arc::new(handle));
-        fh
+        Ok(Opening { fh, way })
     }
 
     fn handle(&self, fh: u64) -> Result<Arc<Handle>> {
@@ -569,6 +617,9 @@ impl Vfs {
     /// these are; `None` if [`Self::read_wait`] is needed. At most `len` bytes, fewer at the end only.
     pub fn read(&self, fh: u64, offset: u64, len: usize, buf: &mut Vec<u8>) -> Result<Option<usize>> {
         let handle = self.handle(fh)?;
+        if let Some(got) = read_mapped(&handle, offset, len, buf)? {
+            return Ok(Some(got));
+        }
         on_one_state(&handle, |backing| {
             let room = room(backing, offset, len);
             if buf.len() < room {
@@ -631,7 +682,10 @@ impl Vfs {
             self.kill_suid(handle.file.inner.read().node)?;
         }
         let own_end = || handle.file.inner.read().backing.size();
-        let offset = if append && self.is_astray(&handle) { own_end() } else { offset };
+        // The kernel thinks of the end that it has last seen under this number.
+        let has_others = || self.inodes.known_all(handle.node).len() > 1;
+        let astray = append && (handle.shown.is_some() || has_others() || self.is_astray(&handle));
+        let offset = if astray { own_end() } else { offset };
         self.client.write(&handle.file, offset, data)?;
         Ok(())
     }
@@ -640,7 +694,8 @@ impl Vfs {
     /// just cached of them must go: others who have that inode open would see it.
     pub fn astray(&self, opened: &Opened) -> Option<u64> {
         let Opened(handle) = opened;
-        if self.is_astray(handle) { self.inodes.known(handle.node) } else { None }
+        let is_former = handle.shown.is_some() && self.inodes.is_former(handle.ino);
+        if is_former || self.is_astray(handle) { self.inodes.known(handle.node) } else { None }
     }
 
     /// What a handle stands for, also after it was released: once a read is answered, its file may be closed at any moment.
@@ -660,6 +715,7 @@ impl Vfs {
     /// close() of a descriptor: when this returns, what was written survives the end of this process.
     pub fn flush(&self, fh: u64) -> Result<()> {
         let handle = self.handle(fh)?;
+        self.take_mapped(&handle)?;
         if handle.writer && self.awaits_server() {
             self.client.tell(&handle.file)?;
         } else if handle.writer {
@@ -687,6 +743,16 @@ impl Vfs {
     /// The last descriptor of a handle is gone.
     pub fn release(&self, fh: u64) -> Result<()> {
         let handle = self.handles.lock().remove(&fh).ok_or(VfsError::BadHandle)?;
+        self.leave(&handle);
+        if self.is_seen_still(&handle)? {
+            self.doors.linger(handle);
+            return Ok(());
+        }
+        self.end(&handle)
+    }
+
+    /// The end of a handle through which nothing happens any more.
+    fn end(&self, handle: &Handle) -> Result<()> {
         let told = if handle.writer { self.client.end_writing(&handle.file) } else { Ok(()) };
         self.client.files.close(&handle.file);
         Ok(told?)
@@ -695,6 +761,7 @@ impl Vfs {
     /// fsync(): when this returns, the file survives a power cut.
     pub fn fsync(&self, fh: u64) -> Result<()> {
         let handle = self.handle(fh)?;
+        self.take_mapped(&handle)?;
         Ok(self.client.sync_file(&handle.file)?)
     }
 
@@ -711,6 +778,7 @@ impl Vfs {
                 tracing::error!("a file that was open at the end cannot be kept: {error}");
             }
         }
+        self.end_lingering();
     }
 }
 
@@ -759,6 +827,19 @@ fn is_short(error: &VfsError) -> bool {
     matches!(error, VfsError::Io(error) | VfsError::Read(ReadError::Io(error)) if error.kind() == io::ErrorKind::UnexpectedEof)
 }
 
+/// Reads from what the kernel shows where that may have been changed through a mapping.
+fn read_mapped(handle: &Handle, offset: u64, len: usize, buf: &mut Vec<u8>) -> Result<Option<usize>> {
+    let mapped = {
+        let inner = handle.file.inner.read();
+        inner.mapped().and_then(|shown| Some((shown.private()?, room(&inner.backing, offset, len))))
+    };
+    let Some((file, room)) = mapped else { return Ok(None) };
+    if buf.len() < room {
+        buf.resize(room, 0);
+    }
+    Ok(Some(at::read_at(&file, &mut buf[..room], offset)?))
+}
+
 fn room(backing: &Backing, offset: u64, len: usize) -> usize {
     backing.size().saturating_sub(offset).min(len as u64) as usize
 }
@@ -789,7 +870,7 @@ mod tests {
             let client = recovery_tests::open(dir.path(), &runtime);
             let vfs = Vfs::new(client.clone(), false, Durability::Local);
             let write = |name: &[u8], text: &str| {
-                let (_, fh) = vfs.create(ROOT_INO, name, 0o644).unwrap();
+                let (_, Opening { fh, .. }) = vfs.create(ROOT_INO, name, 0o644).unwrap();
                 vfs.write(fh, 0, text.as_bytes(), false, false).unwrap();
                 fh
             };
@@ -814,10 +895,10 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let open = || Vfs::new(recovery_tests::open(dir.path(), &runtime), false, Durability::Local);
         let vfs = open();
-        let (closed, fh) = vfs.create(ROOT_INO, b"closed", 0o644).unwrap();
+        let (closed, Opening { fh, .. }) = vfs.create(ROOT_INO, b"closed", 0o644).unwrap();
         vfs.release(fh).unwrap();
         vfs.create(ROOT_INO, b"open", 0o644).unwrap();
-        let (_, fh) = vfs.create(ROOT_INO, b"written later", 0o644).unwrap();
+        let (_, Opening { fh, .. }) = vfs.create(ROOT_INO, b"written later", 0o644).unwrap();
         vfs.fsync(fh).unwrap();
         vfs.write(fh, 0, b"text", false, false).unwrap();
         vfs.release(fh).unwrap();
@@ -835,7 +916,7 @@ mod tests {
             [&b"closed"[..], b"open", b"written later"].map(|name| size(&vfs, name)),
             [Some(0), Some(0), Some(4)]
         );
-        let (_, fh) = vfs.create(ROOT_INO, b"closed again", 0o644).unwrap();
+        let (_, Opening { fh, .. }) = vfs.create(ROOT_INO, b"closed again", 0o644).unwrap();
         vfs.release(fh).unwrap();
         drop(vfs);
         recovery_tests::cut_power(dir.path());

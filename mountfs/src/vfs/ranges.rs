@@ -97,6 +97,8 @@ impl Vfs {
     /// is shared and no byte is copied. May wait for the server.
     pub fn copy_range(&self, from: (u64, u64), to: (u64, u64), len: u64) -> Result<u64> {
         let (source, target) = (self.handle(from.0)?, self.writer(to.0)?);
+        self.take_mapped(&source)?;
+        self.take_mapped(&target)?;
         let backing = source.file.inner.read().backing.clone();
         let len = len.min(backing.size().saturating_sub(from.1));
         if len == 0 {

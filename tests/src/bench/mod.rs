@@ -81,7 +81,12 @@ const WORKLOADS: &[Workload] = &[
         run: between::cold,
     },
     Workload { name: "idle", about: "60 s of nothing, 10,000 files", sides: SYNCED, run: between::idle },
-    Workload { name: "data", about: "reading and writing 1 GiB", sides: ON_DISK, run: local::data },
+    Workload {
+        name: "data",
+        about: "reading and writing 1 GiB; passed: with --passthrough always",
+        sides: &[Side::Native, Side::Mount, Side::Passed],
+        run: local::data,
+    },
     Workload {
         name: "metadata",
         about: "making, listing, renaming, removing; programs",

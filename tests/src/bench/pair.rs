@@ -23,6 +23,8 @@ pub(super) enum Side {
     Native,
     /// Two mounts.
     Mount,
+    /// Two mounts whose files the kernel reads by itself where it may.
+    Passed,
     /// Two watched folders.
     Watch,
     /// Two mounts of `rclone`.
@@ -41,6 +43,7 @@ impl fmt::Display for Side {
         f.pad(match self {
             Self::Native => "native",
             Self::Mount => "mount",
+            Self::Passed => "passed",
             Self::Watch => "watch",
             Self::Rclone => "rclone",
         })
@@ -148,8 +151,12 @@ impl Pair {
             return Ok(Self { a, b, server: Server::Other(server), _disk: disk });
         }
         let world = World::lasting_in(disk.path(), Duration::from_secs(3600));
-        let start = if side == Side::Watch { World::watch } else { World::mount };
-        let (a, b) = (Party::Own(start(&world, "A")), Party::Own(start(&world, "B")));
+        let start = |name| match side {
+            Side::Watch => world.watch(name),
+            Side::Passed => world.mount_with(name, &["--passthrough", "always"]),
+            Side::Native | Side::Mount | Side::Rclone => world.mount(name),
+        };
+        let (a, b) = (Party::Own(start("A")), Party::Own(start("B")));
         Ok(Self { a, b, server: Server::Own(Box::new(world)), _disk: disk })
     }
 
@@ -251,7 +258,7 @@ impl Ground {
                 let disk = Disk::new()?;
                 (disk.path().to_path_buf(), None, Some(disk))
             }
-            Side::Mount | Side::Watch | Side::Rclone => {
+            Side::Mount | Side::Passed | Side::Watch | Side::Rclone => {
                 let pair = Pair::new(side)?;
                 (pair.a.folder().to_path_buf(), Some(pair), None)
             }

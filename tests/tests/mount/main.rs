@@ -18,6 +18,7 @@ mod listings;
 mod model;
 mod offline;
 mod open_files;
+mod passthrough;
 mod pins;
 mod power_cut;
 mod programs;

@@ -64,6 +64,8 @@ pub struct Entry {
     parts: Option<Parts>,
     /// Removed from the cache while somebody uses it.
     detached: AtomicBool,
+    /// Somebody may take its file away.
+    pub(super) claimed: AtomicBool,
     core: Weak<Core>,
 }
 
@@ -197,7 +199,8 @@ impl fmt::Debug for Entry {
 impl Entry {
     pub(super) fn whole(hash: ContentHash, size: u64, file: File, core: Weak<Core>) -> Self {
         let detached = AtomicBool::new(false);
-        Self { hash, size, whole: OnceLock::from(file), parts: None, detached, core }
+        let claimed = AtomicBool::new(false);
+        Self { hash, size, whole: OnceLock::from(file), parts: None, detached, claimed, core }
     }
 
     pub(super) fn partial(
@@ -211,7 +214,8 @@ impl Entry {
         let has_map = bits.is_some();
         let bits = bits.unwrap_or_else(|| vec![0; manifest.extents().len().div_ceil(64)]);
         let parts = Some(Parts::new(file, manifest, bits, has_map));
-        Self { hash, size, whole: OnceLock::new(), parts, detached: AtomicBool::new(false), core }
+        let (detached, claimed) = (AtomicBool::new(false), AtomicBool::new(false));
+        Self { hash, size, whole: OnceLock::new(), parts, detached, claimed, core }
     }
 
     /// Names the content.
@@ -227,6 +231,11 @@ impl Entry {
     /// Whether every byte is here, for good.
     pub fn is_whole(&self) -> bool {
         self.whole.get().is_some()
+    }
+
+    /// Whether nothing of this process may write to its file any more.
+    pub(super) fn is_only_read(&self) -> bool {
+        self.is_whole() && self.parts.is_none()
     }
 
     /// The file itself. It may be read anywhere only if the content is whole; it must never be written to.

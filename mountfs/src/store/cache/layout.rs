@@ -61,6 +61,11 @@ impl Layout {
         Ok(layout)
     }
 
+    /// Whether the system tells who has a file here open.
+    pub(super) fn tells_who_looks(&self) -> bool {
+        disk::is_told_in(&self.dir.join(PARTIAL)).unwrap_or(false)
+    }
+
     pub(super) fn object(&self, hash: &ContentHash) -> PathBuf {
         self.sharded(OBJECTS, hash)
     }
@@ -92,6 +97,21 @@ impl Layout {
             }
             done => done,
         }
+    }
+
+    /// A copy of the whole content `hash`, in a file that the next start removes unless it gets a name of its own until then.
+    pub(super) fn copy_object(&self, hash: &ContentHash) -> io::Result<PathBuf> {
+        let path = self.partial(hash).with_extension("copy");
+        let copied = File::open(self.object(hash)).and_then(|mut from| {
+            let mut to = File::create(&path)?;
+            io::copy(&mut from, &mut to)?;
+            disk::make_read_only(&to)
+        });
+        if let Err(error) = copied {
+            disk::remove_if_there(&path)?;
+            return Err(error);
+        }
+        Ok(path)
     }
 
     /// A sparse file of `size` bytes with nothing in it yet.

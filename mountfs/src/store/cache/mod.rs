@@ -9,11 +9,13 @@
 //! Locks, in the order in which they may be taken: the writing lock of one entry, one stripe, the index. A stripe covers the
 //! files of the hashes that share it; nobody who holds one waits for a writing lock or another stripe.
 
+mod claim;
 mod entry;
 mod index;
 mod layout;
 mod verify;
 
+pub use claim::Claim;
 pub use entry::Entry;
 pub use verify::Verified;
 

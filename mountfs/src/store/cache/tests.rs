@@ -590,3 +590,54 @@ proptest! {
         }
     }
 }
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_file_that_is_taken_away_is_nobody_elses_and_the_content_stays() {
+    let dir = tempfile::tempdir().unwrap();
+    let cache = cache(dir.path(), 100);
+    let file = content("ab ca");
+    assert!(cache.claim(&file.hash).unwrap().is_none(), "nothing of it is here");
+    let entry = file.begin(&cache);
+    assert!(cache.claim(&file.hash).unwrap().is_none(), "it is not whole");
+    drop(entry);
+    let entry = file.fill(&cache);
+    assert!(cache.claim(&file.hash).unwrap().is_none(), "it is open for writing, and used");
+    drop(entry);
+    for copy in [true, false] {
+        let claim = cache.claim(&file.hash).unwrap().unwrap();
+        assert!(cache.claim(&file.hash).unwrap().is_none(), "it is claimed");
+        assert!(crate::system::alone::is_alone(claim.file()).unwrap());
+        assert_eq!((claim.size(), claim.hash()), (file.bytes.len() as u64, &file.hash));
+        let reader = cache.get(&file.hash).unwrap();
+        let taken = std::thread::scope(|scope| {
+            let taking = scope.spawn(|| cache.take_away(&claim, copy).unwrap());
+            std::thread::sleep(std::time::Duration::from_millis(50));
+            assert!(!taking.is_finished(), "somebody reads it as this content");
+            drop(reader);
+            taking.join().unwrap()
+        });
+        write_all_at(&taken, b"other bytes", 0).unwrap();
+        drop(claim);
+        match cache.get(&file.hash) {
+            Some(entry) => assert!(copy && file.read(&entry, 0..file.bytes.len()).unwrap() == file.bytes),
+            None => assert!(!copy && blocks(&cache) == 0),
+        }
+        assert_eq!(fs::read_dir(dir.path().join("partial")).unwrap().count(), 0);
+    }
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn what_is_claimed_is_not_evicted_and_can_be_claimed_again_afterwards() {
+    let dir = tempfile::tempdir().unwrap();
+    let cache = cache(dir.path(), 4);
+    let (one, two) = (content("abc"), content("defg"));
+    drop(one.fill(&cache));
+    let claim = cache.claim(&one.hash).unwrap().unwrap();
+    assert_eq!(two.read(&two.begin(&cache), 0..BLOCK * 4).map(|bytes| bytes == two.bytes).ok(), Some(true));
+    assert!(cache.get(&one.hash).is_some_and(|entry| entry.is_whole()));
+    drop(claim);
+    drop(cache.claim(&one.hash).unwrap().unwrap());
+    assert!(cache.claim(&one.hash).unwrap().is_some());
+}

@@ -97,11 +97,16 @@ impl Core {
         };
         let intact = readable(is_intact(&file, manifest, each), hash)?;
         let _stripe = self.stripe(hash);
-        if !intact && disk::is_at(&file, &path)? {
-            tracing::warn!(%hash, "a cached content is damaged and is dropped");
-            self.drop_files(hash)?;
+        if intact {
+            return Ok(Some(true));
         }
-        Ok(Some(intact))
+        if !disk::is_at(&file, &path)? {
+            // What was read is not what is there now: it was evicted, or taken away to be changed.
+            return Ok(None);
+        }
+        tracing::warn!(%hash, "a cached content is damaged and is dropped");
+        self.drop_files(hash)?;
+        Ok(Some(false))
     }
 
     /// The same for a content of which only a part is here.
