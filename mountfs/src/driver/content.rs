@@ -413,22 +413,15 @@ impl Client {
 
     /// Reads from a draft. `None` if bytes beneath are not on this machine.
     pub fn read_draft_local(&self, overlay: &Overlay, offset: u64, buf: &mut [u8]) -> io::Result<Option<usize>> {
-        let end = overlay.size.min(offset.saturating_add(buf.len() as u64));
-        for segment in overlay.segments(offset..end) {
-            let range = segment.range();
-            let part = &mut buf[(range.start - offset) as usize..(range.end - offset) as usize];
-            match segment {
-                Segment::Staging(_) => read_staging(overlay, part, range.start)?,
-                Segment::Zero(_) => part.fill(0),
-                Segment::Base(_) => {
-                    let Some(base) = &overlay.base else { return Ok(None) };
-                    if self.read_local(base, range.start, part)?.is_none_or(|len| len < part.len()) {
-                        return Ok(None);
-                    }
-                }
-            }
+        let beneath = |base: &Content, at: u64, part: &mut [u8]| {
+            let all = part.len();
+            self.read_local(base, at, part)?.filter(|len| *len == all).ok_or(Absent::NotHere)
+        };
+        match read_draft_over(overlay, offset, buf, beneath) {
+            Ok(len) => Ok(Some(len)),
+            Err(Absent::NotHere) => Ok(None),
+            Err(Absent::Io(error)) => Err(error),
         }
-        Ok(Some(end.saturating_sub(offset) as usize))
     }
 
     /// Reads from a draft, and fetches what is missing beneath.
@@ -456,12 +449,24 @@ impl Client {
     }
 }
 
-fn read_draft_over(
+/// Why bytes beneath a draft cannot be read without the network.
+enum Absent {
+    NotHere,
+    Io(io::Error),
+}
+
+impl From<io::Error> for Absent {
+    fn from(error: io::Error) -> Self {
+        Self::Io(error)
+    }
+}
+
+fn read_draft_over<E: From<io::Error>>(
     overlay: &Overlay,
     offset: u64,
     buf: &mut [u8],
-    beneath: impl Fn(&Content, u64, &mut [u8]) -> Result<usize, ReadError>,
-) -> Result<usize, ReadError> {
+    beneath: impl Fn(&Content, u64, &mut [u8]) -> Result<usize, E>,
+) -> Result<usize, E> {
     let end = overlay.size.min(offset.saturating_add(buf.len() as u64));
     for segment in overlay.segments(offset..end) {
         let range = segment.range();
@@ -470,8 +475,8 @@ fn read_draft_over(
             Segment::Staging(_) => read_staging(overlay, part, range.start)?,
             Segment::Zero(_) => part.fill(0),
             Segment::Base(_) => {
-                let base = overlay.base.clone().ok_or_else(|| io::Error::other("a base without a content"))?;
-                let len = beneath(&base, range.start, part)?;
+                let base = overlay.base.as_ref().ok_or_else(|| io::Error::other("a base without a content"))?;
+                let len = beneath(base, range.start, part)?;
                 if len < part.len() {
                     return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
                 }

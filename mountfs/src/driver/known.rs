@@ -60,6 +60,8 @@ const SIMILAR_MAX: u32 = 4;
 /// The content beneath a draft, whose chunks the server has, and how far the draft has been compared with it.
 pub(super) struct Beneath {
     manifest: Arc<Manifest>,
+    /// Where each extent begins.
+    starts: Vec<u64>,
     /// Where each chunk is, ordered by prefix.
     places: Vec<(Prefix, u32)>,
     /// The extent that stood behind the last chunk that both have.
@@ -76,7 +78,8 @@ impl Beneath {
         };
         let mut places: Vec<_> = (0..).zip(manifest.extents()).filter_map(chunk).collect();
         places.sort_unstable();
-        Self { manifest, places, next: 0, fresh: 0 }
+        let starts = manifest.with_offsets().map(|(start, _)| start).collect();
+        Self { manifest, starts, places, next: 0, fresh: 0 }
     }
 
     /// Whether the draft's next chunk is one of these.
@@ -95,9 +98,9 @@ impl Beneath {
         if self.fresh > SIMILAR_MAX {
             return None;
         }
-        match self.manifest.with_offsets().nth(index)? {
-            (at, Extent::Chunk { hash, len }) => Some(Similar { hash, at, len }),
-            (_, Extent::Hole { .. }) => None,
+        match (self.manifest.extents().get(index)?, self.starts.get(index)?) {
+            (Extent::Chunk { hash, len }, at) => Some(Similar { hash: *hash, at: *at, len: *len }),
+            (Extent::Hole { .. }, _) => None,
         }
     }
 }

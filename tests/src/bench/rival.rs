@@ -108,7 +108,8 @@ impl Rival {
         if !said.status.success() {
             return Err(io::Error::other(format!("{} stays mounted: {said:?}", self.folder.display())));
         }
-        self.running.take().map_or(Ok(()), |mut running| running.0.wait().map(drop))
+        let Some(mut running) = self.running.take() else { return Ok(()) };
+        await_it("the end of rclone", Duration::from_millis(20), || Ok(running.0.try_wait()?.map(drop)))
     }
 
     fn is_mounted(&self) -> bool {

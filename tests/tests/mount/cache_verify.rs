@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 use syncmount::verify_report::VerifyReport;
 use syncmount_tests::support::*;
 
-fn cached_files(dir: &Path) -> Vec<PathBuf> {
+/// All files below a directory.
+pub(super) fn cached_files(dir: &Path) -> Vec<PathBuf> {
     let entries = fs::read_dir(dir).into_iter().flatten().map(Result::unwrap);
     let found = entries.flat_map(|entry| match entry.file_type().unwrap().is_dir() {
         true => cached_files(&entry.path()),

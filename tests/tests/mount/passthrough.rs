@@ -2,6 +2,7 @@
 //!
 //! Each test is played with files passed through, for which it must be run as root, and again without.
 
+use crate::cache_verify::cached_files;
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Write};
 use std::os::fd::AsRawFd;
@@ -368,15 +369,6 @@ fn who_is_killed_in_the_middle_of_it_has_lost_nothing_and_damaged_nothing() {
     });
 }
 
-fn files_below(dir: &Path) -> Vec<PathBuf> {
-    let entries = fs::read_dir(dir).into_iter().flatten().map(Result::unwrap);
-    let found = entries.flat_map(|entry| match entry.file_type().unwrap().is_dir() {
-        true => files_below(&entry.path()),
-        false => vec![entry.path()],
-    });
-    found.collect()
-}
-
 #[test]
 fn bytes_that_went_bad_are_right_again_for_who_reads_them() {
     How::both(|how| {
@@ -390,7 +382,7 @@ fn bytes_that_went_bad_are_right_again_for_who_reads_them() {
         let b = world.mount_with("B", &options);
         await_bytes(&b.path("file"), &content);
         let reader = how.open(&b, "file");
-        let files = files_below(&cache.join("cache/objects"));
+        let files = cached_files(&cache.join("cache/objects"));
         let object = files.iter().find(|path| fs::metadata(path).unwrap().len() == LEN as u64).unwrap();
         fs::set_permissions(object, fs::Permissions::from_mode(0o600)).unwrap();
         let damage = File::options().write(true).open(object).unwrap();
