@@ -3,14 +3,18 @@
 //! Handlers answer from memory and local disks. A read that needs the network and every fsync are answered from another
 //! thread, so that no number of them can stop the others.
 
+mod backing;
 mod errno;
+#[cfg(target_os = "linux")]
+mod helper;
 mod notify;
 
 use crate::driver::RESERVE_BYTES;
-use crate::files::{Pass, Shown};
+use crate::files::Shown;
 #[cfg(target_os = "linux")]
 use crate::mountpoint::MountTable;
 use crate::vfs::{Access, Allocate, DirEntry, Opening, Register, SetAttrs, Sought, Stat, Vfs, VfsError, Way};
+use backing::{Backings, Id, Wraps};
 use errno::errno;
 use fuser::{
     AccessFlags, BackgroundSession, BackingId, BsdFileFlags, Config, CopyFileRangeFlags, Errno, FileAttr, FileHandle,
@@ -25,7 +29,6 @@ use std::fs::File;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use syncmount_common::{NodeKind, Timestamp};
@@ -77,16 +80,18 @@ pub fn mount(vfs: Arc<Vfs>, mountpoint: &Path, runtime: tokio::runtime::Handle, 
     let passthrough = options.passthrough && vfs.client().cache().tells_who_looks();
     let (invalidations, queue) = Invalidations::new();
     let invalidations: notify::Shared = Arc::new(invalidations);
+    let backings = Arc::new(Backings::new(passthrough));
     let translator = Translator {
         vfs: vfs.clone(),
         runtime,
         invalidations: invalidations.clone(),
-        passthrough: AtomicBool::new(passthrough),
+        backings: backings.clone(),
         uid: rustix::process::geteuid().as_raw(),
         gid: rustix::process::getegid().as_raw(),
         opens_directories: true,
     };
     let session = Session::new(translator, mountpoint, &config)?;
+    backings.connect(&session)?;
     notify::spawn(queue, session.notifier())?;
     let seen_by = Arc::downgrade(&vfs);
     vfs.client().set_on_changed(Some(Box::new(move |changed| {
@@ -154,7 +159,7 @@ struct Translator {
     runtime: tokio::runtime::Handle,
     invalidations: notify::Shared,
     /// Whether the kernel shows files by itself, as far as is known.
-    passthrough: AtomicBool,
+    backings: Arc<Backings>,
     uid: u32,
     gid: u32,
     /// Whether the kernel insists on opening directories.
@@ -299,30 +304,20 @@ fn logged(error: &VfsError) -> Errno {
     errno
 }
 
-/// The kernel's answer to the question whether it shows a file by itself. The first refusal counts for all.
-fn pass(allowed: &AtomicBool, answer: io::Result<BackingId>) -> Option<Pass> {
-    match answer {
-        Ok(id) => Some(Arc::new(id)),
-        Err(error) => {
-            allowed.store(false, Ordering::Relaxed);
-            tracing::info!("files that are whole in the cache are read through this program: {error}");
-            None
-        }
-    }
-}
-
 /// The flags for who reads and writes here and maps a file of the disk.
 fn flags_beside(writer: bool) -> FopenFlags {
     let flags = FopenFlags::FOPEN_DIRECT_IO;
     if writer { flags } else { flags | FopenFlags::FOPEN_NOFLUSH }
 }
 
-/// Gives `reply` the pass of what is shown, which stays valid until the handle is released.
-fn with_pass(shown: &Shown, reply: impl FnOnce(&BackingId)) {
-    match shown.pass().as_ref().and_then(|pass| pass.downcast_ref()) {
-        Some(id) => reply(id),
+/// Gives `reply` the id of what is shown, which stays valid until the handle is released.
+fn with_id<R: Wraps>(shown: &Shown, reply: R, answer: impl FnOnce(R, &BackingId)) {
+    let pass = shown.pass();
+    let id = pass.as_ref().and_then(|pass| Id::of(pass, &reply));
+    match id.as_ref().and_then(Id::get) {
+        Some(id) => answer(reply, id),
         // An open that is not answered fails.
-        None => tracing::error!("a file is shown without the kernel's pass"),
+        None => tracing::error!("a file is shown without the kernel's leave"),
     }
 }
 
@@ -366,11 +361,13 @@ impl Filesystem for Translator {
             }
         }
         self.opens_directories = !config.capabilities().contains(InitFlags::FUSE_NO_OPENDIR_SUPPORT);
-        if self.passthrough.load(Ordering::Relaxed) {
+        if self.backings.is_allowed() {
             // One file system beneath: with two, no overlay could lie on this one.
             let offered = config.add_capabilities(InitFlags::FUSE_PASSTHROUGH).is_ok();
             let offered = offered && config.set_max_stack_depth(1).is_ok();
-            self.passthrough.store(offered, Ordering::Relaxed);
+            if !offered {
+                self.backings.forbid();
+            }
         }
         if let Err(nearest) = config.set_max_write(MAX_WRITE) {
             tracing::debug!("the largest write is {nearest} bytes");
@@ -512,17 +509,19 @@ impl Filesystem for Translator {
         let access = access(flags);
         let truncate = flags.0 & libc::O_TRUNC != 0;
         let opened = {
-            let register = |file: &File| pass(&self.passthrough, reply.open_backing(file));
-            let register = self.passthrough.load(Ordering::Relaxed).then_some(&register as &Register<'_>);
+            let register = |file: &File| self.backings.register(file, || reply.open_backing(file));
+            let register = self.backings.is_allowed().then_some(&register as &Register<'_>);
             self.vfs.open_as(ino.0, access, truncate, req.uid() != 0, register)
         };
         match opened {
             Ok(Opening { fh, way: Way::Cached }) => reply.opened(FileHandle(fh), open_flags(access.write)),
             Ok(Opening { fh, way: Way::Shown(shown) }) => {
-                with_pass(&shown, |id| reply.opened_passthrough(FileHandle(fh), FopenFlags::FOPEN_NOFLUSH, id));
+                let flags = FopenFlags::FOPEN_NOFLUSH;
+                with_id(&shown, reply, |reply, id| reply.opened_passthrough(FileHandle(fh), flags, id));
             }
             Ok(Opening { fh, way: Way::Beside(shown) }) => {
-                with_pass(&shown, |id| reply.opened_passthrough(FileHandle(fh), flags_beside(access.write), id));
+                let flags = flags_beside(access.write);
+                with_id(&shown, reply, |reply, id| reply.opened_passthrough(FileHandle(fh), flags, id));
             }
             Err(error) => reply.error(logged(&error)),
         }
@@ -551,7 +550,7 @@ impl Filesystem for Translator {
                 let (attr, fh) = (self.attr(&stat), FileHandle(fh));
                 match way.shown() {
                     None => reply.created(&TTL, &attr, GENERATION, fh, open_flags(true)),
-                    Some(shown) => with_pass(shown, |id| {
+                    Some(shown) => with_id(shown, reply, |reply, id| {
                         reply.created_passthrough(&TTL, &attr, GENERATION, fh, flags_beside(true), id);
                     }),
                 }

@@ -20,8 +20,10 @@ pub(crate) fn sync_dir(dir: &Path) -> io::Result<()> {
     };
     use windows_sys::Win32::Storage::FileSystem::FILE_FLAG_BACKUP_SEMANTICS;
     const CANNOT: [u32; 4] = [ERROR_ACCESS_DENIED, ERROR_INVALID_FUNCTION, ERROR_INVALID_HANDLE, ERROR_NOT_SUPPORTED];
-    let opened = File::options().access_mode(GENERIC_WRITE).custom_flags(FILE_FLAG_BACKUP_SEMANTICS).open(dir);
-    match opened.and_then(|dir| dir.sync_all()) {
+    let mut options = File::options();
+    options.access_mode(GENERIC_WRITE).custom_flags(FILE_FLAG_BACKUP_SEMANTICS);
+    // Whoever is just making the directory may allow nobody to write to it.
+    match super::files::patiently(|| options.open(dir)).and_then(|dir| dir.sync_all()) {
         Err(error) if error.raw_os_error().is_some_and(|code| CANNOT.contains(&(code as u32))) && dir.is_dir() => {
             Ok(())
         }
