@@ -172,7 +172,8 @@ pub struct MountArgs {
     /// Let other users of this machine in, as far as modes allow; whatever is made here belongs to you all the same
     #[arg(long)]
     pub allow_other: bool,
-    /// Where the kernel reads by itself what is here (only for root): auto does so in a folder mounted read-only
+    /// Where the kernel reads by itself what is here (for root, or with syncmount-helper): auto does so in a folder mounted
+    /// read-only
     #[arg(long, value_enum, value_name = "WHERE", default_value_t)]
     pub passthrough: Passthrough,
     /// When close and fsync return: once this machine has kept the change, or once the server has it

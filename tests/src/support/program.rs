@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 const COMMAND_MAX: Duration = Duration::from_secs(180);
 
 /// The program `name`, beside this test's own executable.
-pub(super) fn program(name: &str) -> PathBuf {
+pub fn program(name: &str) -> PathBuf {
     let test = std::env::current_exe().expect("a test has an executable");
     // A test lies in target/PROFILE/deps, a program in target/PROFILE.
     let dirs = test.ancestors().skip(1).take(2);

@@ -1,15 +1,13 @@
 //! Every bad start: one sentence that says what is wrong, an exit code, nothing mounted and no process left.
 
+use crate::nobody::{MOUNT_ONLY, as_nobody, fuse_with_mode, in_own_mounts, nobodys, replaced};
 use rustix::process::{Pid, Signal, kill_process};
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsStr;
 use std::fs;
 use std::net::TcpListener;
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::Path;
-use std::process::Command;
 use syncmount_tests::support::*;
-
-const NOBODY: u32 = 65_534;
 
 /// The sentence with which a start of this device with these words fails. Leaves nothing behind.
 #[track_caller]
@@ -31,13 +29,6 @@ fn names(sentence: &str, words: &[&str]) {
     for word in words {
         assert!(sentence.contains(word), "`{word}` is not in: {sentence}");
     }
-}
-
-fn replaced(device: &Device, option: &str, value: &OsStr) -> Vec<OsString> {
-    let mut words = device.mount_words();
-    let at = words.iter().position(|word| word == option).expect("the option is given");
-    words[at + 1] = value.to_owned();
-    words
 }
 
 #[test]
@@ -226,58 +217,12 @@ fn a_dead_mount_is_cleared_and_mounted_again() {
     assert!(!device.is_mounted());
 }
 
-/// Runs a shell script with `syncmount` and the words that mount as its arguments, in mounts of its own.
-fn in_own_mounts(device: &Device, script: &str) -> Said {
-    let mut command = Command::new("unshare");
-    device.environment(&mut command);
-    let program = device.program().get_program().to_owned();
-    run(command.args(["--mount", "sh", "-ec", script]).arg(program).args(device.mount_words()))
-}
-
-/// Without it, the folder is watched where it cannot be mounted.
-const MOUNT_ONLY: [&str; 2] = ["--mode", "mount"];
-
-const AS_NOBODY: &str = "exec setpriv --reuid=65534 --regid=65534 --clear-groups";
-
 #[test]
 fn no_fuse_device() {
     let world = World::new();
     let device = world.device("A").with(&MOUNT_ONLY);
     let said = in_own_mounts(&device, r#"mount -t tmpfs none /dev; exec "$0" "$@""#);
     names(&sentence(&device, &said), &["/dev/fuse is missing", "modprobe fuse", "--device /dev/fuse"]);
-}
-
-/// A device that the user `nobody` can use. Changing to that user needs root.
-fn nobodys(world: &World, name: &str) -> Device {
-    let device = world.device(name).with(&MOUNT_ONLY);
-    for dir in [world.path(""), device.home.clone()] {
-        fs::set_permissions(&dir, fs::Permissions::from_mode(0o755)).unwrap();
-    }
-    for dir in [&device.home, &device.folder] {
-        chown(dir, Some(NOBODY), Some(NOBODY)).expect("this test changes to another user and must be run as root");
-    }
-    // Neither this directory nor the token need be open to others.
-    let (program, token) = (device.home.join("syncmount"), device.home.join("token"));
-    fs::copy(device.program().get_program(), program).unwrap();
-    fs::copy(world.server().token_file(), &token).unwrap();
-    chown(&token, Some(NOBODY), Some(NOBODY)).unwrap();
-    device
-}
-
-/// Like [`in_own_mounts`], as `nobody` in the end.
-fn as_nobody(device: &Device, before: &str) -> Said {
-    let words = replaced(device, "--token-file", device.home.join("token").as_os_str());
-    let mut command = Command::new("unshare");
-    device.environment(&mut command);
-    let script = format!(r#"{before}; {AS_NOBODY} "$0" "$@""#);
-    run(command.args(["--mount", "sh", "-ec", &script]).arg(device.home.join("syncmount")).args(words))
-}
-
-/// Gives the script's own `/dev/fuse` this mode.
-fn fuse_with_mode(mode: &str) -> String {
-    format!(
-        "mount -t tmpfs none /mnt; mknod -m {mode} /mnt/fuse c 10 229; chmod {mode} /mnt/fuse; mount --bind /mnt/fuse /dev/fuse"
-    )
 }
 
 #[test]
