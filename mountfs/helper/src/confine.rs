@@ -11,13 +11,15 @@ pub const BACKING_OPEN: Opcode = opcode::write::<[u64; 2]>(229, 1);
 pub const BACKING_CLOSE: Opcode = opcode::write::<u32>(229, 2);
 
 /// What is called: messages, what is asked about descriptors, memory, the end, and its reason for standard error.
-const CALLS: [libc::c_long; 19] = [
+const CALLS: [libc::c_long; 21] = [
     libc::SYS_recvmsg,
     libc::SYS_sendmsg,
     libc::SYS_fcntl,
     libc::SYS_fstat,
     libc::SYS_fstatfs,
     libc::SYS_statx,
+    libc::SYS_faccessat2,
+    libc::SYS_fchmod,
     libc::SYS_close,
     libc::SYS_brk,
     libc::SYS_mmap,

@@ -2,16 +2,19 @@
 //!
 //! The kernel opens a file that it is told to show anew for each process that opens the file of the mount, for reading and for
 //! writing, and asks for no rights then: it takes them as given by who told it. So all that could stand against the caller
-//! opening the file for both is asked here. The owner of a file may give himself every right to it; what remains is what even
-//! an owner cannot do, and files that are none.
+//! opening the file for both is asked here: first of the kernel, because a file system may have rules of its own (a read-only
+//! snapshot), then what the kernel does not count among these rights, and what is no file of bytes at all. An owner whom only the
+//! mode keeps from writing could change that; whether this is the owner, the kernel says as well, when the mode is set to what it
+//! is (a mount with mapped owners may say so of a file of somebody else).
 
 use rustix::fs::{
-    AtFlags, FileType, OFlags, StatxAttributes, StatxFlags, fcntl_get_seals, fcntl_getfl, fstat, fstatfs, major, minor,
-    statx,
+    AtFlags, FileType, Mode, OFlags, StatxAttributes, StatxFlags, fchmod, fcntl_get_seals, fcntl_getfl, fstat, fstatfs,
+    major, minor, statx,
 };
 use rustix::io::Errno;
 use rustix::process::Uid;
-use std::os::fd::AsFd;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd as _};
 
 /// The device through which a mount speaks with the kernel.
 const FUSE_DEVICE: (u32, u32) = (10, 229);
@@ -57,5 +60,46 @@ pub fn file(fd: impl AsFd, caller: Uid) -> Result<(), Errno> {
         Ok(seals) if seals.is_empty() || seals == rustix::fs::SealFlags::SEAL => Ok(()),
         Ok(_) => Err(Errno::ROFS),
         Err(error) => Err(error),
+    }?;
+    match may_read_and_write(&fd) {
+        Err(Errno::ACCESS) => fchmod(&fd, Mode::from_raw_mode(found.st_mode)),
+        answer => answer,
+    }
+}
+
+/// Asks the kernel for the caller's right to both, which is this process's too.
+fn may_read_and_write(fd: impl AsFd) -> Result<(), Errno> {
+    let (fd, flags) = (fd.as_fd().as_raw_fd(), libc::AT_EMPTY_PATH | libc::AT_EACCESS);
+    // SAFETY: the descriptor is open for as long as it is borrowed, the path ends with NUL, and nothing is written to.
+    match unsafe { libc::syscall(libc::SYS_faccessat2, fd, c"".as_ptr(), libc::R_OK | libc::W_OK, flags) } {
+        0 => Ok(()),
+        _ => Err(Errno::from_io_error(&io::Error::last_os_error()).unwrap_or(Errno::IO)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustix::process::getuid;
+    use std::fs::{File, Permissions, set_permissions};
+    use std::os::unix::fs::PermissionsExt as _;
+
+    #[test]
+    fn an_own_file_is_taken_and_one_of_somebody_else_is_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("file");
+        std::fs::write(&path, "bytes").unwrap();
+        let other = Uid::from_raw(getuid().as_raw() + 1);
+        for mode in [0o600, 0o400, 0o644, 0o000] {
+            let open = File::open(&path).unwrap();
+            set_permissions(&path, Permissions::from_mode(mode)).unwrap();
+            assert_eq!(file(&open, getuid()), Ok(()), "{mode:o}");
+            assert_eq!(file(&open, other), Err(Errno::ACCESS), "{mode:o}");
+            assert_eq!(open.metadata().unwrap().permissions().mode() & 0o7777, mode);
+            set_permissions(&path, Permissions::from_mode(0o600)).unwrap();
+        }
+        assert_eq!(file(File::open(dir.path()).unwrap(), getuid()), Err(Errno::INVAL));
+        assert_eq!(file(File::options().write(true).open(&path).unwrap(), getuid()), Err(Errno::BADF));
+        assert_eq!(file(File::open("/proc/self/status").unwrap(), getuid()), Err(Errno::OPNOTSUPP));
     }
 }

@@ -10,10 +10,12 @@
 //! - The kernel opens what it is told to show without asking for rights again, for writing too. So a file is shown only if its
 //!   caller could open it for reading and writing anyway ([`judge`]).
 //! - It reads no file, no argument and no variable, takes eight bytes and one descriptor a message, starts nothing, waits for
-//!   nothing but its socket, and ends with it. What it had shown it takes back then.
+//!   nothing but its socket, and ends with it.
 //!
-//! What it does not prevent: a caller that kills it leaves what was shown open in the kernel until the end of that mount, where
-//! no list of open files shows it. Must not know what the files are for.
+//! What it does not prevent: what is shown when it ends stays open in the kernel until the end of that mount, where no list of
+//! open files has it and nothing but the system's limit on open files counts it; whoever starts it again and again gets by its
+//! own limit. Where not everybody is to be trusted with that, it can be left to a group (mode 4750). Must not know what the files
+//! are for.
 
 #[cfg(target_os = "linux")]
 pub mod confine;

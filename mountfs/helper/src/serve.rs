@@ -20,7 +20,8 @@ struct BackingMap {
     padding: u64,
 }
 
-/// Serves `caller` until the end of its socket, and takes back what is shown still then.
+/// Serves `caller` until the end of its socket. What is shown then stays so until the end of the mount: somebody may have it open,
+/// and whoever has it open may open it once more.
 pub fn serve(socket: &OwnedFd, caller: Uid) -> io::Result<()> {
     let Some((message, fd)) = receive(socket)? else { return Ok(()) };
     let (Some(Request::Connection), Some(fuse)) = (Request::decode(&message), fd) else {
@@ -64,15 +65,6 @@ impl Shown {
             return Err(Errno::NOENT);
         }
         backing_close(&self.fuse, id).map(|()| 0)
-    }
-}
-
-impl Drop for Shown {
-    fn drop(&mut self) {
-        for id in std::mem::take(&mut self.ids) {
-            // The mount may be gone, and with it everything that was shown.
-            let _ = backing_close(&self.fuse, id);
-        }
     }
 }
 

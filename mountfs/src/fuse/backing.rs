@@ -8,12 +8,14 @@
 use super::helper::Helper;
 use crate::files::Pass;
 use fuser::{BackingId, ReplyCreate, ReplyOpen};
-use parking_lot::Mutex;
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
-use std::sync::Arc;
+use std::os::fd::AsFd;
+#[cfg(not(target_os = "linux"))]
+use std::os::fd::BorrowedFd;
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 
 #[cfg(not(target_os = "linux"))]
 use without::Helper;
@@ -21,12 +23,12 @@ use without::Helper;
 /// Elsewhere nothing is shown at all.
 #[cfg(not(target_os = "linux"))]
 mod without {
-    use super::{File, OwnedFd, io};
+    use super::{BorrowedFd, File, Path, io};
 
     pub(super) enum Helper {}
 
     impl Helper {
-        pub(super) fn start(_: &OwnedFd) -> io::Result<Self> {
+        pub(super) fn start(_: BorrowedFd<'_>, _: &Path) -> io::Result<Self> {
             Err(io::ErrorKind::Unsupported.into())
         }
 
@@ -43,9 +45,8 @@ mod without {
 /// The files of one mount that the kernel shows by itself.
 pub(super) struct Backings {
     allowed: AtomicBool,
-    /// The connection to the kernel, once there is one.
-    connection: Mutex<Option<OwnedFd>>,
-    helper: Mutex<Option<Arc<Helper>>>,
+    /// Who asks the kernel in the place of this process.
+    helper: OnceLock<Arc<Helper>>,
 }
 
 /// The kernel's leave to show one file; it ends when this is dropped.
@@ -66,13 +67,19 @@ impl Drop for Backing {
 
 impl Backings {
     pub(super) fn new(allowed: bool) -> Self {
-        Self { allowed: AtomicBool::new(allowed), connection: Mutex::default(), helper: Mutex::default() }
+        Self { allowed: AtomicBool::new(allowed), helper: OnceLock::new() }
     }
 
-    /// The mount's connection to the kernel, for the helper.
-    pub(super) fn connect(&self, connection: impl AsFd) -> io::Result<()> {
-        *self.connection.lock() = Some(connection.as_fd().try_clone_to_owned()?);
-        Ok(())
+    /// Starts the helper where this process may not ask the kernel itself. `connection` is the mount's, of which nothing may be
+    /// served yet: the helper may lie in a file system that waits for others.
+    pub(super) fn begin(&self, connection: impl AsFd, mountpoint: &Path) {
+        if !self.is_allowed() || may_ask() {
+            return;
+        }
+        match Helper::start(connection.as_fd(), mountpoint) {
+            Ok(helper) => drop(self.helper.set(Arc::new(helper))),
+            Err(error) => self.refused(&error),
+        }
     }
 
     pub(super) fn is_allowed(&self) -> bool {
@@ -90,27 +97,33 @@ impl Backings {
             // As many are shown as can be.
             Err(error) if matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE)) => None,
             Err(error) => {
-                self.forbid();
-                tracing::info!("files that are whole in the cache are read through this program: {error}");
+                self.refused(&error);
                 None
             }
         }
     }
 
     fn ask(&self, file: &File, directly: impl FnOnce() -> io::Result<BackingId>) -> io::Result<Backing> {
-        let mut started = self.helper.lock();
-        if started.is_none() {
-            match directly() {
-                Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {}
-                answer => return answer.map(Backing::Own),
-            }
-            let connection = self.connection.lock();
-            *started = Some(Arc::new(Helper::start(connection.as_ref().ok_or(io::ErrorKind::NotConnected)?)?));
+        match self.helper.get() {
+            None => directly().map(Backing::Own),
+            Some(helper) => Ok(Backing::Lent(helper.show(file)?, helper.clone())),
         }
-        let helper = started.clone().ok_or(io::ErrorKind::NotConnected)?;
-        drop(started);
-        Ok(Backing::Lent(helper.show(file)?, helper))
     }
+
+    fn refused(&self, error: &io::Error) {
+        self.forbid();
+        tracing::info!("files that are whole in the cache are read through this program: {error}");
+    }
+}
+
+/// Whether the kernel listens to this process itself.
+fn may_ask() -> bool {
+    #[cfg(target_os = "linux")]
+    let may = rustix::thread::capabilities(None)
+        .is_ok_and(|rights| rights.effective.contains(rustix::thread::CapabilitySet::SYS_ADMIN));
+    #[cfg(not(target_os = "linux"))]
+    let may = false;
+    may
 }
 
 /// An answer that takes an id.

@@ -1,7 +1,7 @@
 //! `syncmount-helper`, which makes for an ordinary user's mount the two calls that only root may make.
 //!
 //! Where it is, how it is started, and what is asked of it. Whatever goes wrong with it is an error for one caller and the end
-//! of the helper, never a wait: what it had shown stays shown for who has it open.
+//! of the helper, and never a long wait: what it had shown stays so until the end of the mount.
 
 use parking_lot::Mutex;
 use rustix::net::sockopt::{self, Timeout};
@@ -37,23 +37,19 @@ struct Running {
 }
 
 impl Helper {
-    /// Starts it for the mount of this connection to the kernel.
-    pub(super) fn start(connection: &OwnedFd) -> io::Result<Self> {
-        let program = find().ok_or_else(|| {
+    /// Starts it for the mount at `mountpoint` of this connection to the kernel.
+    pub(super) fn start(connection: BorrowedFd<'_>, mountpoint: &Path) -> io::Result<Self> {
+        let program = find(mountpoint).ok_or_else(|| {
             io::Error::new(io::ErrorKind::PermissionDenied, "only root may, or an installed syncmount-helper")
         })?;
-        Self::start_as(&program, connection)
-    }
-
-    fn start_as(program: &Path, connection: &OwnedFd) -> io::Result<Self> {
         let (here, there) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
         for direction in [Timeout::Recv, Timeout::Send] {
             sockopt::set_socket_timeout(&here, direction, Some(PATIENCE))?;
         }
         // A process group of its own: it is not for it that somebody presses Ctrl-C.
-        let child = Command::new(program).stdin(there).stdout(Stdio::null()).env_clear().process_group(0).spawn()?;
+        let child = Command::new(&program).stdin(there).stdout(Stdio::null()).env_clear().process_group(0).spawn()?;
         let helper = Self(Mutex::new(Some(Running { socket: Some(here), child })));
-        helper.ask(Request::Connection, Some(connection.as_fd()))?;
+        helper.ask(Request::Connection, Some(connection))?;
         tracing::debug!("{} shows files", program.display());
         Ok(helper)
     }
@@ -78,7 +74,9 @@ impl Helper {
             Ok(answer) => Ok(answer?),
             Err(error) => {
                 // Later answers would belong to earlier questions.
-                *running = None;
+                if let Some(running) = running.take() {
+                    give_up(running);
+                }
                 Err(io::Error::new(error.kind(), format!("{NAME}: {error}")))
             }
         }
@@ -89,6 +87,16 @@ fn exchange(socket: &OwnedFd, request: Request, with: Option<BorrowedFd<'_>>) ->
     wire::send(socket, request.encode(), with)?;
     let (message, _) = wire::receive(socket)?.ok_or(io::ErrorKind::UnexpectedEof)?;
     wire::decode_answer(&message).ok_or_else(|| io::ErrorKind::InvalidData.into())
+}
+
+/// Nobody waits for the end of one that has not answered in time.
+fn give_up(mut running: Running) {
+    if let Err(error) = running.child.kill() {
+        tracing::debug!("{NAME} cannot be ended: {error}");
+    }
+    if let Err(error) = std::thread::Builder::new().name("helper".into()).spawn(move || drop(running)) {
+        tracing::debug!("{NAME} is left to itself: {error}");
+    }
 }
 
 impl Drop for Running {
@@ -107,10 +115,13 @@ impl Drop for Running {
     }
 }
 
-/// The helper that is installed so that it can help.
-fn find() -> Option<PathBuf> {
+/// The helper that is installed so that it can help. Nothing below `mountpoint` is asked for: nobody would answer yet.
+fn find(mountpoint: &Path) -> Option<PathBuf> {
     let own = std::env::current_exe().ok().and_then(|program| Some(program.parent()?.to_path_buf()));
-    own.into_iter().chain(PLACES.map(PathBuf::from)).map(|dir| dir.join(NAME)).find(|path| can_help(path))
+    own.into_iter()
+        .chain(PLACES.map(PathBuf::from))
+        .map(|dir| dir.join(NAME))
+        .find(|path| !path.starts_with(mountpoint) && can_help(path))
 }
 
 /// Whether the program at `path` is root's, setuid, and nobody else's to change.

@@ -91,7 +91,7 @@ pub fn mount(vfs: Arc<Vfs>, mountpoint: &Path, runtime: tokio::runtime::Handle, 
         opens_directories: true,
     };
     let session = Session::new(translator, mountpoint, &config)?;
-    backings.connect(&session)?;
+    backings.begin(&session, mountpoint);
     notify::spawn(queue, session.notifier())?;
     let seen_by = Arc::downgrade(&vfs);
     vfs.client().set_on_changed(Some(Box::new(move |changed| {

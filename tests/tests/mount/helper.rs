@@ -2,13 +2,14 @@
 //!
 //! These tests change to another user and make a program setuid, for which they must be run as root.
 
-use crate::nobody::{NOBODY, as_nobody, ask_beside, beside_nobody, client, fuse_with_mode, nobodys};
-use rustix::fs::{IFlags, MemfdFlags, OFlags, SealFlags, ioctl_setflags};
+use crate::nobody::{NOBODY, as_nobody, ask_beside, beside_nobody, client, command_beside, fuse_with_mode, nobodys};
+use rustix::fs::{CWD, IFlags, MemfdFlags, Mode, OFlags, SealFlags, ioctl_setflags};
 use rustix::io::Errno;
+use rustix::mount::{OpenTreeFlags, open_tree};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use rustix::process::{Pid, Signal, Uid, kill_process};
 use std::fs::{self, File};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt, chown};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -134,6 +135,16 @@ fn an_ordinary_users_kernel_reads_by_itself_and_sees_every_change() {
     await_gone(helper);
 }
 
+/// Somebody who has `file` open, and says what `sha256sum` says of it when it hears that it may.
+#[track_caller]
+fn reader(device: &Device) -> Child {
+    let before = passed(device);
+    let mut command = command_beside(device, "exec 3<file; read line || true; exec sha256sum <&3");
+    let reader = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    until("the file to be open", || if passed(device) > before { Ok(()) } else { Err("it is not".into()) });
+    reader
+}
+
 #[test]
 fn a_mount_goes_on_without_its_helper() {
     let world = World::new();
@@ -142,10 +153,18 @@ fn a_mount_goes_on_without_its_helper() {
     wait_synced(&device);
     assert_eq!(read_by_the_kernel(&device, "file"), written);
     let [helper] = helpers(&device)[..] else { panic!("{:?}", helpers(&device)) };
+    let mut reader = reader(&device);
     kill_process(helper, Signal::KILL).unwrap();
     await_gone(helper);
-    let before = passed(&device);
-    // What is open so stays so, what is opened from now on is read through the program.
+    // Who has it open so goes on, and sees what is written; others open it as well meanwhile.
+    let rewritten = beside_nobody(&device, "head -c 1000000 /dev/zero >file; sha256sum file").good().to_owned();
+    assert_ne!(rewritten, written);
+    drop(reader.stdin.take());
+    let seen = reader.wait_with_output().unwrap();
+    assert_eq!(String::from_utf8(seen.stdout).unwrap(), rewritten.replace("file", "-"));
+    wait_synced(&device);
+    let (written, before) = (rewritten, passed(&device));
+    // What is opened from now on is read through the program.
     for _ in 0..3 {
         assert_eq!(beside_nobody(&device, "sha256sum file").good(), written);
     }
@@ -311,6 +330,19 @@ fn the_helper_takes_a_connection_first_and_nothing_else() {
     drop(dir);
 }
 
+/// The file `own` of `dir` through a mount that is read-only and has no place in any tree.
+fn read_only_mount(dir: &Path) -> OwnedFd {
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+    let tree = open_tree(CWD, dir, flags).unwrap();
+    let attributes = libc::mount_attr { attr_set: libc::MOUNT_ATTR_RDONLY, attr_clr: 0, propagation: 0, userns_fd: 0 };
+    let size = size_of::<libc::mount_attr>();
+    let (fd, flags) = (tree.as_raw_fd(), libc::AT_EMPTY_PATH);
+    // SAFETY: the path ends with NUL, the attributes have the size that is said, and the call changes nothing of either.
+    let set = unsafe { libc::syscall(libc::SYS_mount_setattr, fd, c"".as_ptr(), flags, &raw const attributes, size) };
+    assert_eq!(set, 0, "{}", std::io::Error::last_os_error());
+    rustix::fs::openat(&tree, "own", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).unwrap()
+}
+
 /// A file in memory that nobody can write to any more.
 fn sealed() -> OwnedFd {
     let file = rustix::fs::memfd_create("sealed", MemfdFlags::ALLOW_SEALING).unwrap();
@@ -328,6 +360,13 @@ fn the_helper_shows_only_what_its_caller_could_write() {
     // The kernel is asked about this one; it knows that this connection is no mount's.
     assert_eq!(run.shows(File::open(&own).unwrap()), Err(Errno::PERM));
     assert_eq!(run.shows(File::options().read(true).write(true).open(&own).unwrap()), Err(Errno::PERM));
+
+    // Its owner can change that he may only read it.
+    let read_only = file_of(dir, "read only", NOBODY);
+    fs::set_permissions(&read_only, fs::Permissions::from_mode(0o400)).unwrap();
+    assert_eq!(run.shows(File::open(&read_only).unwrap()), Err(Errno::PERM));
+    // But not what a mount says.
+    assert_eq!(run.shows(read_only_mount(dir)), Err(Errno::ROFS));
 
     assert_eq!(run.shows(File::open(&others).unwrap()), Err(Errno::ACCESS));
     fs::set_permissions(&others, fs::Permissions::from_mode(0o666)).unwrap();

@@ -73,21 +73,28 @@ pub(crate) fn client(device: &Device) -> Pid {
     client
 }
 
-/// Runs a command as `nobody` among the mounts of a device that [`as_nobody`] has mounted.
+/// A command of `nobody` among the mounts of a device that [`as_nobody`] has mounted.
 #[track_caller]
-fn run_beside(device: &Device, words: &[&OsStr]) -> Said {
+fn beside(device: &Device, words: &[&OsStr]) -> Command {
     let client = client(device).as_raw_nonzero().to_string();
     let mut command = Command::new("nsenter");
     device.environment(&mut command);
     command.args(["--mount", "--target", &client, "setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]);
-    run(command.args(words))
+    command.args(words);
+    command
 }
 
 /// Runs a shell script so, in the mount.
 #[track_caller]
 pub(crate) fn beside_nobody(device: &Device, script: &str) -> Said {
+    run(&mut command_beside(device, script))
+}
+
+/// The same, to be run otherwise.
+#[track_caller]
+pub(crate) fn command_beside(device: &Device, script: &str) -> Command {
     let script = format!("cd {}; {script}", device.folder.display());
-    run_beside(device, &["sh".as_ref(), "-ec".as_ref(), script.as_ref()])
+    beside(device, &["sh".as_ref(), "-ec".as_ref(), script.as_ref()])
 }
 
 /// Runs `syncmount COMMAND FOLDER OPTIONS…` so.
@@ -96,5 +103,5 @@ pub(crate) fn ask_beside(device: &Device, command: &str, options: &[&str]) -> Sa
     let program = device.home.join("syncmount");
     let words = [program.as_os_str(), command.as_ref(), device.folder.as_os_str()];
     let options = options.iter().map(OsStr::new);
-    run_beside(device, &words.into_iter().chain(options).collect::<Vec<_>>())
+    run(&mut beside(device, &words.into_iter().chain(options).collect::<Vec<_>>()))
 }
