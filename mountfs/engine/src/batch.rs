@@ -303,7 +303,7 @@ impl Engine {
             } else if let Some(Body::File(FileBody::Clean(content))) =
                 self.tree.local(sent.node).map(|state| &state.body)
             {
-                self.effects.push_back(Effect::Supply { node: sent.node, content: content.clone() });
+                self.queue(Effect::Supply { node: sent.node, content: content.clone() });
                 self.fail(sent.node, "the server lacks its bytes".to_owned(), SUPPLY_RETRY_NS, now);
             }
         }

@@ -4,7 +4,7 @@ use crate::batch::InFlight;
 use crate::conflict::is_conflict_copy;
 use crate::feed::Feed;
 use crate::held::Held;
-use crate::output::{Effect, Position, PrepareAnswer, Record};
+use crate::output::{Effect, Position, PrepareAnswer, Queued, Record};
 use crate::scope::{NoRules, Rules, Scope};
 use crate::state::{Body, Draft, FileBody, Row, RowSynced, State};
 use crate::tree::{Entry, Synced, Tree};
@@ -66,7 +66,7 @@ pub struct Engine {
     pub(crate) tree: Tree,
     pub(crate) feed: Feed,
     pub(crate) in_flight: Option<InFlight>,
-    pub(crate) effects: VecDeque<Effect>,
+    pub(crate) effects: VecDeque<Queued>,
     /// Drafts to be prepared, with whether everything must be uploaded.
     pub(crate) to_prepare: VecDeque<(NodeId, bool)>,
     preparing: HashMap<NodeId, u64>,
@@ -196,7 +196,7 @@ impl Engine {
     pub fn poll(&mut self, now: Timestamp) -> Option<Effect> {
         self.apply_feed(now);
         if let Some(effect) = self.effects.pop_front() {
-            return Some(effect);
+            return Some(effect.into());
         }
         // A large folder that has arrived leaves room for as many.
         self.effects.shrink_to(EFFECTS_ROOM);
@@ -211,6 +211,10 @@ impl Engine {
             }
         }
         None
+    }
+
+    pub(crate) fn queue(&mut self, effect: Effect) {
+        self.effects.push_back(Queued::Effect(Box::new(effect)));
     }
 
     /// Whether [`Self::poll`] may have work, beside what was to be done before the last call.
@@ -314,7 +318,7 @@ impl Engine {
             && local.body.same_as(&synced.body)
         {
             let effect = Effect::Settle { node, generation: draft.generation, content: content.clone() };
-            self.effects.push_back(effect);
+            self.queue(effect);
         }
     }
 
@@ -476,7 +480,7 @@ impl Engine {
     /// No row refers to this staging file any more.
     pub(crate) fn retire(&mut self, staging: u64) {
         self.retired.push(staging);
-        self.effects.push_back(Effect::DropStaging(staging));
+        self.queue(Effect::DropStaging(staging));
     }
 
     /// Changes what is known about a draft, not what the user sees of it.

@@ -5,7 +5,7 @@
 
 use crate::conflict::{conflict_name, keeps_name};
 use crate::engine::{Engine, is_dir};
-use crate::output::{Changed, Effect};
+use crate::output::{Effect, Queued};
 use crate::reconcile::{Copy, Facts, merge};
 use crate::scope::Scope;
 use crate::state::{Body, Draft, FileBody, State};
@@ -24,13 +24,17 @@ const HELD_MAX: u32 = 3;
 /// How many conflicts without news from the feed it takes to compare everything anew.
 const FRUITLESS_MAX: u32 = 3;
 
+/// Nodes that the feed tells of, each by itself: of a large folder, one that is merged leaves its memory to the next.
+#[expect(clippy::vec_box, reason = "the memory of each is free when it has been merged")]
+pub(crate) type News = Vec<Box<Node>>;
+
 /// What has arrived of the feed.
 pub(crate) struct Feed {
     cursor: Option<Cursor>,
     /// The end of the newest own commit, if the cursor could not follow it: the server has this position, too.
     ahead: Option<Cursor>,
     /// Nodes of pages so far, complete if `complete`.
-    news: Vec<Node>,
+    news: News,
     complete: Option<End>,
     /// Where the next page begins if some have arrived but more follow.
     partial: Option<Cursor>,
@@ -188,7 +192,7 @@ impl Engine {
             return;
         }
         self.feed.devices.extend(page.devices.into_iter().map(|device| (device.id, device.name)));
-        self.feed.news.extend(page.nodes);
+        self.feed.news.extend(page.nodes.into_iter().map(Box::new));
         if page.more {
             self.feed.partial = Some(page.cursor);
         } else {
@@ -285,7 +289,10 @@ impl Engine {
     /// Drafts that the news let meet a file of the same size under the same name: at its place, or in a directory that goes
     /// up in another one.
     fn unhashed_rivals(&self) -> Vec<NodeId> {
-        let news = self.feed.news.iter().filter(|node| !node.deleted);
+        if self.tree.drafts().next().is_none() {
+            return Vec::new();
+        }
+        let news = self.feed.news.iter().map(Box::as_ref).filter(|node| !node.deleted);
         let told: HashMap<(NodeId, &Name), &Node> = news
             .clone()
             .flat_map(|node| node.names.iter().map(move |place| ((place.parent, &place.name), node)))
@@ -326,7 +333,7 @@ impl Engine {
     }
 
     /// In another life of the history no earlier agreement counts, and nothing that is absent was removed.
-    fn forget_agreements(&mut self, news: &[Node]) {
+    fn forget_agreements(&mut self, news: &News) {
         let known: BTreeMap<NodeId, bool> = news.iter().map(|node| (node.id, node.deleted)).collect();
         // In order, so that the order of work does not depend on that of a hash table.
         let ids: BTreeSet<NodeId> = self.tree.ids().filter(|id| *id != NodeId::ROOT).collect();
@@ -345,12 +352,13 @@ impl Engine {
         }
     }
 
-    fn apply(&mut self, news: Vec<Node>, now: Timestamp) {
+    fn apply(&mut self, news: News, now: Timestamp) {
         self.feed.authors = news.iter().map(|node| (node.id, node.author)).collect();
         self.authors.note(&news);
         let steps = self.plan(news);
         self.carry_out(steps, now);
-        self.feed.authors.clear();
+        // A table that is emptied keeps its room.
+        self.feed.authors = HashMap::new();
     }
 
     /// Nodes that were removed here are again as the server has them.
@@ -413,7 +421,7 @@ impl Engine {
         aftermath
     }
 
-    fn plan(&self, news: Vec<Node>) -> Steps {
+    fn plan(&self, news: News) -> Steps {
         let mut steps = Steps::new();
         for node in news {
             let entry = self.tree.get(node.id);
@@ -768,7 +776,7 @@ impl Engine {
         before.insert(to, None);
         self.put(to, Some(Arc::new(state)), None, now);
         if moved {
-            self.effects.push_back(Effect::DraftMoved { from: id, to });
+            self.queue(Effect::DraftMoved { from: id, to });
         }
         if unprepared {
             self.to_prepare.push_back((to, false));
@@ -789,16 +797,7 @@ impl Engine {
             if before == after {
                 continue;
             }
-            let names =
-                |state: &Option<Arc<State>>| state.iter().flat_map(|s| s.names.clone()).collect::<BTreeSet<_>>();
-            let places = names(&before).symmetric_difference(&names(&after)).cloned().collect();
-            let content = match (&before, &after) {
-                (Some(before), Some(after)) => !before.body.same_as(&after.body),
-                _ => false,
-            };
-            let removed = before.is_some() && after.is_none();
-            let last_attrs = before.as_ref().filter(|_| removed).map(|state| state.attrs);
-            self.effects.push_back(Effect::Changed(Changed { node: id, places, content, removed, last_attrs }));
+            self.effects.push_back(Queued::Changed { node: id, before, after });
         }
         for staging in dropped.difference(&kept) {
             self.retire(*staging);
@@ -827,7 +826,7 @@ fn meet_what_stays(local: &Arc<State>, after: Option<Arc<State>>, synced: Option
 }
 
 /// Pages that were asked for one after the other may have a node twice, if it changed in between.
-fn latest(mut news: Vec<Node>) -> Vec<Node> {
+fn latest(mut news: News) -> News {
     // In its place: the whole of a large folder may be in it.
     news.sort_unstable_by_key(|node| (node.id, Reverse(node.rev)));
     news.dedup_by_key(|node| node.id);

@@ -464,7 +464,7 @@ impl Engine {
     fn tell_names(&mut self, id: NodeId) {
         let places = self.tree.local(id).map(|state| state.names.to_vec()).unwrap_or_default();
         let changed = Changed { node: id, places, content: false, removed: false, last_attrs: None };
-        self.effects.push_back(Effect::Changed(changed));
+        self.queue(Effect::Changed(changed));
     }
 
     fn require_dir(&self, id: NodeId) -> Result<(), Refusal> {

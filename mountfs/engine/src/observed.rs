@@ -5,12 +5,13 @@
 //! change from the feed with what was done here. With nothing unseen it is simply done.
 
 use crate::engine::Engine;
+use crate::feed::News;
 use crate::feed::{Aftermath, Before, Step, Steps, is_moved_dir};
 use crate::reconcile::{Copy, Facts, merge};
 use crate::state::{Body, FileBody, Names, State};
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
-use syncmount_common::{DeviceId, Node, NodeId, Timestamp};
+use syncmount_common::{DeviceId, NodeId, Timestamp};
 
 /// How many authors are remembered; a conflict copy of a change by another says "another device".
 const AUTHORS_MAX: usize = 100_000;
@@ -44,7 +45,7 @@ pub(crate) struct Authors {
 }
 
 impl Authors {
-    pub(crate) fn note(&mut self, news: &[Node]) {
+    pub(crate) fn note(&mut self, news: &News) {
         if self.wanted {
             let room = AUTHORS_MAX.saturating_sub(self.by_node.len());
             let writers = news.iter().filter(|node| !node.deleted).take(room);

@@ -1,6 +1,7 @@
 //! What comes out of the engine: work for the driver, rows for the disk, news for whoever shows the folder.
 
-use crate::state::Row;
+use crate::state::{Row, State};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use syncmount_common::protocol::changes::Cursor;
 use syncmount_common::protocol::commit::{Committed, ConflictDetails, MissingDetails};
@@ -66,6 +67,40 @@ pub struct Changed {
     pub removed: bool,
     /// If it is gone: the attributes it had.
     pub last_attrs: Option<Attrs>,
+}
+
+/// An effect that waits for its turn. After a large folder has arrived there are as many as it has nodes.
+pub(crate) enum Queued {
+    Effect(Box<Effect>),
+    /// [`Effect::Changed`], in less room.
+    Changed {
+        node: NodeId,
+        before: Option<Arc<State>>,
+        after: Option<Arc<State>>,
+    },
+}
+
+impl From<Queued> for Effect {
+    fn from(queued: Queued) -> Self {
+        match queued {
+            Queued::Effect(effect) => *effect,
+            Queued::Changed { node, before, after } => Self::Changed(Changed::between(node, before, after)),
+        }
+    }
+}
+
+impl Changed {
+    fn between(node: NodeId, before: Option<Arc<State>>, after: Option<Arc<State>>) -> Self {
+        let names = |state: &Option<Arc<State>>| state.iter().flat_map(|s| s.names.clone()).collect::<BTreeSet<_>>();
+        let places = names(&before).symmetric_difference(&names(&after)).cloned().collect();
+        let content = match (&before, &after) {
+            (Some(before), Some(after)) => !before.body.same_as(&after.body),
+            _ => false,
+        };
+        let removed = before.is_some() && after.is_none();
+        let last_attrs = before.filter(|_| removed).map(|state| state.attrs);
+        Self { node, places, content, removed, last_attrs }
+    }
 }
 
 /// What is known of the server's history.

@@ -71,7 +71,7 @@ impl Engine {
             self.rules_asked = false;
             self.rescope_all();
         } else if self.rules_asked {
-            self.effects.push_back(Effect::ReadRules);
+            self.queue(Effect::ReadRules);
         }
     }
 
@@ -300,7 +300,7 @@ impl Engine {
         self.rules_version += 1;
         if !self.rules_asked {
             self.rules_asked = true;
-            self.effects.push_back(Effect::ReadRules);
+            self.queue(Effect::ReadRules);
         }
     }
 

@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 const POLL_WAIT: Duration = Duration::from_secs(50);
 
 /// How long the first change after a pause waits for others to share its commit.
-const GATHER: Duration = Duration::from_millis(1);
+const GATHER: Duration = Duration::from_micros(300);
 
 /// A commit of at least so many operations is part of a stream of changes, and of at most so many it does not fill a commit.
 const STREAM_OPS: std::ops::RangeInclusive<usize> = 8..=1000;
@@ -217,7 +217,7 @@ async fn commits(client: Arc<Client>) {
         if !client.engine.read().has_work() {
             continue;
         }
-        tokio::time::sleep(GATHER).await;
+        gather().await;
         while let Some((request, speaker)) = client.next_commit() {
             let began = tokio::time::Instant::now();
             keep_before_sending(&client, &request, speaker).await;
@@ -229,6 +229,13 @@ async fn commits(client: Arc<Client>) {
                 }
             }
         }
+    }
+}
+
+async fn gather() {
+    // The runtime's own clock counts in milliseconds, and rounds up.
+    if let Err(error) = tokio::task::spawn_blocking(|| std::thread::sleep(GATHER)).await {
+        tracing::debug!("nothing was waited for: {error}");
     }
 }
 

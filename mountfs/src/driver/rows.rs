@@ -1,7 +1,7 @@
 //! Engine records as the store keeps them: rows by node id, the feed position and staging files on their way out as named
 //! values. The only place that knows both forms.
 
-use crate::store::{Loaded, Record as Kept};
+use crate::store::{Loaded, Record as Kept, RowChange};
 use serde::{Deserialize, Serialize};
 use std::io;
 use std::sync::Arc;
@@ -94,11 +94,16 @@ pub(super) fn take_items(loaded: &mut Loaded) -> Vec<(u64, Vec<u8>)> {
 
 /// The store's form of a record.
 pub(super) fn encode(record: &Record) -> io::Result<Kept> {
-    let mut rows = Vec::with_capacity(record.rows.len());
-    for (id, row) in &record.rows {
-        let data = row.as_ref().map(encode_row).transpose()?;
-        rows.push((*id.as_bytes(), data));
-    }
+    Ok(Kept { rows: encode_rows(record).collect::<io::Result<_>>()?, meta: encode_meta(record) })
+}
+
+/// The store's form of its rows, one by one.
+pub(super) fn encode_rows(record: &Record) -> impl Iterator<Item = io::Result<RowChange>> {
+    record.rows.iter().map(|(id, row)| Ok((*id.as_bytes(), row.as_ref().map(encode_row).transpose()?)))
+}
+
+/// The store's form of all else in it.
+pub(super) fn encode_meta(record: &Record) -> Vec<(String, Option<Vec<u8>>)> {
     let mut meta = Vec::new();
     if let Some(Position { cursor, ahead }) = record.position {
         for (key, position) in [(CURSOR, cursor), (AHEAD, ahead)] {
@@ -109,7 +114,7 @@ pub(super) fn encode(record: &Record) -> io::Result<Kept> {
         meta.push((UNANSWERED.to_owned(), Some(nodes.iter().flat_map(|id| *id.as_bytes()).collect())));
     }
     meta.extend(record.retired.iter().map(|id| (retired_key(*id), Some(Vec::new()))));
-    Ok(Kept { rows, meta })
+    meta
 }
 
 /// The record that a retired staging file has been removed.

@@ -5,6 +5,7 @@
 use super::state::{Record, StateError};
 use rusqlite::{Connection, ErrorCode, params};
 use std::collections::{BTreeMap, HashMap};
+use std::io;
 use std::path::{Path, PathBuf};
 
 /// The version of the tables below. A program refuses a file with a higher one.
@@ -31,6 +32,9 @@ pub(super) struct Contents {
     pub(super) rows: Vec<([u8; 16], Vec<u8>)>,
     pub(super) meta: HashMap<String, Vec<u8>>,
 }
+
+/// A row's id, and what it is from now on.
+pub type RowChange = ([u8; 16], Option<Vec<u8>>);
 
 /// Several records, merged: what is left to do for each key.
 #[derive(Default)]
@@ -108,23 +112,42 @@ impl Db {
 
     /// Stores what `merged` says, as of record `seq`.
     pub(super) fn apply(&mut self, merged: &Merged<'_>, seq: u64) -> Result<(), StateError> {
-        self.try_apply(merged, seq).map_err(|error| sql_error(&self.path, &error))
+        let rows = merged.rows.iter().map(|(id, data)| Ok((*id, *data)));
+        let meta = merged.meta.iter().map(|(key, value)| (*key, *value));
+        self.try_apply(rows, meta, seq).map_err(|error| sql_error(&self.path, &error))
     }
 
-    fn try_apply(&mut self, merged: &Merged<'_>, seq: u64) -> rusqlite::Result<()> {
+    /// Stores a record whose rows are made one by one, in the order of their ids at best.
+    pub(super) fn apply_rows(
+        &mut self,
+        rows: impl Iterator<Item = io::Result<RowChange>>,
+        meta: &[(String, Option<Vec<u8>>)],
+        seq: u64,
+    ) -> Result<(), StateError> {
+        let meta = meta.iter().map(|(key, value)| (key.as_str(), value.as_deref()));
+        self.try_apply(rows, meta, seq).map_err(|error| sql_error(&self.path, &error))
+    }
+
+    fn try_apply<'m>(
+        &mut self,
+        rows: impl Iterator<Item = io::Result<([u8; 16], Option<impl AsRef<[u8]>>)>>,
+        meta: impl Iterator<Item = (&'m str, Option<&'m [u8]>)>,
+        seq: u64,
+    ) -> rusqlite::Result<()> {
         let transaction = self.connection.transaction()?;
         {
             let mut put = transaction.prepare_cached("INSERT OR REPLACE INTO rows VALUES (?1, ?2)")?;
             let mut remove = transaction.prepare_cached("DELETE FROM rows WHERE id = ?1")?;
-            for (id, data) in &merged.rows {
+            for row in rows {
+                let (id, data) = row.map_err(|error| rusqlite::Error::ToSqlConversionFailure(Box::new(error)))?;
                 match data {
-                    Some(data) => put.execute(params![&id[..], data])?,
+                    Some(data) => put.execute(params![&id[..], data.as_ref()])?,
                     None => remove.execute([&id[..]])?,
                 };
             }
             let mut put = transaction.prepare_cached("INSERT OR REPLACE INTO meta VALUES (?1, ?2)")?;
             let mut remove = transaction.prepare_cached("DELETE FROM meta WHERE key = ?1")?;
-            for (key, value) in &merged.meta {
+            for (key, value) in meta {
                 match value {
                     Some(value) => put.execute(params![key, value])?,
                     None => remove.execute([key])?,

@@ -8,7 +8,7 @@
 //! A record is one write to the journal. A thread folds the journal into SQLite, every two seconds or whenever a segment is
 //! full, by reading the segment again: the same path as after a crash, so that it is walked all the time.
 
-use super::db::{Db, Merged};
+use super::db::{Db, Merged, RowChange};
 use super::disk;
 use super::journal::{self, Journal, Media, Replay, ReplayError};
 use super::session::Session;
@@ -26,7 +26,8 @@ const FOLD_AFTER: Duration = Duration::from_secs(2);
 /// How long to wait after a fold that failed.
 const RETRY_AFTER: Duration = Duration::from_secs(5);
 /// Records of more rows or bytes go into SQLite directly: they would fill the journal with what is folded at once.
-const DIRECT_ROWS: usize = 4_000;
+/// So those of more rows need not be put together before ([`State::append_rows`]).
+pub const DIRECT_ROWS: usize = 4_000;
 const DIRECT_LEN: usize = 4 * 1024 * 1024;
 /// An append that finds more closed segments than this folds them before it goes on: 64 MiB of journal.
 const BACKLOG_SEGMENTS: usize = 8;
@@ -35,7 +36,7 @@ const BACKLOG_SEGMENTS: usize = 8;
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct Record {
     /// By id.
-    pub rows: Vec<([u8; 16], Option<Vec<u8>>)>,
+    pub rows: Vec<RowChange>,
     /// By name.
     pub meta: Vec<(String, Option<Vec<u8>>)>,
 }
@@ -220,10 +221,21 @@ impl State {
     /// Appends a record. It survives the death of this process when this returns; after an error it is not there.
     pub fn append(&self, record: &Record) -> io::Result<()> {
         if record.is_direct() {
-            return Ok(self.shared.append_direct(record)?);
+            let rows = record.rows.iter().cloned().map(Ok);
+            return Ok(self.shared.append_direct(rows, &record.meta)?);
         }
         let payload = postcard::to_allocvec(record).map_err(io::Error::other)?;
         self.shared.append(&payload)
+    }
+
+    /// Appends a record of so many rows that they are made one by one, in the order of their ids at best. An error of theirs
+    /// is one of the whole.
+    pub fn append_rows(
+        &self,
+        rows: impl Iterator<Item = io::Result<RowChange>>,
+        meta: &[(String, Option<Vec<u8>>)],
+    ) -> io::Result<()> {
+        Ok(self.shared.append_direct(rows, meta)?)
     }
 
     /// Everything appended before survives a power cut when this returns. Callers that come together share one `fdatasync`.
@@ -296,9 +308,11 @@ impl Shared {
         if queue.stopping { Err(closed()) } else { Ok(queue) }
     }
 
-    fn append_direct(&self, record: &Record) -> Result<(), StateError> {
-        let mut merged = Merged::default();
-        merged.add(record);
+    fn append_direct(
+        &self,
+        rows: impl Iterator<Item = io::Result<RowChange>>,
+        meta: &[(String, Option<Vec<u8>>)],
+    ) -> Result<(), StateError> {
         self.with_db(|db| {
             self.fold_into(db)?;
             let mut queue = self.open_queue().map_err(|error| StateError::io(Path::new("journal"), error))?;
@@ -307,7 +321,7 @@ impl Shared {
                 drop_oldest(&mut queue)?;
             }
             let seq = queue.journal.next_seq();
-            db.apply(&merged, seq)?;
+            db.apply_rows(rows, meta, seq)?;
             queue.journal.skip(seq);
             drop(queue);
             self.note_synced(seq);
