@@ -1,4 +1,5 @@
-//! Reading contents: from the cache, and what it lacks from the server, each chunk once however many wait for it.
+//! Reading contents: from the cache, and what it lacks from earlier versions there or from the server, each chunk once however
+//! many wait for it.
 //!
 //! Every wait ends: with the bytes, with an error, or at its deadline.
 
@@ -352,7 +353,7 @@ impl Client {
         let mut batch = Vec::new();
         let mut bytes = 0;
         for (hash, len) in fresh {
-            batch.push(hash);
+            batch.push((hash, len));
             bytes += u64::from(len);
             if bytes >= REQUEST_BYTES {
                 self.start(entry.clone(), std::mem::take(&mut batch));
@@ -364,16 +365,20 @@ impl Client {
         }
     }
 
-    fn start(self: &Arc<Self>, entry: Arc<Entry>, chunks: Vec<ChunkHash>) {
+    fn start(self: &Arc<Self>, entry: Arc<Entry>, chunks: Vec<(ChunkHash, u32)>) {
         let client = self.clone();
         self.runtime.spawn(async move {
+            let left = client.copy_shared(&entry, chunks).await;
+            if left.is_empty() {
+                return;
+            }
+            let chunks: Vec<ChunkHash> = left.into_iter().map(|(hash, _)| hash).collect();
             let permit = client.downloads.permits.clone().acquire_owned().await;
             let result = {
                 let mut sink = |hash: ChunkHash, raw: Vec<u8>| {
                     entry.put(&hash, &raw)?;
                     client.known.note(&hash);
-                    client.downloads.running.lock().chunks.remove(&hash);
-                    client.downloads.arrived.notify_all();
+                    client.chunk_is_here(&hash);
                     Ok(())
                 };
                 client.remote.fetch(&chunks, &mut sink).await
@@ -381,6 +386,12 @@ impl Client {
             drop(permit);
             client.fetched(&chunks, result);
         });
+    }
+
+    /// A chunk was put into the cache.
+    pub(super) fn chunk_is_here(&self, chunk: &ChunkHash) {
+        self.downloads.running.lock().chunks.remove(chunk);
+        self.downloads.arrived.notify_all();
     }
 
     fn fetched(&self, chunks: &[ChunkHash], result: Result<(), RemoteError>) {

@@ -13,9 +13,9 @@ use syncmount_common::{ChunkHash, Extent, Manifest};
 const CHUNKS_MAX: usize = 32 * 1024;
 
 /// The first bytes of a chunk's hash. That two chunks share them is as good as impossible, and would cost one more request.
-type Prefix = u64;
+pub(super) type Prefix = u64;
 
-fn prefix(chunk: &ChunkHash) -> Prefix {
+pub(super) fn prefix(chunk: &ChunkHash) -> Prefix {
     chunk.as_bytes().first_chunk().map_or(0, |bytes| Prefix::from_le_bytes(*bytes))
 }
 

@@ -9,6 +9,7 @@ mod content;
 mod difference;
 mod durable;
 mod folder;
+mod former;
 mod known;
 mod link;
 mod outbox;
@@ -66,6 +67,7 @@ pub struct Client {
     downloads: content::Downloads,
     parts: parts::Parts,
     known: known::KnownChunks,
+    formers: former::Formers,
     outbox: outbox::Outbox,
     /// Taken under the engine's lock where both are needed.
     voice: Mutex<session::Voice>,

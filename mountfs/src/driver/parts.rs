@@ -95,7 +95,10 @@ impl Client {
 
     fn due_parts(&self, entry: &Entry, wanted: &Range<u64>) -> Option<Vec<Missing>> {
         let missing = entry.missing(wanted.clone());
-        if missing.is_empty() || missing.iter().any(|(_, hash, len)| *len < CHUNK_LEN_MIN || self.is_coming(hash)) {
+        let is_whole_due = |(_, hash, len): &(usize, ChunkHash, u32)| {
+            *len < CHUNK_LEN_MIN || self.is_coming(hash) || self.is_shared(entry, hash, *len)
+        };
+        if missing.is_empty() || missing.iter().any(is_whole_due) {
             return None;
         }
         let due = |(index, chunk, _): &(usize, ChunkHash, u32)| {

@@ -220,7 +220,7 @@ impl Pins {
 }
 
 /// The contents that a body needs to be whole here.
-fn contents_of(body: &Body) -> impl Iterator<Item = &Arc<Content>> {
+pub(super) fn contents_of(body: &Body) -> impl Iterator<Item = &Arc<Content>> {
     let content = match body {
         Body::File(FileBody::Clean(content)) => Some(content),
         // What was written is here; what lies beneath may not be.

@@ -375,6 +375,7 @@ async fn feed(client: Arc<Client>) {
                     || now;
                 client.take_inline(&changes);
                 if news {
+                    client.note_formers(&changes.page.nodes);
                     client.engine.write().page(ask, changes.page);
                     client.wake.notify_one();
                 }

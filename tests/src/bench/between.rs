@@ -145,9 +145,12 @@ pub(super) fn large(bench: &mut Bench, side: Side) -> io::Result<()> {
     pair.rest()?;
 
     let change = bytes(&mut bench.dice, SMALL);
-    of_a_change(bench, &pair, side, "4 KiB changed in the middle of 1 GiB", || {
+    let changed = "4 KiB changed in the middle of 1 GiB";
+    of_a_change(bench, &pair, side, changed, || {
         OpenOptions::new().write(true).open(&from)?.write_all_at(&change, LARGE / 2 + 12_345)
     })?;
+    of_a_change(bench, &pair, side, &format!("{changed}, all of it read at B"), || local::read_through(&to).map(drop))?;
+    compare(&from, &to)?;
     of_a_change(bench, &pair, side, "1 byte put in front of 1 GiB", || {
         let saved = pair.a.path("large.new");
         let mut out = File::create(&saved)?;
@@ -161,7 +164,7 @@ pub(super) fn large(bench: &mut Bench, side: Side) -> io::Result<()> {
     })
 }
 
-/// Does something at A and counts what goes over the wire until both rest. Nobody reads at B.
+/// Does something and counts what goes over the wire until both rest.
 fn of_a_change(
     bench: &mut Bench,
     pair: &Pair,

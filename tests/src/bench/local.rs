@@ -37,7 +37,7 @@ pub(super) fn copy(from: &Path, to: &Path) -> io::Result<()> {
     }
 }
 
-fn read_through(path: &Path) -> io::Result<Duration> {
+pub(super) fn read_through(path: &Path) -> io::Result<Duration> {
     let begin = Instant::now();
     let (mut file, mut piece) = (File::open(path)?, vec![0; PIECE]);
     while file.read(&mut piece)? > 0 {}

@@ -17,6 +17,7 @@ mod ignore;
 mod large_files;
 mod listings;
 mod model;
+mod new_versions;
 mod nobody;
 mod offline;
 mod open_files;

@@ -114,6 +114,12 @@ impl Layout {
         Ok(path)
     }
 
+    /// What there is of a content that may be read, whole or in parts.
+    pub(super) fn stored(&self, hash: &ContentHash) -> Option<u64> {
+        let stored = |path: PathBuf| Some(disk::stored_bytes(&path, &fs::metadata(&path).ok()?));
+        stored(self.object(hash)).or_else(|| stored(self.partial(hash)))
+    }
+
     /// A sparse file of `size` bytes with nothing in it yet.
     pub(super) fn create_partial(&self, hash: &ContentHash, size: u64) -> io::Result<File> {
         self.remove_map(hash)?;

@@ -128,6 +128,11 @@ impl Cache {
         self.core.layout.remove(hash)
     }
 
+    /// Bytes that a content takes from the disk; `None` if nothing of it could be read now.
+    pub fn stored(&self, hash: &ContentHash) -> Option<u64> {
+        self.core.layout.stored(hash)
+    }
+
     /// A content is kept from now on, whether it is here yet or not. False if it was said before in this round.
     pub fn keep(&self, hash: &ContentHash) -> bool {
         self.core.index.keep(hash)
