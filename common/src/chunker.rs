@@ -26,17 +26,25 @@ const ORDINARY: ChunkSizes = ChunkSizes { min: 64 * KIB, average: 256 * KIB, max
 const LARGE: ChunkSizes = ChunkSizes { min: 256 * KIB, average: MIB, max: 4 * MIB };
 const HUGE: ChunkSizes = ChunkSizes { min: MIB, average: 4 * MIB, max: CHUNK_LEN_MAX as usize };
 
+const ORDINARY_MAX: u64 = 6 * GIB;
+const LARGE_MAX: u64 = 96 * GIB;
+
 impl ChunkSizes {
     /// The sizes for a content of `size` bytes. The limits are no round numbers on purpose: a file that people made
     /// exactly 4 GiB large and that grows by a byte keeps its cut points.
     pub const fn for_content(size: u64) -> Self {
-        if size <= 6 * GIB {
+        if size <= ORDINARY_MAX {
             ORDINARY
-        } else if size <= 96 * GIB {
+        } else if size <= LARGE_MAX {
             LARGE
         } else {
             HUGE
         }
+    }
+
+    /// The size of the largest content that is cut so, if there is one.
+    pub fn size_max(self) -> Option<u64> {
+        [(ORDINARY, ORDINARY_MAX), (LARGE, LARGE_MAX)].into_iter().find(|(sizes, _)| *sizes == self).map(|(_, max)| max)
     }
 }
 

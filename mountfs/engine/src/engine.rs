@@ -217,6 +217,12 @@ impl Engine {
         self.effects.push_back(Queued::Effect(Box::new(effect)));
     }
 
+    /// Whether bytes of a node may go to the server, as far as names and their rules are known by now.
+    pub fn may_be_sent(&self, node: NodeId) -> bool {
+        let is_shared = self.tree.get(node).is_some_and(Entry::is_shared);
+        is_shared && !self.rules_asked && self.rescope_first == 0
+    }
+
     /// Whether [`Self::poll`] may have work, beside what was to be done before the last call.
     pub fn wants_poll(&self) -> bool {
         !(self.effects.is_empty() && self.to_prepare.is_empty() && self.to_rescope.is_empty())

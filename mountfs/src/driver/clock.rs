@@ -32,6 +32,7 @@ impl Clock {
 
     fn beat(&mut self, client: &Client) {
         client.tell_quiet_files();
+        client.leave_ended();
         if self.looked.elapsed() >= RESTING {
             client.look_for_lost();
             self.looked = Instant::now();

@@ -3,6 +3,7 @@
 //! Order of every change: the engine decides, the journal has the record, the caller is answered, effects run. Locks are
 //! taken in the order open files, one open file, engine, journal; none is held across the network.
 
+mod ahead;
 mod border;
 mod clock;
 mod content;
@@ -68,6 +69,7 @@ pub struct Client {
     parts: parts::Parts,
     known: known::KnownChunks,
     formers: former::Formers,
+    followers: ahead::Followers,
     outbox: outbox::Outbox,
     /// Taken under the engine's lock where both are needed.
     voice: Mutex<session::Voice>,

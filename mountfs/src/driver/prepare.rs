@@ -5,6 +5,7 @@
 
 use super::{
     Client,
+    ahead::Ahead,
     content::ReadError,
     known::{Beneath, Similar},
 };
@@ -22,6 +23,9 @@ use syncmount_engine::{Body, FileBody, INLINE_FILE_MAX, PrepareAnswer};
 /// Bytes read at a time.
 const READ_LEN: usize = 1024 * 1024;
 
+/// Bytes whose segments are looked up at a time.
+const PIECE_LEN: u64 = 1024 * READ_LEN as u64;
+
 /// Raw bytes of chunks that go into one upload.
 const UPLOAD_LEN: usize = 4 * 1024 * 1024;
 
@@ -38,7 +42,7 @@ const HASHED_HOLES_MAX: u64 = 16 * 1024 * 1024 * 1024;
 const BASE_PATIENCE: Duration = Duration::from_secs(60);
 
 #[derive(Debug, thiserror::Error)]
-enum PrepareError {
+pub(super) enum PrepareError {
     #[error("it was written meanwhile")]
     Outdated,
     #[error("it is not as it was seen in the folder")]
@@ -121,11 +125,15 @@ impl Client {
         if upload {
             // The server has said that it lacks something.
             self.known.forget();
+            self.forget_ahead(overlay);
         }
+        let unchanged = || self.require_unchanged(node, generation);
+        let ahead = if upload_all && !upload { self.take_ahead(overlay, unchanged)? } else { None };
         let mut cutter = Cutter::new(self, overlay, upload_all, beneath);
-        match self.reusable(overlay)? {
-            Some(base) => cutter.change(&base, || self.require_unchanged(node, generation))?,
-            None => cutter.whole(|| self.require_unchanged(node, generation))?,
+        match (self.reusable(overlay)?, &ahead) {
+            (Some(base), _) => cutter.change(&base, unchanged)?,
+            (None, Some((ahead, _))) => cutter.rest(ahead, unchanged)?,
+            (None, None) => cutter.whole(unchanged)?,
         }
         let (manifest, sha256) = cutter.finish()?;
         let content = Content::of(manifest, sha256);
@@ -149,43 +157,107 @@ impl Client {
 }
 
 /// Cuts one draft.
-struct Cutter<'a> {
+pub(super) struct Cutter<'a> {
     client: &'a Arc<Client>,
     overlay: &'a Overlay,
+    sizes: ChunkSizes,
     chunker: Chunker,
-    hasher: Option<FileHasher>,
     hashed_holes: u64,
+    cut: Cut<'a>,
+}
+
+/// What was cut so far.
+struct Cut<'a> {
     extents: Vec<Extent>,
+    /// Where the next extent begins.
+    at: u64,
+    hasher: Option<FileHasher>,
+    /// How many bytes the hasher has been given; nothing before `at` is missing.
+    hashed: u64,
     uploads: Uploads<'a>,
+}
+
+impl Cut<'_> {
+    fn chunk(&mut self, chunk: &[u8]) -> Result<(), PrepareError> {
+        let hash = ChunkHash::of(chunk);
+        self.feed(chunk);
+        self.at += chunk.len() as u64;
+        self.extents.push(Extent::Chunk { hash, len: chunk.len() as u32 });
+        self.uploads.take(hash, chunk)
+    }
+
+    /// The next bytes of the file, as far as they are not hashed yet.
+    fn feed(&mut self, bytes: &[u8]) {
+        let known = self.hashed.saturating_sub(self.at).min(bytes.len() as u64);
+        if let Some(hasher) = &mut self.hasher {
+            hasher.update(&bytes[known as usize..]);
+        }
+        self.hashed = self.hashed.max(self.at + bytes.len() as u64);
+    }
+
+    fn feed_zeros(&mut self, len: u64) {
+        if let Some(hasher) = &mut self.hasher {
+            let zeros = vec![0; READ_LEN];
+            let mut left = len - self.hashed.saturating_sub(self.at).min(len);
+            while left > 0 {
+                let now = left.min(READ_LEN as u64);
+                hasher.update(&zeros[..now as usize]);
+                left -= now;
+            }
+        }
+        self.hashed = self.hashed.max(self.at + len);
+    }
+
+    /// An extent that is known without its bytes.
+    fn known(&mut self, extent: Extent) {
+        if let Extent::Chunk { hash, .. } = &extent {
+            self.uploads.pass(hash);
+        }
+        self.at += extent.len();
+        match (self.extents.last_mut(), extent) {
+            (Some(Extent::Hole { len: before }), Extent::Hole { len }) => *before += len,
+            (_, extent) => self.extents.push(extent),
+        }
+    }
 }
 
 impl<'a> Cutter<'a> {
     fn new(client: &'a Arc<Client>, overlay: &'a Overlay, upload: bool, beneath: Option<Beneath>) -> Self {
-        Self {
-            client,
-            overlay,
-            chunker: Chunker::new(ChunkSizes::for_content(overlay.size)),
-            hasher: (zeros_in(overlay) <= HASHED_HOLES_MAX).then(FileHasher::default),
-            hashed_holes: 0,
-            extents: Vec::new(),
-            uploads: Uploads {
-                client,
-                upload,
-                base: overlay.base.clone(),
-                beneath,
-                gathered: Vec::new(),
-                bytes: 0,
-                running: Vec::new(),
-            },
-        }
+        let sizes = ChunkSizes::for_content(overlay.size);
+        let hasher = (zeros_in(overlay) <= HASHED_HOLES_MAX).then(FileHasher::default);
+        Self::at(client, overlay, sizes, 0, hasher, Uploads::new(client, overlay, upload, beneath))
+    }
+
+    /// For a part of a file that is still being written, from a cut point on.
+    pub(super) fn ahead(
+        client: &'a Arc<Client>,
+        overlay: &'a Overlay,
+        sizes: ChunkSizes,
+        from: u64,
+        hasher: Option<FileHasher>,
+        beneath: Option<Beneath>,
+    ) -> Self {
+        Self::at(client, overlay, sizes, from, hasher, Uploads::new(client, overlay, true, beneath))
+    }
+
+    fn at(
+        client: &'a Arc<Client>,
+        overlay: &'a Overlay,
+        sizes: ChunkSizes,
+        at: u64,
+        hasher: Option<FileHasher>,
+        uploads: Uploads<'a>,
+    ) -> Self {
+        let cut = Cut { extents: Vec::new(), at, hasher, hashed: at, uploads };
+        Self { client, overlay, sizes, chunker: Chunker::new(sizes), hashed_holes: 0, cut }
     }
 
     /// All of it, in one pass that also computes the whole file's hash.
     fn whole(&mut self, unchanged: impl Fn() -> Result<(), PrepareError>) -> Result<(), PrepareError> {
-        let mut at = 0;
+        let mut at = self.cut.at;
         while at < self.overlay.size {
             // Segments are looked up piece by piece: a file written in a million places has a million of them.
-            let end = self.overlay.size.min(at + 1024 * READ_LEN as u64);
+            let end = self.overlay.size.min((at / PIECE_LEN + 1) * PIECE_LEN);
             for segment in self.overlay.segments(at..end) {
                 match segment {
                     Segment::Zero(range) if range.end - range.start >= HOLE_LEN_MIN => {
@@ -225,28 +297,13 @@ impl<'a> Cutter<'a> {
 
     fn hole(&mut self, len: u64) -> Result<(), PrepareError> {
         self.end_chunk()?;
-        self.push_hole(len);
-        let mut left = len;
         self.hashed_holes = self.hashed_holes.saturating_add(len);
         if self.hashed_holes > HASHED_HOLES_MAX {
-            self.hasher = None;
+            self.cut.hasher = None;
         }
-        if let Some(hasher) = &mut self.hasher {
-            let zeros = vec![0; READ_LEN];
-            while left > 0 {
-                let now = left.min(READ_LEN as u64);
-                hasher.update(&zeros[..now as usize]);
-                left -= now;
-            }
-        }
+        self.cut.feed_zeros(len);
+        self.cut.known(Extent::Hole { len });
         Ok(())
-    }
-
-    fn push_hole(&mut self, len: u64) {
-        match self.extents.last_mut() {
-            Some(Extent::Hole { len: before }) => *before += len,
-            _ => self.extents.push(Extent::Hole { len }),
-        }
     }
 
     fn bytes(
@@ -260,9 +317,6 @@ impl<'a> Cutter<'a> {
             unchanged()?;
             let want = buf.len().min((range.end - at) as usize);
             let len = self.read(at, &mut buf[..want])?;
-            if let Some(hasher) = &mut self.hasher {
-                hasher.update(&buf[..len]);
-            }
             self.push(&buf[..len])?;
             at += len as u64;
         }
@@ -286,13 +340,13 @@ impl<'a> Cutter<'a> {
     }
 
     fn push(&mut self, bytes: &[u8]) -> Result<(), PrepareError> {
-        let Self { chunker, extents, uploads, .. } = self;
-        chunker.push(bytes, |chunk| take_chunk(extents, uploads, chunk))
+        let Self { chunker, cut, .. } = self;
+        chunker.push(bytes, |chunk| cut.chunk(chunk))
     }
 
     fn end_chunk(&mut self) -> Result<(), PrepareError> {
-        let Self { chunker, extents, uploads, .. } = self;
-        chunker.finish(|chunk| take_chunk(extents, uploads, chunk))
+        let Self { chunker, cut, .. } = self;
+        chunker.finish(|chunk| cut.chunk(chunk))
     }
 
     /// Only what changed and what the cut points around it need; other extents are those of the content beneath.
@@ -301,7 +355,7 @@ impl<'a> Cutter<'a> {
         base: &Manifest,
         unchanged: impl Fn() -> Result<(), PrepareError>,
     ) -> Result<(), PrepareError> {
-        self.hasher = None;
+        self.cut.hasher = None;
         let kept: Vec<(u64, Extent)> = base
             .with_offsets()
             .filter(|(start, extent)| {
@@ -314,14 +368,8 @@ impl<'a> Cutter<'a> {
         while at < self.overlay.size {
             unchanged()?;
             if let Some((start, extent)) = kept.next_if(|(start, _)| *start == at) {
-                match extent {
-                    Extent::Hole { len } => self.push_hole(len),
-                    chunk @ Extent::Chunk { hash, .. } => {
-                        self.uploads.pass(&hash);
-                        self.extents.push(chunk);
-                    }
-                }
                 at = start + extent.len();
+                self.cut.known(extent);
                 continue;
             }
             at = self.recut(at, &mut kept)?;
@@ -337,7 +385,7 @@ impl<'a> Cutter<'a> {
     ) -> Result<u64, PrepareError> {
         let mut window: Vec<u8> = Vec::new();
         let mut at = from;
-        let sizes = ChunkSizes::for_content(self.overlay.size);
+        let sizes = self.sizes;
         loop {
             while window.len() < sizes.max && at + (window.len() as u64) < self.overlay.size {
                 let start = at + window.len() as u64;
@@ -351,7 +399,7 @@ impl<'a> Cutter<'a> {
                 return Ok(at);
             }
             let len = first_chunk_len(&window, sizes);
-            take_chunk(&mut self.extents, &mut self.uploads, &window[..len])?;
+            self.cut.chunk(&window[..len])?;
             window.drain(..len);
             at += len as u64;
             while kept.next_if(|(start, _)| *start < at).is_some() {}
@@ -363,9 +411,97 @@ impl<'a> Cutter<'a> {
 
     fn finish(mut self) -> Result<(Manifest, Option<FileHash>), PrepareError> {
         self.end_chunk()?;
-        self.uploads.finish()?;
-        let manifest = Manifest::new(self.extents)?;
-        Ok((manifest, self.hasher.map(FileHasher::finish)))
+        self.cut.uploads.finish()?;
+        let manifest = Manifest::new(self.cut.extents)?;
+        Ok((manifest, self.cut.hasher.map(FileHasher::finish)))
+    }
+
+    /// All of it, but for what was cut while it was being written.
+    fn rest(&mut self, ahead: &Ahead, unchanged: impl Fn() -> Result<(), PrepareError>) -> Result<(), PrepareError> {
+        // What was written without a gap is in the staging file, whatever lies beneath.
+        let end = self.overlay.present.iter().next().filter(|first| first.start == 0).map_or(0, |first| first.end);
+        if let Some(hasher) = ahead.hasher.as_ref().filter(|_| self.cut.hasher.is_some() && ahead.end <= end) {
+            self.cut.hasher = Some(hasher.clone());
+            self.cut.hashed = ahead.end;
+        }
+        while let Some((next, (hash, len))) = ahead.chunks.range(self.cut.at..).next() {
+            if next + u64::from(*len) > end {
+                break;
+            }
+            if *next != self.cut.at {
+                if !self.cut_one(end, &unchanged)? {
+                    break;
+                }
+                continue;
+            }
+            self.hash_known(*len, &unchanged)?;
+            self.cut.known(Extent::Chunk { hash: *hash, len: *len });
+        }
+        self.whole(unchanged)
+    }
+
+    /// One more chunk; not, and `false`, where its end depends on what lies behind `end`.
+    fn cut_one(&mut self, end: u64, unchanged: &impl Fn() -> Result<(), PrepareError>) -> Result<bool, PrepareError> {
+        unchanged()?;
+        if end < self.cut.at + self.sizes.max as u64 {
+            return Ok(false);
+        }
+        let mut window = vec![0; self.sizes.max];
+        self.read_exact(self.cut.at, &mut window)?;
+        let len = first_chunk_len(&window, self.sizes);
+        self.cut.chunk(&window[..len])?;
+        Ok(true)
+    }
+
+    /// The chunk that comes next is known, and its bytes only have to be hashed as part of the file.
+    fn hash_known(&mut self, len: u32, unchanged: &impl Fn() -> Result<(), PrepareError>) -> Result<(), PrepareError> {
+        let at = self.cut.at;
+        if self.cut.hasher.is_some() && self.cut.hashed < at + u64::from(len) {
+            unchanged()?;
+            let mut raw = vec![0; len as usize];
+            self.read_exact(at, &mut raw)?;
+            self.cut.feed(&raw);
+        }
+        Ok(())
+    }
+
+    fn read_exact(&self, at: u64, buf: &mut [u8]) -> Result<(), PrepareError> {
+        let mut done = 0;
+        while done < buf.len() {
+            done += self.read(at + done as u64, &mut buf[done..])?;
+        }
+        Ok(())
+    }
+
+    /// A part that was written without a gap, up to the first hole that the disk knows there; whether there is none.
+    pub(super) fn contiguous(
+        &mut self,
+        range: std::ops::Range<u64>,
+        is_wanted: impl Fn() -> bool,
+    ) -> Result<bool, PrepareError> {
+        let mut at = range.start;
+        while at < range.end && !is_wanted() {
+            let data = self.overlay.next_staged(at..range.end)?;
+            if data.start - at >= HOLE_LEN_MIN || data.is_empty() {
+                return Ok(false);
+            }
+            self.bytes(at..data.end, &|| Ok(()))?;
+            at = data.end;
+        }
+        Ok(true)
+    }
+
+    /// What was cut of a file that is still being written, and whether all of it has arrived.
+    pub(super) fn end_ahead(mut self, from: u64) -> (Ahead, Option<Beneath>, Result<(), PrepareError>) {
+        let sent = self.cut.uploads.finish();
+        let mut found = Ahead { end: from, hasher: self.cut.hasher, ..Ahead::default() };
+        for extent in self.cut.extents {
+            if let Extent::Chunk { hash, len } = extent {
+                found.chunks.insert(found.end, (hash, len));
+            }
+            found.end += extent.len();
+        }
+        (found, self.cut.uploads.beneath, sent)
     }
 }
 
@@ -386,12 +522,6 @@ fn first_chunk_len(window: &[u8], sizes: ChunkSizes) -> usize {
     let Ok(()) = chunker.push(&window[..window.len().min(sizes.max)], &mut emit);
     let Ok(()) = chunker.finish(&mut emit);
     first.unwrap_or(window.len())
-}
-
-fn take_chunk(extents: &mut Vec<Extent>, uploads: &mut Uploads<'_>, chunk: &[u8]) -> Result<(), PrepareError> {
-    let hash = ChunkHash::of(chunk);
-    extents.push(Extent::Chunk { hash, len: chunk.len() as u32 });
-    uploads.take(hash, chunk)
 }
 
 /// Chunks on their way to the server: gathered, asked for, sent, a few batches at a time.
@@ -471,7 +601,12 @@ impl Client {
     }
 }
 
-impl Uploads<'_> {
+impl<'a> Uploads<'a> {
+    fn new(client: &'a Arc<Client>, overlay: &Overlay, upload: bool, beneath: Option<Beneath>) -> Self {
+        let base = overlay.base.clone();
+        Self { client, upload, base, beneath, gathered: Vec::new(), bytes: 0, running: Vec::new() }
+    }
+
     /// A chunk of the draft goes by: whether the server has it from the content beneath.
     fn pass(&mut self, hash: &ChunkHash) -> bool {
         self.beneath.as_mut().is_some_and(|beneath| beneath.has(hash))

@@ -1,6 +1,6 @@
 //! The tasks that keep a client going: effects of the engine, commits, the feed, and the clock.
 
-use super::{Client, clock, pins};
+use super::{Client, ahead, clock, pins};
 use crate::ports::{RemoteError, Speaker};
 use bytes::Bytes;
 use std::collections::HashSet;
@@ -59,6 +59,7 @@ impl Pump {
             boxed(commits(client.clone())),
             boxed(feed(client.clone())),
             boxed(clock::run(client.clone())),
+            boxed(ahead::run(client.clone())),
             boxed(pins::keep_pinned(client.clone())),
         ] {
             let stop = stop.clone();

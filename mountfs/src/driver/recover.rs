@@ -1,7 +1,9 @@
 //! Opening the store: what was kept is checked against what is on the disk before anything is shown or sent.
 
 use super::durable::Marks;
-use super::{Client, Room, content, former, known, link::Link, outbox::Outbox, parts, pins, rows, session::Voice};
+use super::{
+    Client, Room, ahead, content, former, known, link::Link, outbox::Outbox, parts, pins, rows, session::Voice,
+};
 use crate::files::OpenFiles;
 use crate::ports::Remote;
 use crate::store::Cache;
@@ -95,6 +97,7 @@ impl Client {
             parts: parts::Parts::default(),
             known: known::KnownChunks::default(),
             formers: former::Formers::default(),
+            followers: ahead::Followers::default(),
             outbox: Outbox::default(),
             voice: Mutex::new(voice),
             remote,

@@ -193,7 +193,9 @@ impl Client {
         }
         self.make_shown_private(&mut inner)?;
         Self::mirror_before(&inner, change)?;
-        if let Err(error) = edit(&mut inner) {
+        let edited = edit(&mut inner);
+        self.note_change(&inner, change);
+        if let Err(error) = edited {
             inner.shown.iter().filter(|shown| !shown.is_mapped()).for_each(|shown| shown.step_out(None));
             return Err(error);
         }
@@ -203,6 +205,7 @@ impl Client {
         inner.mtime = self.now();
         inner.written = now;
         inner.unsent_since.get_or_insert(now);
+        self.follow_writer(&inner, now);
         Ok(())
     }
 
