@@ -34,3 +34,4 @@ mod syscalls;
 mod torture;
 mod two_devices;
 mod unclean_stops;
+mod written_slowly;

@@ -1,0 +1,175 @@
+//! Large files that take their time: what is written of them is at the server before they are closed, and whatever becomes
+//! of it, the bytes are those that were written.
+
+use std::fs::{self, File};
+use std::io::Write as _;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::time::Duration;
+use syncmount_tests::support::*;
+
+const MIB: u64 = 1 << 20;
+
+/// Who has written so much and has seen nothing go need not wait any longer.
+const WRITTEN_MAX: u64 = 512 * MIB;
+
+/// Writes noise at the pace of a program that computes it until `sent` bytes have left the device. Returns how much it wrote.
+///
+/// Nobody may start a program meanwhile: it would have the file for a moment, and close it.
+fn write_until_sent(file: &mut File, dice: &mut Dice, line: &Proxy, sent: u64) -> u64 {
+    let enough = line.sent() + sent;
+    let mut written = 0;
+    while line.sent() < enough {
+        assert!(written < WRITTEN_MAX, "{written} bytes are written and {} were sent", line.sent());
+        file.write_all(&bytes(dice, MIB as usize)).unwrap();
+        written += MIB;
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    written
+}
+
+/// A device whose line is counted, and another.
+fn two(world: &World) -> (Proxy, Device, Device) {
+    let (line, a) = world.device_behind_proxy("A");
+    a.mount();
+    let b = world.mount("B");
+    (line, a, b)
+}
+
+fn await_equal(a: &Path, b: &Path) {
+    let expected = sha256(a).unwrap();
+    until("the file at B", || match fs::metadata(b).map(|found| found.len()) {
+        Ok(len) if len == fs::metadata(a).unwrap().len() => Ok(()),
+        other => Err(format!("{other:?}")),
+    });
+    until("its bytes", || {
+        let found = sha256(b).unwrap();
+        if found == expected { Ok(()) } else { Err(format!("{found:?}")) }
+    });
+}
+
+#[test]
+fn a_file_that_is_written_slowly_is_at_the_server_but_for_its_end_when_it_is_closed() {
+    let mut dice = Dice::new("a_file_that_is_written_slowly");
+    let world = World::new();
+    let (line, a, b) = two(&world);
+    let before = line.sent();
+    let mut file = File::create(a.path("export")).unwrap();
+    let written = write_until_sent(&mut file, &mut dice, &line, 24 * MIB);
+    assert_eq!(fs::metadata(b.path("export")).map_or(0, |found| found.len()), 0, "it is not closed");
+    drop(file);
+    a.wait_synced();
+    let sent = line.sent() - before;
+    assert!(sent < written + written / 20 + MIB, "{sent} bytes were sent for {written}");
+    await_equal(&a.path("export"), &b.path("export"));
+    a.stop();
+    a.mount();
+    await_equal(&a.path("export"), &b.path("export"));
+}
+
+#[test]
+fn a_header_that_is_written_at_the_end_is_the_one_that_arrives() {
+    let mut dice = Dice::new("a_header_that_is_written_at_the_end");
+    let world = World::new();
+    let (line, a, b) = two(&world);
+    let before = line.sent();
+    let mut file = File::create(a.path("movie.mp4")).unwrap();
+    let written = write_until_sent(&mut file, &mut dice, &line, 16 * MIB);
+    file.write_all_at(b"the length and the place of everything", 4).unwrap();
+    file.write_all_at(&bytes(&mut dice, 5000), 9 * MIB).unwrap();
+    drop(file);
+    a.wait_synced();
+    let sent = line.sent() - before;
+    assert!(sent < written + written / 20 + 4 * MIB, "{sent} bytes were sent for {written}");
+    await_equal(&a.path("movie.mp4"), &b.path("movie.mp4"));
+    let mut found = [0; 38];
+    File::open(b.path("movie.mp4")).unwrap().read_exact_at(&mut found, 4).unwrap();
+    assert_eq!(&found, b"the length and the place of everything");
+}
+
+#[test]
+fn a_file_that_is_cut_in_the_middle_of_it_and_written_anew_is_the_new_one() {
+    let mut dice = Dice::new("a_file_that_is_cut_in_the_middle_of_it");
+    let world = World::new();
+    let (line, a, b) = two(&world);
+    let mut file = File::create(a.path("log")).unwrap();
+    write_until_sent(&mut file, &mut dice, &line, 16 * MIB);
+    file.set_len(3 * MIB + 5).unwrap();
+    let mut again = File::options().append(true).open(a.path("log")).unwrap();
+    again.write_all(&bytes(&mut dice, 9 * MIB as usize)).unwrap();
+    drop((file, again));
+    a.wait_synced();
+    await_equal(&a.path("log"), &b.path("log"));
+
+    let mut file = File::create(a.path("log")).unwrap();
+    let written = write_until_sent(&mut file, &mut dice, &line, 16 * MIB);
+    drop(file);
+    a.wait_synced();
+    assert_eq!(fs::metadata(a.path("log")).unwrap().len(), written);
+    await_equal(&a.path("log"), &b.path("log"));
+}
+
+#[test]
+fn a_client_that_is_killed_in_the_middle_of_it_loses_nothing_that_was_written() {
+    let mut dice = Dice::new("a_client_that_is_killed_in_the_middle_of_it");
+    let world = World::new();
+    let (line, a, b) = two(&world);
+    let expected = world.path("expected");
+    let mut file = File::create(a.path("export")).unwrap();
+    let mut mirror = dice.fork();
+    let mut dice = Dice::fixed(7);
+    let written = write_until_sent(&mut file, &mut dice, &line, 16 * MIB);
+    file.write_all_at(b"a header", 0).unwrap();
+    for pid in a.processes() {
+        rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+    }
+    a.await_end();
+    drop(file);
+    let mut dice = Dice::fixed(7);
+    let mut copy = File::create(&expected).unwrap();
+    (0..written / MIB).for_each(|_| copy.write_all(&bytes(&mut dice, MIB as usize)).unwrap());
+    copy.write_all_at(b"a header", 0).unwrap();
+    a.mount();
+    assert_eq!(sha256(&a.path("export")).unwrap(), sha256(&expected).unwrap());
+    a.wait_synced();
+    await_equal(&expected, &b.path("export"));
+    let more = bytes(&mut mirror, 5 * MIB as usize);
+    File::options().append(true).open(a.path("export")).unwrap().write_all(&more).unwrap();
+    a.wait_synced();
+    await_equal(&a.path("export"), &b.path("export"));
+    assert_eq!(a.status().problems, []);
+}
+
+#[test]
+fn a_file_that_is_removed_or_replaced_before_it_is_closed_leaves_nothing_behind() {
+    let mut dice = Dice::new("a_file_that_is_removed_or_replaced");
+    let world = World::new();
+    let (line, a, b) = two(&world);
+    let mut file = File::create(a.path("temporary")).unwrap();
+    write_until_sent(&mut file, &mut dice, &line, 16 * MIB);
+    fs::remove_file(a.path("temporary")).unwrap();
+    let before = line.sent();
+    for _ in 0..48 {
+        file.write_all(&bytes(&mut dice, MIB as usize)).unwrap();
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    drop(file);
+    a.wait_synced();
+    // What was on its way when it was removed.
+    let sent = line.sent() - before;
+    assert!(sent < 40 * MIB, "{sent} bytes were sent of a file that is gone");
+
+    let mut file = File::create(a.path("document.new")).unwrap();
+    write_until_sent(&mut file, &mut dice, &line, 16 * MIB);
+    fs::write(a.path("other"), "small").unwrap();
+    fs::rename(a.path("other"), a.path("document.new")).unwrap();
+    drop(file);
+    a.wait_synced();
+    assert_become_equal(&a.folder, &b.folder, DirTimes::Ignored);
+    assert_eq!(fs::read(b.path("document.new")).unwrap(), b"small");
+    assert!(!b.path("temporary").exists());
+    assert_eq!(a.status().problems, []);
+    drop((a, b));
+    world.server().stop();
+    world.server().assert_sound();
+}
