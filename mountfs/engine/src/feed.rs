@@ -16,7 +16,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 use syncmount_common::protocol::changes::{Ask, ChangesPage, Cursor};
 use syncmount_common::protocol::commit::Committed;
-use syncmount_common::{Attrs, DeviceId, Name, Node, NodeId, NodeKind, Placement, Timestamp};
+use syncmount_common::{Attrs, DeviceId, Name, Node, NodeId, NodeKind, Placement, Rev, Timestamp};
 
 /// How often a page is held back for hashes before drafts that keep changing count as different.
 const HELD_MAX: u32 = 3;
@@ -24,9 +24,45 @@ const HELD_MAX: u32 = 3;
 /// How many conflicts without news from the feed it takes to compare everything anew.
 const FRUITLESS_MAX: u32 = 3;
 
-/// Nodes that the feed tells of, each by itself: of a large folder, one that is merged leaves its memory to the next.
-#[expect(clippy::vec_box, reason = "the memory of each is free when it has been merged")]
-pub(crate) type News = Vec<Box<Node>>;
+/// What the feed tells of a node, in the form in which it is merged: there may be millions before they are complete.
+pub(crate) struct News {
+    pub(crate) id: NodeId,
+    rev: Rev,
+    pub(crate) deleted: bool,
+    author: DeviceId,
+    content_rev: Rev,
+    pub(crate) content_author: DeviceId,
+    state: Option<Arc<State>>,
+}
+
+impl From<Node> for News {
+    fn from(node: Node) -> Self {
+        Self {
+            id: node.id,
+            rev: node.rev,
+            deleted: node.deleted,
+            author: node.author,
+            content_rev: node.content_rev,
+            content_author: node.content_author,
+            state: State::of_node(&node).map(Arc::new),
+        }
+    }
+}
+
+impl News {
+    fn names(&self) -> impl Iterator<Item = &Placement> {
+        self.state.iter().flat_map(|state| &state.names)
+    }
+
+    fn kind(&self) -> Option<NodeKind> {
+        self.state.as_ref().map(|state| state.kind())
+    }
+
+    /// Of a file.
+    fn size(&self) -> Option<u64> {
+        self.state.as_ref()?.body.content().map(|content| content.size)
+    }
+}
 
 /// What has arrived of the feed.
 pub(crate) struct Feed {
@@ -34,7 +70,7 @@ pub(crate) struct Feed {
     /// The end of the newest own commit, if the cursor could not follow it: the server has this position, too.
     ahead: Option<Cursor>,
     /// Nodes of pages so far, complete if `complete`.
-    news: News,
+    news: Vec<News>,
     complete: Option<End>,
     /// Where the next page begins if some have arrived but more follow.
     partial: Option<Cursor>,
@@ -192,7 +228,7 @@ impl Engine {
             return;
         }
         self.feed.devices.extend(page.devices.into_iter().map(|device| (device.id, device.name)));
-        self.feed.news.extend(page.nodes.into_iter().map(Box::new));
+        self.feed.news.extend(page.nodes.into_iter().map(News::from));
         if page.more {
             self.feed.partial = Some(page.cursor);
         } else {
@@ -292,19 +328,17 @@ impl Engine {
         if self.tree.drafts().next().is_none() {
             return Vec::new();
         }
-        let news = self.feed.news.iter().map(Box::as_ref).filter(|node| !node.deleted);
-        let told: HashMap<(NodeId, &Name), &Node> = news
-            .clone()
-            .flat_map(|node| node.names.iter().map(move |place| ((place.parent, &place.name), node)))
-            .collect();
+        let news = self.feed.news.iter().filter(|node| !node.deleted);
+        let told: HashMap<(NodeId, &Name), &News> =
+            news.clone().flat_map(|node| node.names().map(move |place| ((place.parent, &place.name), node))).collect();
         let (mut wanted, mut merging, mut seen) = (Vec::new(), Vec::new(), BTreeSet::new());
         for node in news {
-            let size = node.content.as_ref().map(|content| content.size);
+            let size = node.size();
             wanted.extend(Some(node.id).filter(|id| self.is_unhashed(*id, size)));
-            for place in &node.names {
+            for place in node.names() {
                 let Some(here) = self.tree.child(place.parent, place.name.as_bytes()) else { continue };
                 wanted.extend(Some(here).filter(|id| *id != node.id && self.is_unhashed(*id, size)));
-                merging.extend(Some((node.id, here)).filter(|_| node.kind == NodeKind::Dir));
+                merging.extend(Some((node.id, here)).filter(|_| node.kind() == Some(NodeKind::Dir)));
             }
         }
         while let Some((coming, here)) = merging.pop() {
@@ -315,12 +349,12 @@ impl Engine {
                 let known = || {
                     let id = self.tree.child(coming, name.as_bytes())?;
                     let state = self.tree.local(id)?;
-                    Some((id, state.kind(), state.body.content().map(|content| content.size)))
+                    Some((id, Some(state.kind()), state.body.content().map(|content| content.size)))
                 };
-                let telling = |node: &&Node| (node.id, node.kind, node.content.as_ref().map(|content| content.size));
+                let telling = |node: &&News| (node.id, node.kind(), node.size());
                 let Some((id, kind, size)) = told.get(&(coming, name)).map(telling).or_else(known) else { continue };
                 wanted.extend(Some(child).filter(|child| *child != id && self.is_unhashed(*child, size)));
-                merging.extend(Some((id, child)).filter(|_| kind == NodeKind::Dir));
+                merging.extend(Some((id, child)).filter(|_| kind == Some(NodeKind::Dir)));
             }
         }
         wanted
@@ -333,7 +367,7 @@ impl Engine {
     }
 
     /// In another life of the history no earlier agreement counts, and nothing that is absent was removed.
-    fn forget_agreements(&mut self, news: &News) {
+    fn forget_agreements(&mut self, news: &[News]) {
         let known: BTreeMap<NodeId, bool> = news.iter().map(|node| (node.id, node.deleted)).collect();
         // In order, so that the order of work does not depend on that of a hash table.
         let ids: BTreeSet<NodeId> = self.tree.ids().filter(|id| *id != NodeId::ROOT).collect();
@@ -352,7 +386,7 @@ impl Engine {
         }
     }
 
-    fn apply(&mut self, news: News, now: Timestamp) {
+    fn apply(&mut self, news: Vec<News>, now: Timestamp) {
         self.feed.authors = news.iter().map(|node| (node.id, node.author)).collect();
         self.authors.note(&news);
         let steps = self.plan(news);
@@ -421,7 +455,7 @@ impl Engine {
         aftermath
     }
 
-    fn plan(&self, news: News) -> Steps {
+    fn plan(&self, news: Vec<News>) -> Steps {
         let mut steps = Steps::new();
         for node in news {
             let entry = self.tree.get(node.id);
@@ -438,12 +472,11 @@ impl Engine {
                 mine: node.author == me && entry.is_some_and(Entry::is_shared),
                 unanswered: self.unanswered.contains(&node.id),
             };
-            let remote = State::of_node(&node);
+            let remote = node.state;
             let synced = entry.and_then(Entry::synced_state).map(Arc::as_ref);
             let local = entry.and_then(|entry| entry.local.as_ref());
             let outgoing = entry.and_then(Entry::outgoing);
-            let merged = merge(synced, outgoing.map(Arc::as_ref), remote.as_ref(), facts);
-            let remote = remote.map(Arc::new);
+            let merged = merge(synced, outgoing.map(Arc::as_ref), remote.as_deref(), facts);
             let after = merged.local.map(|after| match &remote {
                 // One allocation for both views of the ordinary case.
                 Some(remote) if **remote == after => remote.clone(),
@@ -826,7 +859,7 @@ fn meet_what_stays(local: &Arc<State>, after: Option<Arc<State>>, synced: Option
 }
 
 /// Pages that were asked for one after the other may have a node twice, if it changed in between.
-fn latest(mut news: News) -> News {
+fn latest(mut news: Vec<News>) -> Vec<News> {
     // In its place: the whole of a large folder may be in it.
     news.sort_unstable_by_key(|node| (node.id, Reverse(node.rev)));
     news.dedup_by_key(|node| node.id);

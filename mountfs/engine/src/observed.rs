@@ -45,7 +45,7 @@ pub(crate) struct Authors {
 }
 
 impl Authors {
-    pub(crate) fn note(&mut self, news: &News) {
+    pub(crate) fn note(&mut self, news: &[News]) {
         if self.wanted {
             let room = AUTHORS_MAX.saturating_sub(self.by_node.len());
             let writers = news.iter().filter(|node| !node.deleted).take(room);

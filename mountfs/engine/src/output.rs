@@ -84,16 +84,18 @@ impl From<Queued> for Effect {
     fn from(queued: Queued) -> Self {
         match queued {
             Queued::Effect(effect) => *effect,
-            Queued::Changed { node, before, after } => Self::Changed(Changed::between(node, before, after)),
+            Queued::Changed { node, before, after } => {
+                Self::Changed(Changed::between(node, before.as_deref(), after.as_deref()))
+            }
         }
     }
 }
 
 impl Changed {
-    fn between(node: NodeId, before: Option<Arc<State>>, after: Option<Arc<State>>) -> Self {
-        let names = |state: &Option<Arc<State>>| state.iter().flat_map(|s| s.names.clone()).collect::<BTreeSet<_>>();
-        let places = names(&before).symmetric_difference(&names(&after)).cloned().collect();
-        let content = match (&before, &after) {
+    fn between(node: NodeId, before: Option<&State>, after: Option<&State>) -> Self {
+        let names = |state: Option<&State>| state.into_iter().flat_map(|s| s.names.clone()).collect::<BTreeSet<_>>();
+        let places = names(before).symmetric_difference(&names(after)).cloned().collect();
+        let content = match (before, after) {
             (Some(before), Some(after)) => !before.body.same_as(&after.body),
             _ => false,
         };
