@@ -50,7 +50,10 @@ pub(super) fn metadata(bench: &mut Bench, side: Side) -> io::Result<()> {
     let archive = origin.path().join("tree.tar");
     let archive = archive.to_str().ok_or(io::ErrorKind::InvalidInput)?;
     bench.seconds(side, "tar x of 3,000 files", program(&["tar", "xf", archive], &ground.dir)?);
-    bench.seconds(side, "git clone of 3,000 files", program(&["git", "clone", "-q", source, "clone"], &ground.dir)?);
+    let url = format!("file://{source}");
+    bench.seconds(side, "git clone of 3,000 files", program(&["git", "clone", "-q", &url, "clone"], &ground.dir)?);
+    let copied = program(&["git", "clone", "-q", source, "copied"], &ground.dir)?;
+    bench.seconds(side, "git clone of as many with objects one by one", copied);
     let clone = ground.dir.join("clone");
     program(&["git", "status"], &clone)?;
     bench.seconds(side, "git status, warm", program(&["git", "status"], &clone)?);

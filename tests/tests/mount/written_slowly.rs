@@ -5,25 +5,25 @@ use std::fs::{self, File};
 use std::io::Write as _;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use syncmount_tests::support::*;
 
 const MIB: u64 = 1 << 20;
 
-/// Who has written so much and has seen nothing go need not wait any longer.
-const WRITTEN_MAX: u64 = 512 * MIB;
+/// Who has written so much waits for a server whose disk is slow, and goes on so that the file is not taken for finished.
+const PLENTY: u64 = 128 * MIB;
 
 /// Writes noise at the pace of a program that computes it until `sent` bytes have left the device. Returns how much it wrote.
 ///
 /// Nobody may start a program meanwhile: it would have the file for a moment, and close it.
 fn write_until_sent(file: &mut File, dice: &mut Dice, line: &Proxy, sent: u64) -> u64 {
-    let enough = line.sent() + sent;
+    let (begin, enough) = (Instant::now(), line.sent() + sent);
     let mut written = 0;
     while line.sent() < enough {
-        assert!(written < WRITTEN_MAX, "{written} bytes are written and {} were sent", line.sent());
+        assert!(begin.elapsed() < PATIENCE, "{written} bytes are written and {} were sent", line.sent());
         file.write_all(&bytes(dice, MIB as usize)).unwrap();
         written += MIB;
-        std::thread::sleep(Duration::from_millis(20));
+        std::thread::sleep(Duration::from_millis(if written < PLENTY { 20 } else { 500 }));
     }
     written
 }
