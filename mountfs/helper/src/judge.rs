@@ -35,7 +35,7 @@ pub fn connection(fd: impl AsFd) -> Result<(), Errno> {
 /// Takes a file that `caller` could open for reading and writing.
 pub fn file(fd: impl AsFd, caller: Uid) -> Result<(), Errno> {
     let flags = fcntl_getfl(&fd)?;
-    // That it was opened for reading at least proves nothing about it that its owner needs, and yet costs nothing to ask.
+    // Who cannot read it has no use for it, and a descriptor that is only a name is no proof of anything.
     if flags.contains(OFlags::PATH) || flags & OFlags::RWMODE == OFlags::WRONLY {
         return Err(Errno::BADF);
     }
@@ -62,7 +62,7 @@ pub fn file(fd: impl AsFd, caller: Uid) -> Result<(), Errno> {
         Err(error) => Err(error),
     }?;
     match may_read_and_write(&fd) {
-        Err(Errno::ACCESS) => fchmod(&fd, Mode::from_raw_mode(found.st_mode)),
+        Err(Errno::ACCESS) => fchmod(&fd, Mode::from_raw_mode(found.st_mode)).map_err(|_| Errno::ACCESS),
         answer => answer,
     }
 }

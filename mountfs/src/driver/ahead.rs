@@ -14,13 +14,14 @@ use super::{Client, folder};
 use crate::files::{Backing, Inner, Overlay, StagingFile};
 use crate::store::RangeSet;
 use parking_lot::{Condvar, Mutex};
-use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use syncmount_common::chunker::ChunkSizes;
 use syncmount_common::hash::FileHasher;
 use syncmount_common::{ChunkHash, Content, NodeId};
+use syncmount_engine::Engine;
 use tokio::sync::Notify;
 
 /// A file is followed from this size on: what is smaller is sent in a moment when it is closed.
@@ -322,12 +323,24 @@ impl Client {
 
     /// Drafts that are over, or that only those see who have them open, are not followed any more.
     pub(super) fn leave_ended(&self) {
-        if self.followers.files.lock().is_empty() {
+        let followed: Vec<(u64, NodeId)> = {
+            let files = self.followers.files.lock();
+            files.iter().map(|(staging, followed)| (*staging, followed.state.lock().node)).collect()
+        };
+        if followed.is_empty() {
             return;
         }
-        let drafts: HashSet<u64> =
-            self.look(|engine| engine.stagings().filter_map(|(_, draft)| draft.staging).collect());
-        self.followers.files.lock().retain(|staging, _| drafts.contains(staging));
+        // Those are few, and there may be millions of drafts. One that went on as another node begins anew.
+        let is_over = |engine: &Engine, (staging, node): &(u64, NodeId)| {
+            let draft = engine.local(*node).and_then(|state| state.body.draft());
+            draft.and_then(|draft| draft.staging) != Some(*staging)
+        };
+        let over: Vec<_> =
+            self.look(|engine| followed.into_iter().filter(|followed| is_over(engine, followed)).collect());
+        let mut files = self.followers.files.lock();
+        for (staging, _) in over {
+            files.remove(&staging);
+        }
     }
 
     /// The server lacks chunks that it should have.

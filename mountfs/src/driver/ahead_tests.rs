@@ -338,7 +338,7 @@ fn what_stays_here_or_is_gone_is_not_sent() {
     let desk = Desk::new();
     desk.write(0, &noise(20 * MIB, 14));
     let followed = desk.followed();
-    let remove = |engine: &mut syncmount_engine::Engine, now| engine.remove(NodeId::ROOT, b"video.mp4", false, now);
+    let remove = |engine: &mut Engine, now| engine.remove(NodeId::ROOT, b"video.mp4", false, now);
     desk.client.change(remove).unwrap().unwrap();
     desk.client.look_ahead(&followed);
     assert_eq!(desk.server.count(), 0);

@@ -43,9 +43,9 @@ use crate::files::OpenFiles;
 use crate::ports::Remote;
 use crate::store::Cache;
 use crate::store::Lost;
+use crate::store::Record;
 use crate::store::StagingDir;
 use crate::store::State;
-use crate::store::{DIRECT_ROWS, Record};
 use parking_lot::{Mutex, RwLock};
 use std::io;
 use std::sync::Arc;
@@ -172,17 +172,9 @@ impl Client {
         if record.is_empty() && own == Record::default() {
             return Ok(());
         }
-        let kept = if record.rows.len() > DIRECT_ROWS {
-            let mut meta = rows::encode_meta(&record);
-            meta.extend(own.meta);
-            self.state.append_rows(rows::encode_rows(&record).chain(own.rows.into_iter().map(Ok)), &meta)
-        } else {
-            rows::encode(&record).and_then(|mut record| {
-                record.meta.extend(own.meta);
-                record.rows.extend(own.rows);
-                self.state.append(&record)
-            })
-        };
+        let mut meta = rows::encode_meta(&record);
+        meta.extend(own.meta);
+        let kept = self.state.append_rows(rows::encode_rows(&record).chain(own.rows.into_iter().map(Ok)), meta);
         if kept.is_err() {
             engine.keep_failed(record);
         }

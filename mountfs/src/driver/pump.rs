@@ -20,6 +20,8 @@ const POLL_WAIT: Duration = Duration::from_secs(50);
 
 /// How long the first change after a pause waits for others to share its commit.
 const GATHER: Duration = Duration::from_micros(300);
+/// … and never longer than this.
+const GATHER_MAX: Duration = Duration::from_millis(1);
 
 /// A commit of at least so many operations is part of a stream of changes, and of at most so many it does not fill a commit.
 const STREAM_OPS: std::ops::RangeInclusive<usize> = 8..=1000;
@@ -233,10 +235,13 @@ async fn commits(client: Arc<Client>) {
     }
 }
 
+/// Waits for [`GATHER`].
 async fn gather() {
-    // The runtime's own clock counts in milliseconds, and rounds up.
-    if let Err(error) = tokio::task::spawn_blocking(|| std::thread::sleep(GATHER)).await {
-        tracing::debug!("nothing was waited for: {error}");
+    // The runtime's own clock counts in milliseconds, and rounds up; but a thread may be long in coming, when many wait for a
+    // network that is gone.
+    tokio::select! {
+        _ = tokio::task::spawn_blocking(|| std::thread::sleep(GATHER)) => {}
+        () = tokio::time::sleep(GATHER_MAX) => {}
     }
 }
 

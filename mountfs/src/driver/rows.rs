@@ -92,12 +92,7 @@ pub(super) fn take_items(loaded: &mut Loaded) -> Vec<(u64, Vec<u8>)> {
     items.filter_map(|(key, data)| Some((item_of_key(&key)?, data))).collect()
 }
 
-/// The store's form of a record.
-pub(super) fn encode(record: &Record) -> io::Result<Kept> {
-    Ok(Kept { rows: encode_rows(record).collect::<io::Result<_>>()?, meta: encode_meta(record) })
-}
-
-/// The store's form of its rows, one by one.
+/// The store's form of a record's rows, one by one.
 pub(super) fn encode_rows(record: &Record) -> impl Iterator<Item = io::Result<RowChange>> {
     record.rows.iter().map(|(id, row)| Ok((*id.as_bytes(), row.as_ref().map(encode_row).transpose()?)))
 }

@@ -19,4 +19,4 @@ pub use cache::{Cache, Claim, Entry, Verified};
 pub use db::RowChange;
 pub use ranges::RangeSet;
 pub use staging::{Lost, STAGING_ID_MAX, Staged, StagingDir};
-pub use state::{DIRECT_ROWS, Loaded, Record, State, StateError};
+pub use state::{Loaded, Record, State, StateError};

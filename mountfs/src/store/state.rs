@@ -26,8 +26,7 @@ const FOLD_AFTER: Duration = Duration::from_secs(2);
 /// How long to wait after a fold that failed.
 const RETRY_AFTER: Duration = Duration::from_secs(5);
 /// Records of more rows or bytes go into SQLite directly: they would fill the journal with what is folded at once.
-/// So those of more rows need not be put together before ([`State::append_rows`]).
-pub const DIRECT_ROWS: usize = 4_000;
+const DIRECT_ROWS: usize = 4_000;
 const DIRECT_LEN: usize = 4 * 1024 * 1024;
 /// An append that finds more closed segments than this folds them before it goes on: 64 MiB of journal.
 const BACKLOG_SEGMENTS: usize = 8;
@@ -228,14 +227,17 @@ impl State {
         self.shared.append(&payload)
     }
 
-    /// Appends a record of so many rows that they are made one by one, in the order of their ids at best. An error of theirs
-    /// is one of the whole.
+    /// The same with rows that are made as they are needed, so that very many never lie in memory at once. Best in the order of
+    /// their ids. An error of one is an error of the whole record.
     pub fn append_rows(
         &self,
         rows: impl Iterator<Item = io::Result<RowChange>>,
-        meta: &[(String, Option<Vec<u8>>)],
+        meta: Vec<(String, Option<Vec<u8>>)>,
     ) -> io::Result<()> {
-        Ok(self.shared.append_direct(rows, meta)?)
+        if rows.size_hint().0 > DIRECT_ROWS {
+            return Ok(self.shared.append_direct(rows, &meta)?);
+        }
+        self.append(&Record { rows: rows.collect::<io::Result<_>>()?, meta })
     }
 
     /// Everything appended before survives a power cut when this returns. Callers that come together share one `fdatasync`.

@@ -331,3 +331,45 @@ proptest! {
         prop_assert_eq!(rows(&open(dir.path()).1), model);
     }
 }
+
+#[test]
+fn rows_that_are_made_one_by_one_are_kept_all_or_not_at_all() {
+    let key = |number: usize| {
+        let mut key = [0; 16];
+        key[..8].copy_from_slice(&number.to_be_bytes());
+        key
+    };
+    for count in [DIRECT_ROWS, DIRECT_ROWS + 1] {
+        let dir = tempfile::tempdir().unwrap();
+        let (state, _) = open(dir.path());
+        let before = Record {
+            rows: vec![(key(3), Some(b"old".to_vec())), (key(4), Some(b"old".to_vec()))],
+            ..Record::default()
+        };
+        state.append(&before).unwrap();
+        let made = |number: usize| (key(number), (number != 4).then(|| number.to_le_bytes().to_vec()));
+        let meta = || vec![("cursor".to_owned(), Some(b"7".to_vec()))];
+        let one_fails = (0..count).map(|number| {
+            if number == count - 1 { Err(io::Error::other("it cannot be made")) } else { Ok(made(number)) }
+        });
+        let error = state.append_rows(one_fails, meta()).unwrap_err();
+        assert!(error.to_string().contains("it cannot be made"), "{error}");
+        drop(state);
+        let (state, loaded) = open(dir.path());
+        assert_eq!(
+            rows(&loaded),
+            rows(&Loaded {
+                rows: before.rows.into_iter().map(|(id, row)| (id, row.unwrap())).collect(),
+                ..Loaded::default()
+            })
+        );
+        assert!(loaded.meta.is_empty());
+
+        state.append_rows((0..count).map(|number| Ok(made(number))), meta()).unwrap();
+        drop(state);
+        let (_, loaded) = open(dir.path());
+        let expected: Rows = (0..count).map(made).filter_map(|(id, row)| Some((id, row?))).collect();
+        assert_eq!(rows(&loaded), expected);
+        assert_eq!(loaded.meta["cursor"], b"7");
+    }
+}

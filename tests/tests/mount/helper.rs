@@ -91,16 +91,23 @@ fn await_gone(helper: Pid) {
 
 const MAKE: &str = "head -c 1000000 /dev/urandom > file; sha256sum file";
 
-#[test]
-fn an_ordinary_users_kernel_reads_by_itself_and_sees_every_change() {
-    let world = World::new();
-    let device = mounted(&world, 0o4755);
+/// A device whose kernel reads `file` by itself, what `sha256sum` says of that, and the helper.
+#[track_caller]
+fn passed_through(world: &World) -> (Device, String, Pid) {
+    let device = mounted(world, 0o4755);
     let written = beside_nobody(&device, MAKE).good().to_owned();
     wait_synced(&device);
     assert_eq!(read_by_the_kernel(&device, "file"), written);
+    let [helper] = helpers(&device)[..] else { panic!("{:?}", helpers(&device)) };
+    (device, written, helper)
+}
+
+#[test]
+fn an_ordinary_users_kernel_reads_by_itself_and_sees_every_change() {
+    let world = World::new();
+    let (device, written, helper) = passed_through(&world);
 
     // It runs as the user, with one right and nothing but what it was given.
-    let [helper] = helpers(&device)[..] else { panic!("{:?}", helpers(&device)) };
     let number = helper.as_raw_nonzero().get();
     let nobody = NOBODY.to_string();
     let says = |name| field(number, name).unwrap();
@@ -119,7 +126,7 @@ fn an_ordinary_users_kernel_reads_by_itself_and_sees_every_change() {
 
     // Who has it open for reading sees what is written, appended and cut, and the server gets it.
     let changed = "exec 3<file; exec 4<file; head -c 70000 /dev/zero | dd of=file bs=70000 seek=1 conv=notrunc status=none; \
-        printf end >>file; cmp /dev/fd/3 file; truncate -s 500000 file; cmp /dev/fd/4 file; sha256sum file";
+        printf end >>file; cmp - file <&3; truncate -s 500000 file; cmp - file <&4; sha256sum file";
     let changed = beside_nobody(&device, changed).good().to_owned();
     assert_ne!(changed, written);
     wait_synced(&device);
@@ -148,11 +155,7 @@ fn reader(device: &Device) -> Child {
 #[test]
 fn a_mount_goes_on_without_its_helper() {
     let world = World::new();
-    let device = mounted(&world, 0o4755);
-    let written = beside_nobody(&device, MAKE).good().to_owned();
-    wait_synced(&device);
-    assert_eq!(read_by_the_kernel(&device, "file"), written);
-    let [helper] = helpers(&device)[..] else { panic!("{:?}", helpers(&device)) };
+    let (device, written, helper) = passed_through(&world);
     let mut reader = reader(&device);
     kill_process(helper, Signal::KILL).unwrap();
     await_gone(helper);
@@ -179,11 +182,7 @@ fn a_mount_goes_on_without_its_helper() {
 #[test]
 fn a_client_that_is_killed_takes_its_helper_with_it() {
     let world = World::new();
-    let device = mounted(&world, 0o4755);
-    let written = beside_nobody(&device, MAKE).good().to_owned();
-    wait_synced(&device);
-    assert_eq!(read_by_the_kernel(&device, "file"), written);
-    let [helper] = helpers(&device)[..] else { panic!("{:?}", helpers(&device)) };
+    let (device, _, helper) = passed_through(&world);
     kill_process(client(&device), Signal::KILL).unwrap();
     device.await_end();
     await_gone(helper);
@@ -330,17 +329,36 @@ fn the_helper_takes_a_connection_first_and_nothing_else() {
     drop(dir);
 }
 
-/// The file `own` of `dir` through a mount that is read-only and has no place in any tree.
-fn read_only_mount(dir: &Path) -> OwnedFd {
+/// A file of `dir` through a mount with these attributes, which has no place in any tree.
+fn through_a_mount(dir: &Path, name: &str, attributes: u64, owners: Option<&File>) -> OwnedFd {
     let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
     let tree = open_tree(CWD, dir, flags).unwrap();
-    let attributes = libc::mount_attr { attr_set: libc::MOUNT_ATTR_RDONLY, attr_clr: 0, propagation: 0, userns_fd: 0 };
+    let userns_fd = owners.map_or(0, |owners| owners.as_raw_fd() as u64);
+    let attributes = libc::mount_attr { attr_set: attributes, attr_clr: 0, propagation: 0, userns_fd };
     let size = size_of::<libc::mount_attr>();
     let (fd, flags) = (tree.as_raw_fd(), libc::AT_EMPTY_PATH);
     // SAFETY: the path ends with NUL, the attributes have the size that is said, and the call changes nothing of either.
     let set = unsafe { libc::syscall(libc::SYS_mount_setattr, fd, c"".as_ptr(), flags, &raw const attributes, size) };
     assert_eq!(set, 0, "{}", std::io::Error::last_os_error());
-    rustix::fs::openat(&tree, "own", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).unwrap()
+    rustix::fs::openat(&tree, name, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).unwrap()
+}
+
+/// Namespaces in which only the user 1000 is anybody.
+fn owners() -> File {
+    let own = fs::read_link("/proc/self/ns/user").unwrap();
+    let mut child = Command::new("unshare").args(["--user", "sleep", "1000"]).spawn().unwrap();
+    let of_child = |name: &str| format!("/proc/{}/{name}", child.id());
+    until("namespaces of its own", || match fs::read_link(of_child("ns/user")) {
+        Ok(other) if other != own => Ok(()),
+        other => Err(format!("{other:?}")),
+    });
+    for map in ["uid_map", "gid_map"] {
+        fs::write(of_child(map), "1000 1000 1").unwrap();
+    }
+    let owners = File::open(of_child("ns/user")).unwrap();
+    child.kill().unwrap();
+    child.wait().unwrap();
+    owners
 }
 
 /// A file in memory that nobody can write to any more.
@@ -365,8 +383,12 @@ fn the_helper_shows_only_what_its_caller_could_write() {
     let read_only = file_of(dir, "read only", NOBODY);
     fs::set_permissions(&read_only, fs::Permissions::from_mode(0o400)).unwrap();
     assert_eq!(run.shows(File::open(&read_only).unwrap()), Err(Errno::PERM));
-    // But not what a mount says.
-    assert_eq!(run.shows(read_only_mount(dir)), Err(Errno::ROFS));
+    // But not what a mount says, and where owners are mapped, nobody's file may be anybody's.
+    let read_only = through_a_mount(dir, "own", libc::MOUNT_ATTR_RDONLY, None);
+    assert_eq!(run.shows(read_only), Err(Errno::ROFS));
+    let mapped = through_a_mount(dir, "others", libc::MOUNT_ATTR_IDMAP, Some(&owners()));
+    assert_eq!(rustix::fs::fstat(&mapped).unwrap().st_uid, NOBODY, "as if it were the caller's");
+    assert_eq!(run.shows(mapped), Err(Errno::ACCESS));
 
     assert_eq!(run.shows(File::open(&others).unwrap()), Err(Errno::ACCESS));
     fs::set_permissions(&others, fs::Permissions::from_mode(0o666)).unwrap();
