@@ -196,6 +196,11 @@ impl Client {
 
     fn check_draft(&self, node: NodeId, mut draft: Draft, len: u64, mtime: Timestamp, suspect: bool) -> io::Result<()> {
         let reaches = draft.present.last().map_or(0, |(_, end)| *end);
+        if suspect && len == 0 && !draft.ready {
+            // Not closed, and nothing is left of what may have been written.
+            self.give_up(node)?;
+            return self.staging.remove(draft.staging.unwrap_or_default());
+        }
         if len < reaches && !draft.ready && !suspect {
             // The process ended after the writer had cut the file.
             draft = self.cut_off(draft, len);
@@ -205,11 +210,6 @@ impl Client {
         }
         if suspect && !self.is_proven(&draft)? {
             let id = draft.staging.unwrap_or_default();
-            if len == 0 && reaches == 0 && !draft.ready {
-                // Made and not closed, and nothing is left of what may have been written.
-                self.give_up(node)?;
-                return self.staging.remove(id);
-            }
             return self.set_aside(
                 node,
                 id,
@@ -220,10 +220,8 @@ impl Client {
             // The process ended while somebody wrote: nothing that was known of the bytes is sure any more.
             draft.generation = self.next_generation();
             draft.prepared = None;
-            if draft.base.is_none() && len > draft.size {
-                // What the writer had handed over counts.
-                draft.size = len;
-                draft.present = vec![(0, len)];
+            if len > draft.size {
+                draft = with_end(draft, len);
             }
         }
         self.resume(node, draft, mtime)
@@ -288,6 +286,19 @@ impl Client {
     }
 }
 
+/// The draft with what its writer had handed over and the tree had not been told: the staging file has `len` bytes.
+fn with_end(mut draft: Draft, len: u64) -> Draft {
+    // Without a base nothing else can be meant by any of its bytes.
+    let from = if draft.base.is_none() { 0 } else { draft.size };
+    draft.present.retain(|(start, _)| *start < from);
+    match draft.present.last_mut() {
+        Some((_, end)) if *end >= from => *end = len,
+        _ => draft.present.push((from, len)),
+    }
+    draft.size = len;
+    draft
+}
+
 /// Whether the server has taken the draft's bytes.
 fn is_sent(entry: &Entry) -> bool {
     let bodies = entry.local.as_ref().zip(entry.synced_state());
@@ -311,7 +322,7 @@ pub(crate) mod tests {
     use syncmount_common::protocol::chunks::PutReply;
     use syncmount_common::protocol::commit::{CommitRequest, Committed};
     use syncmount_common::protocol::folders::FolderInfo;
-    use syncmount_common::{Attrs, ChunkHash, ContentHash, Manifest, Name};
+    use syncmount_common::{Attrs, ChunkHash, Content, ContentHash, Manifest, Name};
     use syncmount_engine::{Body, FileBody};
 
     /// A server that cannot be reached.
@@ -420,5 +431,28 @@ pub(crate) mod tests {
             let lost: Vec<_> = lost.map(|entry| fs::read_to_string(entry.unwrap().path()).unwrap()).collect();
             assert_eq!(lost.iter().any(|text| text == "the past"), is_older, "{lost:?}");
         }
+    }
+
+    #[test]
+    fn what_was_handed_over_behind_the_end_counts() {
+        let staged = |present: &[(u64, u64)], size| Draft {
+            size,
+            staging: Some(1),
+            present: present.to_vec(),
+            base: None,
+            base_len: 0,
+            generation: 1,
+            ready: false,
+            prepared: None,
+        };
+        let base = Some(Arc::new(Content::of(Manifest::default(), None)));
+        let with_base =
+            |present: &[(u64, u64)], size| Draft { base: base.clone(), base_len: 7, ..staged(present, size) };
+        let present = |draft| with_end(draft, 50).present;
+        assert_eq!(present(staged(&[], 0)), [(0, 50)]);
+        assert_eq!(present(staged(&[(3, 9), (20, 40)], 40)), [(0, 50)]);
+        assert_eq!(present(with_base(&[], 7)), [(7, 50)], "what lies beneath is not the writer's");
+        assert_eq!(present(with_base(&[(2, 4), (5, 30)], 30)), [(2, 4), (5, 50)]);
+        assert_eq!(with_end(with_base(&[(2, 4)], 30), 50).size, 50);
     }
 }

@@ -443,14 +443,22 @@ impl Client {
         }
     }
 
-    /// Files that stay open are sent when their writers pause.
+    /// Files that stay open are sent when their writers pause. Until then the tree is told how far they are, so that the end of
+    /// this process costs their writers what they wrote since the last beat of the clock and no more.
     pub(super) fn tell_quiet_files(&self) {
         for file in self.files.all() {
-            let due = {
+            let (is_due, is_news) = {
                 let inner = file.inner.read();
-                inner.unsent_since.is_some_and(|since| inner.written.elapsed() >= QUIET || since.elapsed() >= PATIENCE)
+                let is_quiet = inner.written.elapsed() >= QUIET;
+                let is_due = inner.unsent_since.is_some_and(|since| is_quiet || since.elapsed() >= PATIENCE);
+                (is_due, !inner.told_ready && inner.generation != inner.told)
             };
-            if due && let Err(error) = self.tell(&file) {
+            let told = match (is_due, is_news) {
+                (true, _) => self.tell(&file),
+                (false, true) => self.tell_if(&file, |inner| inner.told_ready).0,
+                (false, false) => Ok(()),
+            };
+            if let Err(error) = told {
                 self.link.failed(&error.to_string());
             }
         }

@@ -13,6 +13,7 @@ mod server;
 mod tree;
 mod until;
 mod world;
+mod writer;
 
 pub use device::Device;
 pub use dice::{Dice, Twin, bytes, make_file, random_edits, random_tree, set_mtime};
@@ -23,3 +24,4 @@ pub use server::Server;
 pub use tree::{DirTimes, Kind, Tree, assert_become_equal, assert_equal, escaped, sha256};
 pub use until::{PATIENCE, until};
 pub use world::{World, hostname, mounts_below};
+pub use writer::Writer;

@@ -1,7 +1,8 @@
 //! `kill -9`, of the client and of the server: nothing that was closed is lost, and nobody who writes notices.
 
 use rand::RngExt;
-use std::fs;
+use std::fs::{self, File};
+use std::io::{Seek as _, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -117,4 +118,50 @@ fn a_file_that_was_being_cut_when_the_client_was_killed_is_still_there() {
     });
     a.mount();
     a.wait_synced();
+}
+
+#[test]
+fn what_is_written_to_a_file_that_stays_open_survives_a_client_that_is_killed_a_second_later() {
+    let mut dice = Dice::new("what_is_written_to_a_file_that_stays_open");
+    let world = World::new();
+    let (a, b) = (world.mount("A"), world.mount("B"));
+    let mut expected = bytes(&mut dice, 3 << 20);
+    fs::write(a.path("table"), &expected).unwrap();
+    fs::write(a.path("log"), "begin\n").unwrap();
+    a.wait_synced();
+    let mut file = File::options().write(true).open(a.path("table")).unwrap();
+    file.seek(SeekFrom::Start(1 << 20)).unwrap();
+    let mut writer = Writer::begin(file);
+    let mut log = Writer::begin(File::options().append(true).open(a.path("log")).unwrap());
+    // Never quiet for so long that it would be sent.
+    for part in 0..6 {
+        let (begin, piece) = ((1 << 20) + part * 4096, bytes(&mut dice, 4096));
+        writer.write(&piece);
+        expected[begin..begin + 4096].copy_from_slice(&piece);
+        std::thread::sleep(Duration::from_millis(400));
+    }
+    // What the last second has brought may be lost.
+    writer.write(b"unproven");
+    log.write(b"one line\n");
+    until("the line", || match fs::metadata(a.path("log")).map(|found| found.len()) {
+        Ok(15) => Ok(()),
+        other => Err(format!("{other:?}")),
+    });
+    for pid in a.processes() {
+        rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+    }
+    a.await_end();
+    drop((writer, log));
+    a.mount();
+    assert_eq!(fs::read_to_string(a.path("log")).unwrap(), "begin\none line\n");
+    let sure = (1 << 20) + 3 * 4096;
+    let found = fs::read(a.path("table")).unwrap();
+    let differs = found.iter().zip(&expected).position(|(found, expected)| found != expected);
+    assert_eq!(found.len(), expected.len());
+    assert!(differs.is_none_or(|at| at >= sure), "differs from {differs:?} on; up to {sure} it must not");
+    let end = (1 << 20) + 6 * 4096 + 8;
+    assert!(found[end..] == expected[end..]);
+    a.wait_synced();
+    assert_become_equal(&a.folder, &b.folder, DirTimes::Ignored);
+    assert_eq!(a.status().problems, []);
 }

@@ -5,7 +5,6 @@ use std::fs::{self, File};
 use std::io::Write as _;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdin, Command, Stdio};
 use std::time::{Duration, Instant};
 use syncmount_tests::support::*;
 
@@ -14,37 +13,27 @@ const MIB: u64 = 1 << 20;
 /// Who has written so much waits for a server whose disk is slow, and goes on so that the file is not taken for finished.
 const PLENTY: u64 = 128 * MIB;
 
-/// A program of its own that has a file open, so that nobody else ever has and closes it: tests beside this one start programs,
-/// each of which would have all files of this process for a moment.
-struct Writer {
+/// A program that writes at the pace of one that computes what it writes.
+struct Slow {
     path: PathBuf,
-    program: Child,
-    bytes: Option<ChildStdin>,
+    writer: Writer,
 }
 
-impl Writer {
+impl Slow {
     /// Opens a new file, or empties it.
     #[track_caller]
     fn create(path: &Path) -> Self {
-        let mut program =
-            Command::new("cat").stdin(Stdio::piped()).stdout(File::create(path).unwrap()).spawn().unwrap();
-        let bytes = program.stdin.take();
-        Self { path: path.to_owned(), program, bytes }
+        Self { path: path.to_owned(), writer: Writer::begin(File::create(path).unwrap()) }
     }
 
-    #[track_caller]
-    fn write(&mut self, bytes: &[u8]) {
-        self.bytes.as_mut().unwrap().write_all(bytes).unwrap();
-    }
-
-    /// Writes noise at the pace of a program that computes it until `sent` bytes have left the device. How much it wrote.
+    /// Writes noise until `sent` bytes have left the device. How much it wrote.
     #[track_caller]
     fn write_until_sent(&mut self, dice: &mut Dice, line: &Proxy, sent: u64) -> u64 {
         let (begin, enough) = (Instant::now(), line.sent() + sent);
         let mut written = 0;
         while line.sent() < enough {
             assert!(begin.elapsed() < PATIENCE, "{written} bytes are written and {} were sent", line.sent());
-            self.write(&bytes(dice, MIB as usize));
+            self.writer.write(&bytes(dice, MIB as usize));
             written += MIB;
             std::thread::sleep(Duration::from_millis(if written < PLENTY { 20 } else { 500 }));
         }
@@ -53,21 +42,6 @@ impl Writer {
             other => Err(format!("{other:?} of {written}")),
         });
         written
-    }
-
-    /// Until everything has been written, and the file is closed.
-    #[track_caller]
-    fn close(mut self) {
-        self.bytes = None;
-        assert!(self.program.wait().unwrap().success());
-    }
-}
-
-impl Drop for Writer {
-    fn drop(&mut self) {
-        self.bytes = None;
-        drop(self.program.kill());
-        drop(self.program.wait());
     }
 }
 
@@ -97,10 +71,10 @@ fn a_file_that_is_written_slowly_is_at_the_server_but_for_its_end_when_it_is_clo
     let world = World::new();
     let (line, a, b) = two(&world);
     let before = line.sent();
-    let mut file = Writer::create(&a.path("export"));
+    let mut file = Slow::create(&a.path("export"));
     let written = file.write_until_sent(&mut dice, &line, 24 * MIB);
     assert_eq!(fs::metadata(b.path("export")).map_or(0, |found| found.len()), 0, "it is not closed");
-    file.close();
+    file.writer.close();
     a.wait_synced();
     let sent = line.sent() - before;
     assert!(sent < written + written / 20 + MIB, "{sent} bytes were sent for {written}");
@@ -116,13 +90,13 @@ fn a_header_that_is_written_at_the_end_is_the_one_that_arrives() {
     let world = World::new();
     let (line, a, b) = two(&world);
     let before = line.sent();
-    let mut file = Writer::create(&a.path("movie.mp4"));
+    let mut file = Slow::create(&a.path("movie.mp4"));
     let written = file.write_until_sent(&mut dice, &line, 16 * MIB);
     let header = File::options().write(true).open(a.path("movie.mp4")).unwrap();
     header.write_all_at(b"the length and the place of everything", 4).unwrap();
     header.write_all_at(&bytes(&mut dice, 5000), 9 * MIB).unwrap();
     drop(header);
-    file.close();
+    file.writer.close();
     a.wait_synced();
     let sent = line.sent() - before;
     assert!(sent < written + written / 20 + 4 * MIB, "{sent} bytes were sent for {written}");
@@ -137,19 +111,19 @@ fn a_file_that_is_cut_in_the_middle_of_it_and_written_anew_is_the_new_one() {
     let mut dice = Dice::new("a_file_that_is_cut_in_the_middle_of_it");
     let world = World::new();
     let (line, a, b) = two(&world);
-    let mut file = Writer::create(&a.path("log"));
+    let mut file = Slow::create(&a.path("log"));
     file.write_until_sent(&mut dice, &line, 16 * MIB);
     File::options().write(true).open(a.path("log")).unwrap().set_len(3 * MIB + 5).unwrap();
     let mut again = File::options().append(true).open(a.path("log")).unwrap();
     again.write_all(&bytes(&mut dice, 9 * MIB as usize)).unwrap();
     drop(again);
-    file.close();
+    file.writer.close();
     a.wait_synced();
     await_equal(&a.path("log"), &b.path("log"));
 
-    let mut file = Writer::create(&a.path("log"));
+    let mut file = Slow::create(&a.path("log"));
     let written = file.write_until_sent(&mut dice, &line, 16 * MIB);
-    file.close();
+    file.writer.close();
     a.wait_synced();
     assert_eq!(fs::metadata(a.path("log")).unwrap().len(), written);
     await_equal(&a.path("log"), &b.path("log"));
@@ -161,7 +135,7 @@ fn a_client_that_is_killed_in_the_middle_of_it_loses_nothing_that_was_written() 
     let world = World::new();
     let (line, a, b) = two(&world);
     let expected = world.path("expected");
-    let mut file = Writer::create(&a.path("export"));
+    let mut file = Slow::create(&a.path("export"));
     let mut mirror = dice.fork();
     let mut dice = Dice::fixed(7);
     let written = file.write_until_sent(&mut dice, &line, 16 * MIB);
@@ -193,25 +167,25 @@ fn a_file_that_is_removed_or_replaced_before_it_is_closed_leaves_nothing_behind(
     let mut dice = Dice::new("a_file_that_is_removed_or_replaced");
     let world = World::new();
     let (line, a, b) = two(&world);
-    let mut file = Writer::create(&a.path("temporary"));
+    let mut file = Slow::create(&a.path("temporary"));
     file.write_until_sent(&mut dice, &line, 16 * MIB);
     fs::remove_file(a.path("temporary")).unwrap();
     let before = line.sent();
     for _ in 0..48 {
-        file.write(&bytes(&mut dice, MIB as usize));
+        file.writer.write(&bytes(&mut dice, MIB as usize));
         std::thread::sleep(Duration::from_millis(10));
     }
-    file.close();
+    file.writer.close();
     a.wait_synced();
     // What was on its way when it was removed.
     let sent = line.sent() - before;
     assert!(sent < 40 * MIB, "{sent} bytes were sent of a file that is gone");
 
-    let mut file = Writer::create(&a.path("document.new"));
+    let mut file = Slow::create(&a.path("document.new"));
     file.write_until_sent(&mut dice, &line, 16 * MIB);
     fs::write(a.path("other"), "small").unwrap();
     fs::rename(a.path("other"), a.path("document.new")).unwrap();
-    file.close();
+    file.writer.close();
     a.wait_synced();
     assert_become_equal(&a.folder, &b.folder, DirTimes::Ignored);
     assert_eq!(fs::read(b.path("document.new")).unwrap(), b"small");
