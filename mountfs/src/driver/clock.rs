@@ -33,6 +33,7 @@ impl Clock {
     fn beat(&mut self, client: &Client) {
         client.tell_quiet_files();
         client.leave_ended();
+        client.report(client.drop_leaving());
         if self.looked.elapsed() >= RESTING {
             client.look_for_lost();
             self.looked = Instant::now();
@@ -72,10 +73,11 @@ pub(super) async fn run(client: Arc<Client>) {
 }
 
 impl Client {
-    /// Nobody is at anything that time alone would change: no file written, nothing to send, nothing that failed.
+    /// Nobody is at anything that time alone would change: no file written, nothing to send or to remove, nothing that failed.
     fn is_calm(&self) -> bool {
         let is_written = |file: &crate::files::OpenFile| matches!(file.inner.read().backing, Backing::Draft(_));
         self.look(|engine| !engine.has_work() && engine.stagings().next().is_none())
+            && self.leaving.lock().is_empty()
             && !self.files.all().iter().any(|file| is_written(file))
     }
 

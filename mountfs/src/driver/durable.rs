@@ -1,33 +1,64 @@
 //! Which drafts would survive a power cut.
 //!
 //! A staging file that was synced is marked with the generation of its bytes. The mark is taken off, durably, before the
-//! first of these bytes is overwritten. After a power cut a draft counts only if its mark or its hash proves its bytes: a
-//! file of the right length and without holes may still be half old and half new.
+//! first of these bytes is overwritten; the mark of a small file has the hash of its bytes instead, so that it needs neither
+//! that nor to be kept after the bytes: programs that sync often, as databases do, wait for one sync and not for three. After
+//! a power cut a draft counts only if its mark or its hash proves its bytes: a file of the right length and without holes may
+//! still be half old and half new.
 
 use super::{Client, WriteError, rows};
-use crate::files::{Backing, Inner, OpenFile, Overlay, StagingFile};
+use crate::files::{Backing, Inner, OpenFile, Overlay, Segment, StagingFile};
 use crate::store::Loaded;
+use crate::system::at;
 use parking_lot::Mutex;
 use std::collections::{HashMap, HashSet};
 use std::io;
 use std::sync::Arc;
+use syncmount_common::hash::{FileHash, FileHasher};
 use syncmount_common::{Extent, Manifest, NodeId};
 use syncmount_engine::{Body, Draft, FileBody};
 
 /// How many drafts are synced at a time, so that a pass ends.
 const PASS_MAX: usize = 256;
 
-/// Generations of synced bytes by staging file.
+/// Staging files of which at most so much counts are marked with their hash: more takes longer to hash than a sync takes.
+const HASHED_MAX: u64 = 256 * 1024;
+
+/// That the bytes of a staging file are synced, or that they are if they have this hash.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Mark {
+    /// Of the bytes.
+    pub(super) generation: u64,
+    /// Of the bytes that count, one after the other.
+    pub(super) hash: Option<FileHash>,
+}
+
+/// The marks by staging file. But for the time of a start, one with a hash is here only after the sync, and so says the same as
+/// one without.
 #[derive(Default)]
-pub(super) struct Marks(Mutex<HashMap<u64, u64>>);
+pub(super) struct Marks(Mutex<HashMap<u64, Mark>>);
 
 impl Marks {
     pub(super) fn load(loaded: &Loaded) -> Self {
         Self(Mutex::new(rows::durable(loaded).collect()))
     }
 
+    fn get(&self, staging: u64) -> Option<Mark> {
+        self.0.lock().get(&staging).copied()
+    }
+
+    pub(super) fn is_marked(&self, staging: u64) -> bool {
+        self.0.lock().contains_key(&staging)
+    }
+
     fn has(&self, staging: u64, generation: u64) -> bool {
-        self.0.lock().get(&staging) == Some(&generation)
+        self.get(staging).is_some_and(|mark| mark.generation == generation)
+    }
+
+    /// What is left of them once drafts have been looked at after a start: this process does not know whether the sync that belongs
+    /// to a mark with a hash has ended.
+    pub(super) fn leave_proofs(&self) {
+        self.0.lock().retain(|_, mark| mark.hash.is_none());
     }
 
     pub(super) fn forget(&self, staging: u64) {
@@ -35,7 +66,78 @@ impl Marks {
     }
 }
 
+/// The hash of what counts in a staging file. `None` if that is much, or the file is shorter than it should be.
+fn hash_of_staged(overlay: &Overlay) -> io::Result<Option<FileHash>> {
+    let Some(staging) = &overlay.staging else { return Ok(None) };
+    let segments = overlay.segments(0..overlay.size);
+    let staged = || {
+        segments.iter().filter_map(|segment| match segment {
+            Segment::Staging(range) => Some(range),
+            Segment::Zero(_) | Segment::Base(_) => None,
+        })
+    };
+    if staged().map(|range| range.end - range.start).sum::<u64>() > HASHED_MAX {
+        return Ok(None);
+    }
+    let mut hasher = FileHasher::default();
+    for range in staged() {
+        let mut bytes = vec![0; usize::try_from(range.end - range.start).map_err(io::Error::other)?];
+        match at::read_exact_at(&staging.file, &mut bytes, range.start) {
+            Ok(()) => hasher.update(&bytes),
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(None),
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(Some(hasher.finish()))
+}
+
 impl Client {
+    /// Makes the bytes of a file, and what the tree was told of it, survive a power cut.
+    pub(super) fn sync_told(&self, file: &OpenFile) -> io::Result<()> {
+        let Some((staging, mark)) = self.mark_with_hash(&file.inner.read())? else {
+            self.sync_bytes(file)?;
+            return self.sync_journal();
+        };
+        std::thread::scope(|scope| {
+            let beside = std::thread::Builder::new();
+            let bytes = beside.spawn_scoped(scope, || staging.file.sync_data())?;
+            let beside = std::thread::Builder::new();
+            let is_new = self.unsynced_names.load(std::sync::atomic::Ordering::Acquire);
+            let names = is_new.then(|| beside.spawn_scoped(scope, || self.sync_names())).transpose()?;
+            let journal = self.sync_journal();
+            let panicked = |_| io::Error::other("a sync has panicked");
+            bytes.join().map_err(panicked)??;
+            names.map_or(Ok(Ok(())), |names| names.join().map_err(panicked))??;
+            journal
+        })?;
+        self.note_mark(&file.inner.read(), staging.id, mark);
+        Ok(())
+    }
+
+    /// Keeps a mark with the hash of the bytes, of a small file whose tree is told of them and that has none yet. It is not synced
+    /// here, and counts here once everything is.
+    fn mark_with_hash(&self, inner: &Inner) -> io::Result<Option<(StagingFile, Mark)>> {
+        let Backing::Draft(overlay) = &inner.backing else { return Ok(None) };
+        let Some(staging) = overlay.staging.as_ref().filter(|_| is_told(inner) && inner.shown.is_empty()) else {
+            return Ok(None);
+        };
+        if super::item_of_draft(staging.id).is_some() || self.marks.has(staging.id, inner.generation) {
+            return Ok(None);
+        }
+        // One without a hash is taken off before it is written to, and so is not there any more.
+        let Some(hash) = hash_of_staged(overlay)? else { return Ok(None) };
+        let mark = Mark { generation: inner.generation, hash: Some(hash) };
+        self.state.append(&rows::marked_durable(staging.id, &mark))?;
+        Ok(Some((staging.clone(), mark)))
+    }
+
+    fn note_mark(&self, inner: &Inner, synced: u64, mark: Mark) {
+        let is_same = matches!(&inner.backing, Backing::Draft(Overlay { staging: Some(it), .. }) if it.id == synced);
+        if is_same && is_told(inner) && inner.generation == mark.generation {
+            self.marks.0.lock().insert(synced, mark);
+        }
+    }
+
     /// Syncs the bytes of a file and, if nobody writes to it meanwhile, marks them. The record is not synced here.
     pub(super) fn sync_bytes(&self, file: &OpenFile) -> io::Result<()> {
         let (staging, generation) = {
@@ -66,30 +168,32 @@ impl Client {
 
     /// The lock on `inner` keeps writers away until the mark is kept.
     fn mark(&self, inner: &Inner, synced: &StagingFile, generation: u64) -> io::Result<()> {
-        let is_told = inner.generation == generation && inner.told == generation && inner.told_ready;
         let same = matches!(&inner.backing, Backing::Draft(Overlay { staging: Some(it), .. }) if it.id == synced.id);
-        if is_told && same {
-            self.state.append(&rows::marked_durable(synced.id, generation))?;
-            self.marks.0.lock().insert(synced.id, generation);
+        if same && is_told(inner) && inner.generation == generation {
+            let mark = Mark { generation, hash: None };
+            self.state.append(&rows::marked_durable(synced.id, &mark))?;
+            self.marks.0.lock().insert(synced.id, mark);
         }
         Ok(())
     }
 
     /// The bytes of a staging file are about to be overwritten.
     pub(super) fn unmark(&self, staging: u64) -> io::Result<()> {
-        if !self.marks.0.lock().contains_key(&staging) {
-            return Ok(());
+        match self.marks.get(staging) {
+            // It proves nothing of other bytes.
+            None | Some(Mark { hash: Some(_), .. }) => {}
+            Some(Mark { hash: None, .. }) => {
+                self.state.append(&rows::not_durable(staging))?;
+                self.state.sync()?;
+            }
         }
-        self.state.append(&rows::not_durable(staging))?;
-        self.state.sync()?;
         self.marks.forget(staging);
         Ok(())
     }
 
     /// A staging file is about to go. If its bytes were promised, what has become of them must be durable first.
     pub(super) fn keep_before_dropping(&self, staging: u64) -> io::Result<()> {
-        let is_marked = self.marks.0.lock().contains_key(&staging);
-        if is_marked { self.state.sync() } else { Ok(()) }
+        if self.marks.is_marked(staging) { self.state.sync() } else { Ok(()) }
     }
 
     /// What takes the place of a file must survive a power cut before the place is taken, or nothing would be left of
@@ -148,18 +252,20 @@ impl Client {
         if !draft.ready {
             return Ok(false);
         }
-        if self.marks.has(id, draft.generation) {
-            return Ok(true);
+        let staging = StagingFile { id, file: Arc::new(self.staging.file(id)?) };
+        let overlay = Overlay::restore(draft, Some(staging));
+        match self.marks.get(id).filter(|mark| mark.generation == draft.generation) {
+            Some(Mark { hash: None, .. }) => return Ok(true),
+            Some(Mark { hash: Some(hash), .. }) if hash_of_staged(&overlay)? == Some(hash) => return Ok(true),
+            Some(_) | None => {}
         }
         let Some(content) = &draft.prepared else { return Ok(false) };
         let Some(manifest) = self.manifest_here(content) else { return Ok(false) };
-        let staging = StagingFile { id, file: Arc::new(self.staging.file(id)?) };
-        self.is_intact(&Overlay::restore(draft, Some(staging)), &manifest)
+        self.is_intact(&overlay, &manifest)
     }
 
     /// Whether the disk has no data in any of the segments that are in the staging file.
-    fn is_all_hole(&self, overlay: &Overlay, segments: &[crate::files::Segment]) -> io::Result<bool> {
-        use crate::files::Segment;
+    fn is_all_hole(&self, overlay: &Overlay, segments: &[Segment]) -> io::Result<bool> {
         for segment in segments {
             let is_hole = match segment {
                 Segment::Staging(range) => overlay.next_staged(range.clone())?.is_empty(),
@@ -174,7 +280,6 @@ impl Client {
     }
 
     fn is_intact(&self, overlay: &Overlay, manifest: &Manifest) -> io::Result<bool> {
-        use crate::files::Segment;
         if manifest.size() != overlay.size {
             return Ok(false);
         }
@@ -199,4 +304,9 @@ impl Client {
         }
         Ok(true)
     }
+}
+
+/// Whether the tree knows these bytes, and may send them.
+fn is_told(inner: &Inner) -> bool {
+    inner.told == inner.generation && inner.told_ready
 }

@@ -83,6 +83,8 @@ pub struct Client {
     /// The tree has changed since the clock last rested.
     stirred: Notify,
     commit_wake: Notify,
+    /// A file that was not to be sent yet is to be sent now.
+    rested: Notify,
     /// Somebody waits for what is to be sent.
     hurried: Notify,
     page_wanted: Notify,
@@ -99,6 +101,8 @@ pub struct Client {
     generations: AtomicU64,
     /// Staging files were made whose names are not durable yet.
     unsynced_names: AtomicBool,
+    /// Staging files that nothing refers to any more and whose bytes were promised.
+    leaving: Mutex<Vec<u64>>,
     /// Held while names are synced: whoever finds nothing to do must not go on before it is done.
     syncing_names: Mutex<()>,
     marks: durable::Marks,
@@ -285,6 +289,11 @@ impl Client {
 
     /// Ends the work with the store: everything is durable and marked as cleanly closed.
     pub fn close(&self) -> Result<(), crate::store::StateError> {
+        if let Err(error) = self.drop_leaving() {
+            tracing::warn!(
+                "a staging file that is not needed any more was not removed; the next start does it: {error}"
+            );
+        }
         if let Err(error) = self.cache.close() {
             // A cache can be read again; it is the state that must not fail.
             tracing::warn!("the cache was not closed in order: {error}");

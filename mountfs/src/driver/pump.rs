@@ -26,6 +26,10 @@ const GATHER_MAX: Duration = Duration::from_millis(1);
 /// A commit of at least so many operations is part of a stream of changes, and of at most so many it does not fill a commit.
 const STREAM_OPS: std::ops::RangeInclusive<usize> = 8..=1000;
 
+/// When so many commits have come one upon the other, there is more to send each time that one is answered: a stream as well.
+/// A program that saves a file again and again would have every version of it sent, and wait for its turn at the disk.
+const STREAM_COMMITS: u32 = 8;
+
 /// In a stream of changes the time from one commit to the next: each costs server and devices as much as some ten files.
 const STREAM_GATHER: Duration = Duration::from_millis(100);
 
@@ -150,6 +154,7 @@ fn run(client: &Arc<Client>, effect: Effect, prepares: &Arc<Semaphore>, settles:
         Effect::Prepare { node, generation, upload } => {
             let (client, prepares) = (client.clone(), prepares.clone());
             client.runtime.clone().spawn(async move {
+                client.rest(node, generation).await;
                 let Ok(_permit) = prepares.acquire_owned().await else { return };
                 let worker = client.clone();
                 let answer = tokio::task::spawn_blocking(move || worker.prepare(node, generation, upload)).await;
@@ -221,11 +226,13 @@ async fn commits(client: Arc<Client>) {
             continue;
         }
         gather().await;
+        let mut in_a_row = 0;
         while let Some((request, speaker)) = client.next_commit() {
             let began = tokio::time::Instant::now();
             keep_before_sending(&client, &request, speaker).await;
             send(&client, &request, speaker, &mut backoff).await;
-            if STREAM_OPS.contains(&request.ops.len()) {
+            in_a_row += 1;
+            if STREAM_OPS.contains(&request.ops.len()) || in_a_row >= STREAM_COMMITS {
                 tokio::select! {
                     () = tokio::time::sleep_until(began + STREAM_GATHER) => {}
                     () = client.hurried.notified() => {}

@@ -107,6 +107,7 @@ impl Client {
             wake: tokio::sync::Notify::new(),
             stirred: tokio::sync::Notify::new(),
             commit_wake: tokio::sync::Notify::new(),
+            rested: tokio::sync::Notify::new(),
             hurried: tokio::sync::Notify::new(),
             page_wanted: tokio::sync::Notify::new(),
             unkept: Mutex::default(),
@@ -117,6 +118,7 @@ impl Client {
             // 0 is what nobody has written to.
             generations: AtomicU64::new(1),
             unsynced_names: AtomicBool::new(false),
+            leaving: Mutex::default(),
             syncing_names: Mutex::default(),
             marks,
             rules: super::rules::RuleBook::default(),
@@ -128,6 +130,7 @@ impl Client {
         let last = client.look(|engine| engine.stagings().map(|(_, draft)| draft.generation).max());
         client.generations.store(last.map_or(1, |last| last + 1), Ordering::Relaxed);
         client.check_staging(suspect)?;
+        client.marks.leave_proofs();
         if suspect {
             client.state.end_suspicion()?;
         }
@@ -430,6 +433,94 @@ pub(crate) mod tests {
             let lost = fs::read_dir(dir.path().join("lost+found")).unwrap();
             let lost: Vec<_> = lost.map(|entry| fs::read_to_string(entry.unwrap().path()).unwrap()).collect();
             assert_eq!(lost.iter().any(|text| text == "the past"), is_older, "{lost:?}");
+        }
+    }
+
+    /// A file that was written, synced, and as `then` wishes overwritten, in a client whose machine loses power.
+    fn cut_after_sync(dir: &Path, runtime: &tokio::runtime::Runtime, len: usize, then: Option<&[u8]>) -> NodeId {
+        let client = open(dir, runtime);
+        let node = written(&client, "file", &vec![b'a'; len]);
+        let file = client.open(node, true).unwrap();
+        client.sync_file(&file).unwrap();
+        if let Some(bytes) = then {
+            client.write(&file, 1, bytes).unwrap();
+        }
+        client.files.close(&file);
+        drop(client);
+        cut_power(dir);
+        node
+    }
+
+    #[test]
+    fn what_was_synced_is_there_after_a_power_cut_unless_it_was_overwritten() {
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        // With the hash of the bytes in the mark, and without.
+        for len in [5, 300_000] {
+            for then in [None, Some(&b"half"[..])] {
+                let dir = tempfile::tempdir().unwrap();
+                let node = cut_after_sync(dir.path(), &runtime, len, then);
+                let client = open(dir.path(), &runtime);
+                let is_there = client.look(|engine| engine.local(node).is_some());
+                assert_eq!(is_there, then.is_none(), "{len} {then:?}");
+                assert_eq!(client.lost().len(), usize::from(then.is_some()), "{len} {then:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_mark_with_a_hash_counts_only_for_the_bytes_that_have_it() {
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let node = cut_after_sync(dir.path(), &runtime, 5, None);
+        // The record of the sync reached the disk, and the bytes did not.
+        fs::write(only_file(&dir.path().join("staging")), "aa\0\0\0").unwrap();
+        let client = open(dir.path(), &runtime);
+        assert!(client.look(|engine| engine.local(node).is_none()));
+        assert_eq!(client.lost().len(), 1);
+    }
+
+    #[test]
+    fn a_mark_with_a_hash_says_nothing_of_a_sync_to_the_next_process() {
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let client = open(dir.path(), &runtime);
+        let node = written(&client, "file", b"bytes");
+        let file = client.open(node, true).unwrap();
+        client.sync_file(&file).unwrap();
+        let staging = client.look(|engine| engine.local(node).unwrap().body.draft().unwrap().staging.unwrap());
+        assert!(client.marks.is_marked(staging));
+        drop((file, client));
+        let client = open(dir.path(), &runtime);
+        assert!(!client.marks.is_marked(staging));
+        let file = client.open(node, true).unwrap();
+        client.sync_file(&file).unwrap();
+        assert!(client.marks.is_marked(staging));
+    }
+
+    #[test]
+    fn the_staging_file_of_what_was_synced_and_removed_goes_with_the_next_beat_or_start() {
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        for with_beat in [true, false] {
+            let dir = tempfile::tempdir().unwrap();
+            let client = open(dir.path(), &runtime);
+            let node = written(&client, "file", b"bytes");
+            let file = client.open(node, true).unwrap();
+            client.sync_file(&file).unwrap();
+            client.files.close(&file);
+            client.change(|engine, now| engine.remove(NodeId::ROOT, b"file", false, now)).unwrap().unwrap();
+            let staged = || client.staging.list().unwrap().len();
+            while let Some(effect) = client.engine.write().poll(crate::driver::now()) {
+                if let syncmount_engine::Effect::DropStaging(id) = effect {
+                    client.drop_staging(id).unwrap();
+                }
+            }
+            assert_eq!((staged(), client.leaving.lock().len()), (1, 1));
+            if with_beat {
+                client.drop_leaving().unwrap();
+                assert_eq!((staged(), client.leaving.lock().len()), (0, 0));
+            }
+            drop(client);
+            assert_eq!(open(dir.path(), &runtime).staging.list().unwrap().len(), 0);
         }
     }
 

@@ -1,10 +1,12 @@
 //! Engine records as the store keeps them: rows by node id, the feed position and staging files on their way out as named
 //! values. The only place that knows both forms.
 
+use super::durable::Mark;
 use crate::store::{Loaded, Record as Kept, RowChange};
 use serde::{Deserialize, Serialize};
 use std::io;
 use std::sync::Arc;
+use syncmount_common::hash::FileHash;
 use syncmount_common::{NodeId, Xattrs};
 use syncmount_engine::{Position, Record, Restored, Row, RowSynced, Scope, State};
 
@@ -117,9 +119,11 @@ pub(super) fn removed(staging: u64) -> Kept {
     Kept { rows: Vec::new(), meta: vec![(retired_key(staging), None), (durable_key(staging), None)] }
 }
 
-/// The record that the bytes of a staging file are synced as they were in this generation.
-pub(super) fn marked_durable(staging: u64, generation: u64) -> Kept {
-    Kept { rows: Vec::new(), meta: vec![(durable_key(staging), Some(generation.to_le_bytes().to_vec()))] }
+/// The record that the bytes of a staging file are synced, or are if they have the hash.
+pub(super) fn marked_durable(staging: u64, mark: &Mark) -> Kept {
+    let hash = mark.hash.iter().flat_map(FileHash::as_bytes);
+    let value = mark.generation.to_le_bytes().iter().chain(hash).copied().collect();
+    Kept { rows: Vec::new(), meta: vec![(durable_key(staging), Some(value))] }
 }
 
 /// The record that they are not any more.
@@ -131,11 +135,13 @@ fn durable_key(staging: u64) -> String {
     format!("{DURABLE}{staging}")
 }
 
-/// The staging files whose bytes are synced, and of which generation.
-pub(super) fn durable(loaded: &Loaded) -> impl Iterator<Item = (u64, u64)> {
+/// The marks of staging files whose bytes are synced. One that is no mark proves nothing.
+pub(super) fn durable(loaded: &Loaded) -> impl Iterator<Item = (u64, Mark)> {
     loaded.meta.iter().filter_map(|(key, value)| {
-        let generation = u64::from_le_bytes(value.as_slice().try_into().ok()?);
-        Some((key.strip_prefix(DURABLE)?.parse().ok()?, generation))
+        let (generation, hash) = value.split_first_chunk()?;
+        let hash = if hash.is_empty() { None } else { Some(FileHash::from_bytes(hash.try_into().ok()?)) };
+        let mark = Mark { generation: u64::from_le_bytes(*generation), hash };
+        Some((key.strip_prefix(DURABLE)?.parse().ok()?, mark))
     })
 }
 

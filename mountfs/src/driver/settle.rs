@@ -95,9 +95,30 @@ impl Client {
         Ok(())
     }
 
-    /// Removes a staging file that no row refers to any more.
+    /// Removes a staging file that no row refers to any more; one whose bytes were promised a little later, together with others.
     pub(super) fn drop_staging(&self, id: u64) -> io::Result<()> {
-        self.keep_before_dropping(id)?;
+        if self.marks.is_marked(id) {
+            self.leaving.lock().push(id);
+            return Ok(());
+        }
+        self.remove_staging(id)
+    }
+
+    /// Removes the staging files whose bytes were promised: what has become of them is durable first.
+    pub(super) fn drop_leaving(&self) -> io::Result<()> {
+        if self.leaving.lock().is_empty() {
+            return Ok(());
+        }
+        let leaving = std::mem::take(&mut *self.leaving.lock());
+        if let Err(error) = self.state.sync() {
+            self.leaving.lock().extend(leaving);
+            return Err(error);
+        }
+        // After an error the next start removes it.
+        leaving.into_iter().map(|id| self.remove_staging(id)).fold(Ok(()), Result::and)
+    }
+
+    fn remove_staging(&self, id: u64) -> io::Result<()> {
         if super::item_of_draft(id).is_none() {
             self.staging.remove(id)?;
         }

@@ -314,11 +314,13 @@ impl Client {
     /// A descriptor of a writer's is closed: tells the tree, and that the file may be sent unless nothing is left of it. One that
     /// has been emptied is about to be written as a rule.
     pub fn tell_closed(&self, file: &OpenFile) -> Result<(), WriteError> {
+        self.end_rest(file);
         self.tell_if(file, |inner| inner.backing.size() > 0).0
     }
 
     /// A writer is done: tells the tree, and that the file may be sent if no other writer is left.
     pub fn end_writing(&self, file: &OpenFile) -> Result<(), WriteError> {
+        self.end_rest(file);
         let (told, inner) = self.tell_if(file, |_| file.writers() <= 1);
         // While nobody else can: of two who end at once, one is the last.
         file.end_writing();
@@ -418,14 +420,33 @@ impl Client {
     /// Makes the bytes and the news of them survive a power cut.
     pub fn sync_file(&self, file: &OpenFile) -> Result<(), WriteError> {
         // Whoever asks for durability has finished a step: other devices may see it.
+        file.begin_rest();
         self.tell(file)?;
-        self.sync_bytes(file)?;
-        self.sync_journal()?;
-        Ok(())
+        Ok(self.sync_told(file)?)
+    }
+
+    fn end_rest(&self, file: &OpenFile) {
+        if file.end_rest() {
+            self.rested.notify_waiters();
+        }
+    }
+
+    /// Returns when the draft may be prepared: at once but for one that was synced by a program that goes on writing.
+    pub(super) async fn rest(&self, node: NodeId, generation: u64) {
+        while let Some(file) = self.files.get(node) {
+            // Before it is asked whether it rests, so that no end of that is missed.
+            let rested = self.rested.notified();
+            let Some(wait) = file.rest(generation, Instant::now()) else { return };
+            tokio::select! {
+                () = rested => {}
+                () = tokio::time::sleep(wait) => {}
+            }
+        }
     }
 
     /// Returns when the server has the file as it was told to the tree, or with an error at the deadline.
     pub fn await_sent(&self, file: &OpenFile, deadline: Instant) -> Result<(), WriteError> {
+        self.end_rest(file);
         loop {
             let (node, clean) = {
                 let inner = file.inner.read();
@@ -467,6 +488,7 @@ impl Client {
     /// What has been written so far may be sent, although the writers are not done.
     pub(super) fn tell_open_files(&self) {
         for file in self.files.all() {
+            self.end_rest(&file);
             if let Err(error) = self.tell(&file) {
                 self.link.failed(&error.to_string());
             }

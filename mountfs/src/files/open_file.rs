@@ -6,7 +6,7 @@ use parking_lot::{Mutex, RwLock};
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use syncmount_common::{Attrs, Content, NodeId, Timestamp};
 
 /// Where an open file's bytes come from.
@@ -82,9 +82,43 @@ pub struct OpenFile {
     opens: AtomicU32,
     /// Those of them that may write.
     writers: AtomicU32,
+    /// Since when what was synced waits for its writer to be done with it.
+    resting: Mutex<Option<Instant>>,
 }
 
+/// What was synced is sent when nobody has written to it for this long …
+const REST: Duration = Duration::from_millis(100);
+/// … or at the latest after this.
+const REST_MAX: Duration = Duration::from_secs(1);
+
 impl OpenFile {
+    /// The bytes were synced and may be sent, and whoever writes them goes on. Programs that sync do so again and again, as
+    /// databases with each transaction: it is sent when they pause.
+    pub fn begin_rest(&self) {
+        self.resting.lock().get_or_insert_with(Instant::now);
+    }
+
+    /// It is sent at once. Whether it was not before.
+    pub fn end_rest(&self) -> bool {
+        self.resting.lock().take().is_some()
+    }
+
+    /// How long these bytes are not to be sent yet, unless that changes meanwhile.
+    pub fn rest(&self, generation: u64, now: Instant) -> Option<Duration> {
+        let (written, latest) = {
+            let inner = self.inner.read();
+            (inner.written, inner.generation)
+        };
+        let mut resting = self.resting.lock();
+        let since = (*resting)?;
+        let until = (written + REST).min(since + REST_MAX);
+        if until > now {
+            return (latest == generation).then(|| until - now);
+        }
+        *resting = None;
+        None
+    }
+
     /// Whether somebody has it open.
     pub fn is_open(&self) -> bool {
         self.opens.load(Ordering::Acquire) > 0
@@ -134,6 +168,7 @@ impl OpenFiles {
                     inner: RwLock::new(make()?),
                     opens: AtomicU32::new(0),
                     writers: AtomicU32::new(0),
+                    resting: Mutex::new(None),
                 });
                 by_node.insert(node, file.clone());
                 file
@@ -184,5 +219,50 @@ impl OpenFiles {
     /// All of them.
     pub fn all(&self) -> Vec<Arc<OpenFile>> {
         self.by_node.lock().values().cloned().collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn open_file(written: Instant) -> Arc<OpenFile> {
+        let inner = || {
+            Ok::<_, std::convert::Infallible>(Inner {
+                node: NodeId::ROOT,
+                backing: Backing::Draft(Overlay::empty()),
+                generation: 3,
+                told: 3,
+                told_ready: true,
+                mtime: Timestamp(0),
+                written,
+                unsent_since: None,
+                orphan: None,
+                apart: None,
+                shown: Vec::new(),
+            })
+        };
+        OpenFiles::default().open(NodeId::ROOT, true, inner).unwrap()
+    }
+
+    #[test]
+    fn what_was_synced_rests_until_its_writer_pauses_or_is_done_and_not_for_ever() {
+        let now = Instant::now();
+        let file = open_file(now);
+        assert_eq!(file.rest(3, now), None, "it was not synced");
+        file.begin_rest();
+        assert_eq!(file.rest(3, now), Some(REST));
+        assert_eq!(file.rest(2, now), None, "nothing becomes of bytes that are not the latest");
+        assert_eq!(file.rest(3, now + REST / 2), Some(REST / 2));
+        assert_eq!(file.rest(3, now + REST), None);
+        assert!(!file.end_rest(), "that was its end");
+        file.begin_rest();
+        assert!(file.end_rest());
+        assert_eq!(file.rest(3, now), None);
+
+        file.begin_rest();
+        let later = Instant::now() + REST_MAX;
+        file.inner.write().written = later;
+        assert_eq!(file.rest(3, later), None, "a writer that never pauses");
     }
 }

@@ -4,8 +4,10 @@ use rand::RngExt;
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::Path;
+use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
+use syncmount_common::protocol::files::Versions;
 use syncmount_tests::support::*;
 
 /// Version `number` of a document: as many lines as the first one says, all with its number.
@@ -140,4 +142,29 @@ fn a_file_that_is_written_again_and_again_is_not_seen_empty_elsewhere() {
         done.store(true, Ordering::Relaxed);
         reader.join().unwrap();
     });
+}
+
+#[test]
+fn what_is_synced_again_and_again_is_sent_when_its_writer_pauses() {
+    let world = World::new();
+    let (a, b) = (world.mount("A"), world.mount("B"));
+    let table = a.path("table");
+    fs::write(&table, "begin\n").unwrap();
+    a.wait_synced();
+    let begin = Instant::now();
+    // With a sync after each write, as databases do it.
+    let mut writer = Command::new("dd");
+    writer.args(["if=/dev/urandom", "bs=4096", "count=200", "oflag=append,sync", "conv=notrunc", "status=none"]);
+    run(writer.arg(format!("of={}", table.display()))).good();
+    let took = begin.elapsed();
+    a.wait_synced();
+    assert_eq!(fs::metadata(&table).unwrap().len(), 6 + 200 * 4096);
+    assert_become_equal(&a.folder, &b.folder, DirTimes::Ignored);
+    let token = fs::read_to_string(world.server().token_file()).unwrap();
+    let url = format!("{}/v1/folders/default/files/table?versions", world.server().url());
+    let said = run(Command::new("curl").args(["-sSf", "-H", &format!("Authorization: Bearer {}", token.trim()), &url]));
+    let versions: Versions = serde_json::from_str(said.good()).unwrap();
+    // A machine that takes long for one sync makes as many pauses.
+    let most = 5 + took.as_millis() / 90;
+    assert!(versions.versions.len() as u128 <= most, "{} versions in {took:?}", versions.versions.len());
 }
