@@ -12,6 +12,9 @@ use base64::Engine as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use std::collections::HashMap;
 
+/// The media type of a difference where it stands alone.
+pub const CONTENT_TYPE: &str = "application/vnd.syncmount.manifest-difference";
+
 const MAGIC: [u8; 4] = *b"smd\x01";
 const TAG_KEPT: u8 = 1;
 const TAG_CHUNK: u8 = 2;

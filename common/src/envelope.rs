@@ -3,8 +3,8 @@
 //! `version u8 = 1 | codec u8 | key id u16 LE (reserved, 0) | raw length u32 LE | data`. The hash that names a chunk is
 //! over the raw bytes, so that the codec may change without changing any name.
 //!
-//! On its way to a server that has a similar chunk, a chunk may be told by its difference to that one (codec 2): the data begin
-//! with the other chunk's hash. Such an envelope is opened and sealed anew where it arrives; none is ever stored.
+//! On its way to somebody who has a similar chunk, a chunk may be told by its difference to that one (codec 2): the data begin
+//! with the other chunk's hash. Such an envelope is opened where it arrives, and by a server sealed anew; none is ever stored.
 
 #![allow(
     clippy::missing_const_for_thread_local,

@@ -2,7 +2,7 @@
 //! tests.
 //!
 //! [`Remote`] is all network that the client does. Its promise to the callers: every call ends (there is no wait without a
-//! deadline), every byte that comes back was verified (but for parts of chunks, which say so), and an error says whether the
+//! deadline), every byte that comes back was verified (but for parts of chunks and differences, which say so), and an error says whether the
 //! same request may succeed later. It must not know how requests travel.
 
 use bytes::Bytes;
@@ -11,7 +11,7 @@ use std::io;
 use std::ops::Range;
 use std::time::Duration;
 use syncmount_common::protocol::changes::{Ask, ChangesPage};
-use syncmount_common::protocol::chunks::PutReply;
+use syncmount_common::protocol::chunks::{Alike, PutReply};
 use syncmount_common::protocol::commit::{CommitRequest, Committed, ConflictDetails, MissingDetails};
 use syncmount_common::protocol::error::ErrorCode;
 use syncmount_common::protocol::folders::FolderInfo;
@@ -48,6 +48,15 @@ pub enum Part {
     Whole(Vec<u8>),
 }
 
+/// A chunk that came as its difference to another one: not verified, for only whoever has the other one can do that.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Difference {
+    /// Which chunk is wanted, and to which other one it differs.
+    pub alike: Alike,
+    /// To be opened against the other chunk.
+    pub envelope: Bytes,
+}
+
 /// What a call to the server comes back with.
 pub type Reply<'a, T> = BoxFuture<'a, Result<T, RemoteError>>;
 
@@ -69,6 +78,9 @@ pub trait Remote: Send + Sync + 'static {
     /// The same of chunks: whether envelopes may tell a difference to a chunk that the server has.
     fn takes_chunk_deltas(&self) -> bool;
 
+    /// Whether the server answers with differences: to chunks and manifests that whoever asks has.
+    fn gives_deltas(&self) -> bool;
+
     /// Which of the chunks the server lacks, in the order given. Any number may be asked for.
     fn missing<'a>(&'a self, chunks: &'a [ChunkHash]) -> Reply<'a, Vec<ChunkHash>>;
 
@@ -77,13 +89,26 @@ pub trait Remote: Send + Sync + 'static {
 
     /// Gets chunks, each handed to `sink` exactly once as it arrives. After an error some may have been handed over; those
     /// are good. Holds one chunk in memory at a time. `sink` runs between two network reads: it should not take long.
-    fn fetch<'a>(&'a self, chunks: &'a [ChunkHash], sink: &'a mut ChunkSink<'_>) -> Reply<'a, ()>;
+    fn fetch<'a>(&'a self, chunks: &'a [ChunkHash], sink: &'a mut ChunkSink<'_>) -> Reply<'a, ()> {
+        Box::pin(async move { self.fetch_alike(chunks, &[], sink).await.map(drop) })
+    }
+
+    /// The same; but chunks of `alike` (at most [`DELTAS_MAX`]) may come as differences to others that are here. These are
+    /// returned. A server that gives none sends the chunks.
+    ///
+    /// [`DELTAS_MAX`]: syncmount_common::protocol::chunks::DELTAS_MAX
+    fn fetch_alike<'a>(
+        &'a self,
+        chunks: &'a [ChunkHash],
+        alike: &'a [Alike],
+        sink: &'a mut ChunkSink<'_>,
+    ) -> Reply<'a, Vec<Difference>>;
 
     /// A part of a chunk that is at least as long. Of its bytes only that they have not changed on the way is certain.
     fn part<'a>(&'a self, chunk: &'a ChunkHash, range: Range<u32>) -> Reply<'a, Part>;
 
-    /// The manifest that `hash` names.
-    fn manifest<'a>(&'a self, hash: &'a ContentHash) -> Reply<'a, Manifest>;
+    /// The manifest that `hash` names. It may travel as its difference to `base`, which is probably alike.
+    fn manifest<'a>(&'a self, hash: &'a ContentHash, base: Option<&'a Manifest>) -> Reply<'a, Manifest>;
 }
 
 /// Why a call to the server failed.
@@ -148,6 +173,11 @@ pub enum RemoteError {
 }
 
 impl RemoteError {
+    /// Whether a server has answered and this is what is wrong with the answer: another request for the same may succeed.
+    pub const fn is_of_an_answer(&self) -> bool {
+        matches!(self, Self::Rejected { .. } | Self::Protocol(_) | Self::Corrupt(_) | Self::NotFound)
+    }
+
     /// Whether the same request may succeed later without a change to it.
     ///
     /// `Protocol` counts: the login page of a hotel's network answers in the server's place until somebody logs in.

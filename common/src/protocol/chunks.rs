@@ -4,6 +4,11 @@
 //! ([`crate::envelope::seal_against`]), if it says that it takes that ([`super::CHUNK_DELTAS`]). If it does not have one of these,
 //! the error `missing` names it.
 //!
+//! In the same way a fetch may name for up to [`DELTAS_MAX`] chunks one that the asker has, if the server says that it takes that
+//! ([`super::FETCH_DELTAS`]). The frame of such a chunk has an envelope that tells the difference if that is smaller; else, also if
+//! the server does not have the other chunk or has too much to do, it has the chunk as ever. `GET /v1/contents/HASH?base=HASH`
+//! does the same with manifests: what tells a difference has a media type of its own ([`crate::delta::CONTENT_TYPE`]).
+//!
 //! `POST /v1/chunks/missing` asks which of many hashes the server lacks. `POST /v1/chunks` stores a framed body of chunks
 //! (safe to repeat: a chunk is named by what it is). `POST /v1/chunks/fetch` answers many hashes with one framed stream, in
 //! the order asked. `GET /v1/chunks/HASH` answers one envelope, `GET /v1/contents/HASH` a manifest's encoding; both never
@@ -21,15 +26,37 @@ pub const HASHES_MAX: usize = 10_000;
 /// The largest body of one put, in bytes.
 pub const PUT_LEN_MAX: usize = 64 * 1024 * 1024;
 
-/// The largest number of chunks in one put that are told by their differences: each makes the server read another one.
+/// The largest number of chunks in one put or fetch that are told by their differences: each makes the server read another one.
 pub const DELTAS_MAX: usize = 256;
 
-/// A list of chunk hashes: the body of `missing` and `fetch`.
+/// A list of chunk hashes: the body of `missing`.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ChunkList {
     /// At most [`HASHES_MAX`].
     pub chunks: Vec<ChunkHash>,
+}
+
+/// The chunks that are wanted: the body of `fetch`.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct FetchList {
+    /// At most [`HASHES_MAX`].
+    pub chunks: Vec<ChunkHash>,
+    /// Some of them, at most [`DELTAS_MAX`], that may be answered by their differences. Only for servers that take it
+    /// ([`super::FETCH_DELTAS`]).
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub alike: Vec<Alike>,
+}
+
+/// A chunk that is wanted, and one that whoever asks for it has.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Alike {
+    /// The one that is wanted.
+    pub chunk: ChunkHash,
+    /// The other one. It need not be known to the server, nor be alike: that costs its time for nothing.
+    pub base: ChunkHash,
 }
 
 /// Which of the hashes asked for the server does not have, without repetition, in the order asked.

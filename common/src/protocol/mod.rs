@@ -30,3 +30,6 @@ pub const CONTENT_DELTAS: &str = "content-deltas";
 
 /// Chunks told by their differences ([`chunks`]).
 pub const CHUNK_DELTAS: &str = "chunk-deltas";
+
+/// The other direction: whoever asks for a chunk or a manifest may name one that is there and probably alike ([`chunks::FetchList`]).
+pub const FETCH_DELTAS: &str = "fetch-deltas";

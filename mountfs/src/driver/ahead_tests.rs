@@ -2,13 +2,13 @@
 
 use super::*;
 use crate::files::OpenFile;
-use crate::ports::{Changes, ChunkSink, Part, Remote, RemoteError, Reply, Speaker};
+use crate::ports::{Changes, ChunkSink, Difference, Part, Remote, RemoteError, Reply, Speaker};
 use bytes::Bytes;
 use proptest::prelude::*;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use syncmount_common::protocol::changes::Ask;
-use syncmount_common::protocol::chunks::PutReply;
+use syncmount_common::protocol::chunks::{Alike, PutReply};
 use syncmount_common::protocol::commit::{CommitRequest, Committed};
 use syncmount_common::protocol::folders::FolderInfo;
 use syncmount_common::{Attrs, ContentHash, Manifest, Name, Timestamp, envelope};
@@ -65,6 +65,9 @@ impl Remote for Taking {
     fn takes_chunk_deltas(&self) -> bool {
         false
     }
+    fn gives_deltas(&self) -> bool {
+        false
+    }
     fn missing<'a>(&'a self, chunks: &'a [ChunkHash]) -> Reply<'a, Vec<ChunkHash>> {
         let sent = self.sent.lock();
         self.answer(chunks.iter().filter(|hash| !sent.contains_key(hash)).copied().collect())
@@ -81,13 +84,18 @@ impl Remote for Taking {
         }
         self.answer(PutReply { received: 0, stored: 0 })
     }
-    fn fetch<'a>(&'a self, _: &'a [ChunkHash], _: &'a mut ChunkSink<'_>) -> Reply<'a, ()> {
+    fn fetch_alike<'a>(
+        &'a self,
+        _: &'a [ChunkHash],
+        _: &'a [Alike],
+        _: &'a mut ChunkSink<'_>,
+    ) -> Reply<'a, Vec<Difference>> {
         nowhere()
     }
     fn part<'a>(&'a self, _: &'a ChunkHash, _: Range<u32>) -> Reply<'a, Part> {
         nowhere()
     }
-    fn manifest<'a>(&'a self, _: &'a ContentHash) -> Reply<'a, Manifest> {
+    fn manifest<'a>(&'a self, _: &'a ContentHash, _: Option<&'a Manifest>) -> Reply<'a, Manifest> {
         nowhere()
     }
 }

@@ -262,13 +262,25 @@ impl Client {
 
     /// The manifest of a content.
     pub(super) fn manifest(&self, content: &Content, deadline: Instant) -> Result<Arc<Manifest>, ReadError> {
+        self.manifest_like(content, || self.manifest_of_former(&content.hash), deadline)
+    }
+
+    /// The same, told by its difference to another one if that is smaller.
+    pub(super) fn manifest_like(
+        &self,
+        content: &Content,
+        base: impl FnOnce() -> Option<Arc<Manifest>>,
+        deadline: Instant,
+    ) -> Result<Arc<Manifest>, ReadError> {
         if let Some(manifest) = &content.manifest {
             return Ok(Arc::new(manifest.clone()));
         }
         if let Some(manifest) = self.manifests.known(&content.hash) {
             return Ok(manifest);
         }
-        let manifest = Arc::new(self.until(deadline, || self.remote.manifest(&content.hash))?);
+        let base = base();
+        let manifest = self.until(deadline, || self.remote.manifest(&content.hash, base.as_deref()))?;
+        let manifest = Arc::new(manifest);
         self.manifests.remember(content.hash, manifest.clone())?;
         Ok(manifest)
     }
@@ -372,8 +384,10 @@ impl Client {
             if left.is_empty() {
                 return;
             }
-            let chunks: Vec<ChunkHash> = left.into_iter().map(|(hash, _)| hash).collect();
             let permit = client.downloads.permits.clone().acquire_owned().await;
+            let credit = client.formers.credit(entry.hash());
+            let likely = client.likely_in_cache(&entry, &left, &credit).await;
+            let chunks: Vec<ChunkHash> = left.into_iter().map(|(hash, _)| hash).collect();
             let result = {
                 let mut sink = |hash: ChunkHash, raw: Vec<u8>| {
                     entry.put(&hash, &raw)?;
@@ -381,7 +395,7 @@ impl Client {
                     client.chunk_is_here(&hash);
                     Ok(())
                 };
-                client.remote.fetch(&chunks, &mut sink).await
+                client.fetch_told(&chunks, likely, &credit, &mut sink).await
             };
             drop(permit);
             client.fetched(&chunks, result);

@@ -4,16 +4,20 @@
 //! nowhere; whoever watches the folder says whether they still are what was seen. Items are kept beside the nodes, in the
 //! same records, so that after a crash both fit each other.
 
+use super::alike::{self, Credit, Former, Likely, Source};
+use super::former::Places;
 use super::{Client, ReadError, rows};
 use crate::files::StagingFile;
 use crate::store::{Record, STAGING_ID_MAX};
-use std::collections::HashMap;
+use parking_lot::Mutex;
+use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::io::{self, Read as _, Seek as _, Write as _};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use syncmount_common::chunker::{ChunkSizes, Chunker};
-use syncmount_common::{ChunkHash, Content, ContentHash, Extent, NodeId, Timestamp};
+use syncmount_common::manifest::EXTENTS_MAX;
+use syncmount_common::{ChunkHash, Content, ContentHash, Extent, Manifest, NodeId, Timestamp};
 use syncmount_engine::Engine;
 
 /// Bytes of chunks that are asked for at a time.
@@ -24,6 +28,12 @@ const FETCH_PATIENCE: Duration = Duration::from_secs(120);
 
 /// Bytes of an older version read at a time.
 const READ_LEN: usize = 1024 * 1024;
+
+/// Files of which it is kept where their chunks are while another is put together.
+const FORMERS_MAX: usize = 2;
+
+/// What smaller contents consist of is told in a few hundred bytes.
+const ALIKE_LEN_MIN: u64 = 4 * 1024 * 1024;
 
 /// Older versions that are smaller are not worth reading.
 pub(crate) const OLD_LEN_MIN: u64 = 256 * 1024;
@@ -172,9 +182,11 @@ impl Client {
     }
 }
 
-/// The chunks that a file still lacks, and where each belongs.
+/// The chunks that a file still lacks, where each belongs, and what was seen of other files meanwhile.
 struct Lacking {
     places: HashMap<ChunkHash, (u32, Vec<u64>)>,
+    /// What has nothing more to give may be alike.
+    formers: Vec<Former>,
 }
 
 impl Lacking {
@@ -191,20 +203,22 @@ impl Lacking {
 
 impl Client {
     /// Writes a content into an empty file: chunks that an older version has are taken from it, others from the cache or the
-    /// server. Every chunk is checked. Nothing of it goes into the cache.
+    /// server. Every chunk is checked. Nothing of it goes into the cache. `known` is the content of the older version.
     pub fn write_content(
-        &self,
+        self: &Arc<Self>,
         node: NodeId,
         content: &Content,
         out: &File,
-        old: Option<&File>,
+        old: Option<File>,
+        known: Option<ContentHash>,
     ) -> Result<(), ReadError> {
         out.set_len(content.size)?;
-        let manifest = self.manifest(content, Instant::now() + FETCH_PATIENCE)?;
+        let base = || self.manifest_alike(node, content, known);
+        let manifest = self.manifest_like(content, base, Instant::now() + FETCH_PATIENCE)?;
         if manifest.size() != content.size {
             return Err(ReadError::Unavailable("its description is of another size".into()));
         }
-        let mut lacking = Lacking { places: HashMap::new() };
+        let mut lacking = Lacking { places: HashMap::new(), formers: Vec::new() };
         for (offset, extent) in manifest.with_offsets() {
             if let Extent::Chunk { hash, len } = extent {
                 lacking.places.entry(hash).or_insert((len, Vec::new())).1.push(offset);
@@ -213,26 +227,39 @@ impl Client {
         if let Some(old) = old {
             take_from_old(old, content.size, out, &mut lacking);
         }
-        let wanted: Vec<(ChunkHash, u32)> = manifest.chunks().collect();
         self.take_from_cache(content, &manifest, out, &mut lacking)?;
         if content.size >= OLD_LEN_MIN && !lacking.places.is_empty() {
             self.take_from_alike(node, content, out, &mut lacking);
         }
-        self.fetch_lacking(&wanted, out, &mut lacking)
+        self.fetch_lacking(&manifest, out, &mut lacking)
+    }
+
+    /// The manifest of the older version, or of a file beside it that may be the one that is replaced.
+    fn manifest_alike(&self, node: NodeId, content: &Content, known: Option<ContentHash>) -> Option<Arc<Manifest>> {
+        if content.size < ALIKE_LEN_MIN || !self.remote.gives_deltas() {
+            return None;
+        }
+        let older = known.and_then(|hash| self.manifests.known(&hash));
+        older.or_else(|| self.alike(node, content).into_iter().find_map(|(_, hash)| self.manifests.known(&hash)))
+    }
+
+    fn alike(&self, node: NodeId, content: &Content) -> Vec<(ItemId, ContentHash)> {
+        let Some(folder) = self.folder.get() else { return Vec::new() };
+        let dir = self.look(|engine| Some(engine.local(node)?.names.first()?.parent));
+        dir.map_or(Vec::new(), |dir| folder.alike(dir, content))
     }
 
     /// Copies, and what programs save by writing it beside the old version, need not come over the wire.
     fn take_from_alike(&self, node: NodeId, content: &Content, out: &File, lacking: &mut Lacking) {
         let Some(folder) = self.folder.get() else { return };
-        let dir = self.look(|engine| Some(engine.local(node)?.names.first()?.parent));
-        for (item, hash) in dir.map_or(Vec::new(), |dir| folder.alike(dir, content)) {
+        for (item, hash) in self.alike(node, content) {
             let shares = hash == content.hash
                 || self
                     .manifests
                     .known(&hash)
                     .is_some_and(|manifest| manifest.chunks().any(|(chunk, _)| lacking.places.contains_key(&chunk)));
             match shares.then(|| folder.open(item)) {
-                Some(Ok(Some(file))) => take_from_old(&file, content.size, out, lacking),
+                Some(Ok(Some(file))) => take_from_old(file, content.size, out, lacking),
                 Some(Err(error)) => tracing::debug!(%error, "chunks cannot be taken from a file that has them"),
                 Some(Ok(None)) | None => {}
             }
@@ -245,7 +272,7 @@ impl Client {
     fn take_from_cache(
         &self,
         content: &Content,
-        manifest: &syncmount_common::Manifest,
+        manifest: &Manifest,
         out: &File,
         lacking: &mut Lacking,
     ) -> io::Result<()> {
@@ -265,29 +292,51 @@ impl Client {
         Ok(())
     }
 
-    fn fetch_lacking(&self, wanted: &[(ChunkHash, u32)], out: &File, lacking: &mut Lacking) -> Result<(), ReadError> {
+    fn fetch_lacking(
+        self: &Arc<Self>,
+        manifest: &Manifest,
+        out: &File,
+        lacking: &mut Lacking,
+    ) -> Result<(), ReadError> {
+        let wanted: Vec<(ChunkHash, u32)> = manifest.chunks().collect();
+        let credit = Mutex::default();
         let mut at = 0;
         while !lacking.places.is_empty() {
-            let (mut hashes, mut bytes) = (Vec::new(), 0);
+            let (mut chunks, mut hashes, mut bytes) = (Vec::new(), HashSet::new(), 0);
             while at < wanted.len() && bytes < FETCH_LEN {
                 let (hash, len) = wanted[at];
-                if lacking.places.contains_key(&hash) && !hashes.contains(&hash) {
-                    hashes.push(hash);
+                if lacking.places.contains_key(&hash) && hashes.insert(hash) {
+                    chunks.push((hash, len));
                     bytes += u64::from(len);
                 }
                 at += 1;
             }
-            if hashes.is_empty() {
+            if chunks.is_empty() {
                 return Err(ReadError::Unavailable("it did not send all of the bytes".into()));
             }
-            self.fetch_batch(&hashes, out, lacking)?;
+            let likely = match self.remote.gives_deltas() {
+                true => alike::likely(manifest, &chunks, &lacking.formers, &credit, |_, _| true),
+                false => Vec::new(),
+            };
+            self.fetch_batch(&chunks, likely, &credit, out, lacking)?;
         }
         Ok(())
     }
 
-    fn fetch_batch(&self, hashes: &[ChunkHash], out: &File, lacking: &mut Lacking) -> Result<(), ReadError> {
+    fn fetch_batch(
+        self: &Arc<Self>,
+        chunks: &[(ChunkHash, u32)],
+        likely: Vec<Likely>,
+        credit: &Mutex<Credit>,
+        out: &File,
+        lacking: &mut Lacking,
+    ) -> Result<(), ReadError> {
+        let chunks: Vec<ChunkHash> = chunks.iter().map(|(hash, _)| *hash).collect();
         let mut sink = |hash: ChunkHash, raw: Vec<u8>| lacking.put(out, &hash, &raw).map(drop);
-        let fetch = async { tokio::time::timeout(FETCH_PATIENCE, self.remote.fetch(hashes, &mut sink)).await };
+        let fetch = async {
+            let fetch = self.fetch_told(&chunks, likely, credit, &mut sink);
+            tokio::time::timeout(FETCH_PATIENCE, fetch).await
+        };
         match self.runtime.block_on(fetch) {
             Ok(Ok(())) => Ok(()),
             Ok(Err(crate::ports::RemoteError::Local(error))) => Err(error.into()),
@@ -303,18 +352,36 @@ impl Client {
 
 /// Takes the chunks that are wanted from another file. One that cannot be read, on a disk that fails perhaps, must not keep
 /// the new one away: what it does not give is fetched.
-fn take_from_old(old: &File, new_len: u64, out: &File, lacking: &mut Lacking) {
-    if let Err(error) = cut_anew(old, new_len, out, lacking) {
-        tracing::warn!(%error, "a file that has chunks of another cannot be read; they are fetched");
+fn take_from_old(old: File, new_len: u64, out: &File, lacking: &mut Lacking) {
+    match cut_anew(&old, new_len, out, lacking) {
+        Ok(extents) if lacking.places.is_empty() || lacking.formers.len() >= FORMERS_MAX || extents.is_empty() => {}
+        Ok(extents) => match Manifest::new(extents) {
+            Ok(manifest) => {
+                let places = Arc::new(Places::new(&manifest));
+                lacking.formers.push(Former::new(Source::File(Arc::new(old)), &manifest, places));
+            }
+            Err(error) => tracing::debug!(%error, "a file that has chunks of another is not compared with it"),
+        },
+        Err(error) => {
+            tracing::warn!(%error, "a file that has chunks of another cannot be read; they are fetched");
+        }
     }
 }
 
-fn cut_anew(mut old: &File, new_len: u64, out: &File, lacking: &mut Lacking) -> io::Result<()> {
+/// Answers with all chunks of the other file, none if it is not worth reading.
+fn cut_anew(mut old: &File, new_len: u64, out: &File, lacking: &mut Lacking) -> io::Result<Vec<Extent>> {
+    let mut extents = Vec::new();
     if old.metadata()?.len() < OLD_LEN_MIN {
-        return Ok(());
+        return Ok(extents);
     }
     let mut chunker = Chunker::new(ChunkSizes::for_content(new_len));
-    let mut take = |chunk: &[u8]| lacking.put(out, &ChunkHash::of(chunk), chunk).map(drop);
+    let mut take = |chunk: &[u8]| {
+        let hash = ChunkHash::of(chunk);
+        if extents.len() < EXTENTS_MAX {
+            extents.push(Extent::Chunk { hash, len: chunk.len() as u32 });
+        }
+        lacking.put(out, &hash, chunk).map(drop)
+    };
     let mut buf = vec![0; READ_LEN];
     loop {
         match old.read(&mut buf) {
@@ -324,5 +391,6 @@ fn cut_anew(mut old: &File, new_len: u64, out: &File, lacking: &mut Lacking) -> 
             Err(error) => return Err(error),
         }
     }
-    chunker.finish(&mut take)
+    chunker.finish(&mut take)?;
+    Ok(extents)
 }

@@ -5,6 +5,7 @@
 //! chunks in the cache would find more, but take some 64 MiB for a cache of 1 TiB, and all its manifests would have to be read
 //! at each start.
 
+use super::alike::Credit;
 use super::known::{Prefix, prefix};
 use super::{Client, OLD_LEN_MIN, pins};
 use crate::store::Entry;
@@ -30,14 +31,17 @@ const PLACES_MAX: usize = 8;
 /// Of a node with many names so many are looked at.
 const NAMES_MAX: usize = 4;
 
+/// Contents of which it is kept how much asking for differences has paid.
+const CREDITS_MAX: usize = 256;
+
 /// Batches of chunks that are copied at the same time.
 const COPIES_MAX: usize = 2;
 
 /// Where the chunks of a content are, ordered by prefix.
-struct Places(Box<[(Prefix, u64)]>);
+pub(super) struct Places(Box<[(Prefix, u64)]>);
 
 impl Places {
-    fn new(manifest: &Manifest) -> Self {
+    pub(super) fn new(manifest: &Manifest) -> Self {
         let chunk = |(start, extent)| match extent {
             Extent::Chunk { hash, .. } => Some((prefix(&hash), start)),
             Extent::Hole { .. } => None,
@@ -47,7 +51,7 @@ impl Places {
         Self(places.into())
     }
 
-    fn at(&self, chunk: &ChunkHash) -> Option<u64> {
+    pub(super) fn at(&self, chunk: &ChunkHash) -> Option<u64> {
         let wanted = prefix(chunk);
         let from = self.0.partition_point(|(found, _)| *found < wanted);
         self.0.get(from).filter(|(found, _)| *found == wanted).map(|(_, start)| *start)
@@ -59,6 +63,8 @@ pub(super) struct Formers {
     of: Mutex<LruCache<ContentHash, Arc<[Arc<Content>]>>>,
     places: Mutex<LruCache<ContentHash, Arc<Places>>>,
     copies: Semaphore,
+    /// How many differences to earlier ones may be asked for of contents that are being fetched.
+    credits: Mutex<LruCache<ContentHash, Arc<Mutex<Credit>>>>,
 }
 
 impl Default for Formers {
@@ -68,6 +74,7 @@ impl Default for Formers {
             of: Mutex::new(LruCache::new(capacity(CONTENTS_MAX))),
             places: Mutex::new(LruCache::new(capacity(PLACES_MAX))),
             copies: Semaphore::new(COPIES_MAX),
+            credits: Mutex::new(LruCache::new(capacity(CREDITS_MAX))),
         }
     }
 }
@@ -75,7 +82,12 @@ impl Default for Formers {
 impl Formers {
     /// A content takes the place of others, which may have done so before: who was away has a version that is not the last.
     /// Those count of which anything is `stored`; the more, the sooner they are looked into.
-    fn note(&self, content: ContentHash, before: Vec<Arc<Content>>, stored: impl Fn(&ContentHash) -> Option<u64>) {
+    pub(super) fn note(
+        &self,
+        content: ContentHash,
+        before: Vec<Arc<Content>>,
+        stored: impl Fn(&ContentHash) -> Option<u64>,
+    ) {
         let mut found = before;
         {
             let of = self.of.lock();
@@ -92,8 +104,13 @@ impl Formers {
         }
     }
 
-    fn of(&self, content: &ContentHash) -> Option<Arc<[Arc<Content>]>> {
+    pub(super) fn of(&self, content: &ContentHash) -> Option<Arc<[Arc<Content>]>> {
         self.of.lock().get(content).cloned()
+    }
+
+    /// How many differences to earlier ones may be asked for of a content.
+    pub(super) fn credit(&self, content: &ContentHash) -> Arc<Mutex<Credit>> {
+        self.credits.lock().get_or_insert(*content, Arc::default).clone()
     }
 }
 
@@ -165,7 +182,7 @@ impl Client {
 
     /// A chunk as a former content has it, verified. That one is held no longer than it is read: it may be the next that has
     /// to go, also to make room for this chunk, or be taken away to be changed.
-    fn read_former(&self, former: &Content, chunk: &ChunkHash, len: u32) -> Option<Vec<u8>> {
+    pub(super) fn read_former(&self, former: &Content, chunk: &ChunkHash, len: u32) -> Option<Vec<u8>> {
         let at = self.places(former)?.at(chunk)?;
         let mut raw = vec![0; len as usize];
         let read = self.cache.get(&former.hash)?.read_at(&mut raw, at);
@@ -184,7 +201,12 @@ impl Client {
         }
     }
 
-    fn places(&self, former: &Content) -> Option<Arc<Places>> {
+    /// The manifest of an earlier version, to which that of a content is probably alike.
+    pub(super) fn manifest_of_former(&self, content: &ContentHash) -> Option<Arc<Manifest>> {
+        self.formers.of(content)?.iter().find_map(|former| self.manifest_here(former))
+    }
+
+    pub(super) fn places(&self, former: &Content) -> Option<Arc<Places>> {
         if let Some(places) = self.formers.places.lock().get(&former.hash) {
             return Some(places.clone());
         }

@@ -4,6 +4,7 @@
 //! taken in the order open files, one open file, engine, journal; none is held across the network.
 
 mod ahead;
+mod alike;
 mod border;
 mod clock;
 mod content;

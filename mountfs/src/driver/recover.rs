@@ -317,12 +317,12 @@ pub(super) fn random_u64() -> io::Result<u64> {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
-    use crate::ports::{Changes, ChunkSink, Part, RemoteError, Reply, Speaker};
+    use crate::ports::{Changes, ChunkSink, Difference, Part, RemoteError, Reply, Speaker};
     use bytes::Bytes;
     use std::fs;
     use std::time::Duration;
     use syncmount_common::protocol::changes::Ask;
-    use syncmount_common::protocol::chunks::PutReply;
+    use syncmount_common::protocol::chunks::{Alike, PutReply};
     use syncmount_common::protocol::commit::{CommitRequest, Committed};
     use syncmount_common::protocol::folders::FolderInfo;
     use syncmount_common::{Attrs, ChunkHash, Content, ContentHash, Manifest, Name};
@@ -351,19 +351,27 @@ pub(crate) mod tests {
         fn takes_chunk_deltas(&self) -> bool {
             false
         }
+        fn gives_deltas(&self) -> bool {
+            false
+        }
         fn missing<'a>(&'a self, _: &'a [ChunkHash]) -> Reply<'a, Vec<ChunkHash>> {
             unreachable()
         }
         fn put<'a>(&'a self, _: &'a [(ChunkHash, Bytes)]) -> Reply<'a, PutReply> {
             unreachable()
         }
-        fn fetch<'a>(&'a self, _: &'a [ChunkHash], _: &'a mut ChunkSink<'_>) -> Reply<'a, ()> {
+        fn fetch_alike<'a>(
+            &'a self,
+            _: &'a [ChunkHash],
+            _: &'a [Alike],
+            _: &'a mut ChunkSink<'_>,
+        ) -> Reply<'a, Vec<Difference>> {
             unreachable()
         }
         fn part<'a>(&'a self, _: &'a ChunkHash, _: std::ops::Range<u32>) -> Reply<'a, Part> {
             unreachable()
         }
-        fn manifest<'a>(&'a self, _: &'a ContentHash) -> Reply<'a, Manifest> {
+        fn manifest<'a>(&'a self, _: &'a ContentHash, _: Option<&'a Manifest>) -> Reply<'a, Manifest> {
             unreachable()
         }
     }

@@ -3,7 +3,7 @@
 //! The two losses that matter differ: a lost request was never executed, a lost reply was. Whoever calls cannot tell them
 //! apart, and must be right either way.
 
-use crate::ports::{Changes, ChunkSink, Part, Remote, RemoteError, Reply, Speaker};
+use crate::ports::{Changes, ChunkSink, Difference, Part, Remote, RemoteError, Reply, Speaker};
 use bytes::Bytes;
 use futures::FutureExt as _;
 use std::fmt;
@@ -11,7 +11,7 @@ use std::future::Future;
 use std::ops::Range;
 use std::time::Duration;
 use syncmount_common::protocol::changes::Ask;
-use syncmount_common::protocol::chunks::PutReply;
+use syncmount_common::protocol::chunks::{Alike, PutReply};
 use syncmount_common::protocol::commit::{CommitRequest, Committed};
 use syncmount_common::protocol::folders::FolderInfo;
 use syncmount_common::{ChunkHash, ContentHash, Manifest};
@@ -115,6 +115,10 @@ impl<R: Remote> Remote for FaultyRemote<R> {
         self.inner.takes_chunk_deltas()
     }
 
+    fn gives_deltas(&self) -> bool {
+        self.inner.gives_deltas()
+    }
+
     fn missing<'a>(&'a self, chunks: &'a [ChunkHash]) -> Reply<'a, Vec<ChunkHash>> {
         self.pass(Call::Missing, self.inner.missing(chunks))
     }
@@ -123,9 +127,14 @@ impl<R: Remote> Remote for FaultyRemote<R> {
         self.pass(Call::Put, self.inner.put(chunks))
     }
 
-    fn fetch<'a>(&'a self, chunks: &'a [ChunkHash], sink: &'a mut ChunkSink<'_>) -> Reply<'a, ()> {
+    fn fetch_alike<'a>(
+        &'a self,
+        chunks: &'a [ChunkHash],
+        alike: &'a [Alike],
+        sink: &'a mut ChunkSink<'_>,
+    ) -> Reply<'a, Vec<Difference>> {
         let arrive = match (self.decide)(Call::Fetch) {
-            Fault::None => return self.inner.fetch(chunks, sink),
+            Fault::None => return self.inner.fetch_alike(chunks, alike, sink),
             Fault::LoseRequest => return async { Err(lost()) }.boxed(),
             Fault::LoseReply => 0,
             Fault::CutReply(count) => count,
@@ -139,7 +148,7 @@ impl<R: Remote> Remote for FaultyRemote<R> {
                 left -= 1;
                 sink(hash, raw)
             };
-            self.inner.fetch(chunks, &mut until_cut).await?;
+            self.inner.fetch_alike(chunks, alike, &mut until_cut).await?;
             Err(lost())
         }
         .boxed()
@@ -149,8 +158,8 @@ impl<R: Remote> Remote for FaultyRemote<R> {
         self.pass(Call::Part, self.inner.part(chunk, range))
     }
 
-    fn manifest<'a>(&'a self, hash: &'a ContentHash) -> Reply<'a, Manifest> {
-        self.pass(Call::Manifest, self.inner.manifest(hash))
+    fn manifest<'a>(&'a self, hash: &'a ContentHash, base: Option<&'a Manifest>) -> Reply<'a, Manifest> {
+        self.pass(Call::Manifest, self.inner.manifest(hash, base))
     }
 }
 
@@ -191,6 +200,9 @@ mod tests {
         fn takes_chunk_deltas(&self) -> bool {
             false
         }
+        fn gives_deltas(&self) -> bool {
+            false
+        }
         fn missing<'a>(&'a self, chunks: &'a [ChunkHash]) -> Reply<'a, Vec<ChunkHash>> {
             self.reached(Call::Missing, chunks.to_vec())
         }
@@ -202,13 +214,19 @@ mod tests {
             }
             .boxed()
         }
-        fn fetch<'a>(&'a self, chunks: &'a [ChunkHash], sink: &'a mut ChunkSink<'_>) -> Reply<'a, ()> {
-            async move { chunks.iter().try_for_each(|hash| sink(*hash, vec![1])).map_err(RemoteError::Local) }.boxed()
+        fn fetch_alike<'a>(
+            &'a self,
+            chunks: &'a [ChunkHash],
+            _: &'a [Alike],
+            sink: &'a mut ChunkSink<'_>,
+        ) -> Reply<'a, Vec<Difference>> {
+            let mut hand_over = move || chunks.iter().try_for_each(|hash| sink(*hash, vec![1]));
+            async move { hand_over().map(|()| Vec::new()).map_err(RemoteError::Local) }.boxed()
         }
         fn part<'a>(&'a self, _: &'a ChunkHash, range: Range<u32>) -> Reply<'a, Part> {
             self.reached(Call::Part, Part::Alone(vec![1; range.len()]))
         }
-        fn manifest<'a>(&'a self, _: &'a ContentHash) -> Reply<'a, Manifest> {
+        fn manifest<'a>(&'a self, _: &'a ContentHash, _: Option<&'a Manifest>) -> Reply<'a, Manifest> {
             self.reached(Call::Manifest, Manifest::default())
         }
     }

@@ -8,28 +8,33 @@ use super::body::Outgoing;
 use super::reply::{self, bad_chunk, bad_frames};
 use super::stall::{ANSWER, Deadline, STALL};
 use super::url::ServerUrl;
-use crate::ports::{Changes, ChunkSink, Part, Remote, RemoteError, Reply, Speaker};
+use crate::ports::{Changes, ChunkSink, Difference, Part, Remote, RemoteError, Reply, Speaker};
 use bytes::{Bytes, BytesMut};
 use futures::FutureExt as _;
 use reqwest::header::{AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderValue};
 use reqwest::{Client, RequestBuilder, Response, Url};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
+use syncmount_common::delta;
 use syncmount_common::envelope::{self, ENVELOPE_LEN_MAX};
 use syncmount_common::frame::{self, Decoder, Frame};
 use syncmount_common::manifest::EXTENTS_MAX;
 use syncmount_common::protocol::changes::{Ask, INLINE_LEN_MAX, WAIT_S_MAX};
-use syncmount_common::protocol::chunks::{ChunkList, HASHES_MAX, MissingReply, PUT_LEN_MAX, PutReply};
+use syncmount_common::protocol::chunks::{
+    Alike, ChunkList, FetchList, HASHES_MAX, MissingReply, PUT_LEN_MAX, PutReply,
+};
 use syncmount_common::protocol::commit::{COMMIT_LEN_MAX, CommitRequest, Committed};
 use syncmount_common::protocol::error::ErrorCode;
 use syncmount_common::protocol::folders::FolderInfo;
-use syncmount_common::protocol::{CHUNK_DELTAS, CONTENT_DELTAS, FEATURES_HEADER, VERSION, VERSION_HEADER};
+use syncmount_common::protocol::{
+    CHUNK_DELTAS, CONTENT_DELTAS, FEATURES_HEADER, FETCH_DELTAS, VERSION, VERSION_HEADER,
+};
 use syncmount_common::{ChunkHash, ContentHash, Manifest};
 
 const CONNECT: Duration = Duration::from_secs(5);
@@ -42,6 +47,8 @@ const IDLE: Duration = Duration::from_secs(60);
 const REPLY_LEN_MAX: usize = 80 * 1024 * 1024;
 /// The longest encoding of a manifest, at 37 bytes an extent and 4 of magic.
 const MANIFEST_LEN_MAX: usize = 4 + 37 * EXTENTS_MAX;
+/// All differences of one reply are held in memory: at most as much as some MiB of chunks can make.
+const DIFFERENCES_LEN_MAX: usize = 16 * 1024 * 1024;
 /// A longer chunk is verified on a thread that may block: hashing it takes longer than 100 us.
 const OPEN_INLINE_MAX: usize = 64 * 1024;
 const JSON: &str = "application/json";
@@ -93,6 +100,7 @@ impl Counters {
 struct Features {
     content_deltas: AtomicBool,
     chunk_deltas: AtomicBool,
+    fetch_deltas: AtomicBool,
 }
 
 impl Features {
@@ -102,6 +110,7 @@ impl Features {
             let named = headers.get_all(FEATURES_HEADER).iter().filter_map(|named| named.to_str().ok());
             named.flat_map(|named| named.split(',')).any(|name| name.trim() == feature)
         };
+        self.fetch_deltas.store(takes(FETCH_DELTAS), Ordering::Relaxed);
         self.chunk_deltas.store(takes(CHUNK_DELTAS), Ordering::Relaxed);
         self.content_deltas.store(takes(CONTENT_DELTAS), Ordering::Relaxed);
     }
@@ -214,21 +223,31 @@ impl HttpRemote {
         Ok(sum)
     }
 
-    async fn fetch_all(&self, chunks: &[ChunkHash], sink: &mut ChunkSink<'_>) -> Result<(), RemoteError> {
-        let mut asked = HashSet::new();
-        let distinct: Vec<_> = chunks.iter().copied().filter(|hash| asked.insert(*hash)).collect();
+    async fn fetch_all(
+        &self,
+        chunks: &[ChunkHash],
+        alike: &[Alike],
+        sink: &mut ChunkSink<'_>,
+    ) -> Result<Vec<Difference>, RemoteError> {
+        let mut told =
+            Told { asked: HashSet::new(), alike: HashMap::new(), differences: Vec::new(), room: DIFFERENCES_LEN_MAX };
+        let distinct: Vec<_> = chunks.iter().copied().filter(|hash| told.asked.insert(*hash)).collect();
+        if self.gives_deltas() {
+            told.alike.extend(alike.iter().map(|alike| (alike.chunk, *alike)));
+        }
         for part in distinct.chunks(HASHES_MAX) {
-            let body = encode(&ChunkList { chunks: part.to_vec() })?;
+            let alike = part.iter().filter_map(|chunk| told.alike.get(chunk).copied()).collect();
+            let body = encode(&FetchList { chunks: part.to_vec(), alike })?;
             let deadline = Deadline::after(ANSWER);
             let request = self.data.post(self.base.join(&["v1", "chunks", "fetch"]));
             let request = self.with_body(request, Outgoing::plain(body), JSON, &deadline);
             let call = self.call(request, &deadline, RemoteError::NotFound);
-            deadline.guard(async { call.await?.into_chunks(&mut asked, sink).await }).await?;
-            if let Some(absent) = part.iter().find(|hash| asked.contains(*hash)) {
+            deadline.guard(async { call.await?.into_chunks(&mut told, sink).await }).await?;
+            if let Some(absent) = part.iter().find(|hash| told.asked.contains(*hash)) {
                 return Err(RemoteError::Protocol(format!("the server's reply lacks the chunk {absent}")));
             }
         }
-        Ok(())
+        Ok(told.differences)
     }
 
     async fn get_part(&self, chunk: &ChunkHash, range: Range<u32>) -> Result<Part, RemoteError> {
@@ -240,15 +259,45 @@ impl HttpRemote {
         deadline.guard(async { call.await?.into_part(*chunk, len).await }).await
     }
 
-    async fn get_manifest(&self, hash: &ContentHash) -> Result<Manifest, RemoteError> {
+    async fn get_manifest(&self, hash: &ContentHash, base: Option<&Manifest>) -> Result<Manifest, RemoteError> {
+        if let Some(base) = base.filter(|_| self.gives_deltas()) {
+            match self.get_manifest_alike(hash, base).await {
+                Err(error) if error.is_of_an_answer() => {
+                    tracing::warn!(%error, "a manifest is fetched as a whole");
+                }
+                done => return done,
+            }
+        }
+        whole_manifest(hash, &self.get_content(hash, None).await?.1)
+    }
+
+    async fn get_manifest_alike(&self, hash: &ContentHash, base: &Manifest) -> Result<Manifest, RemoteError> {
+        let (media, bytes) = self.get_content(hash, Some(&base.content_hash())).await?;
+        if media != delta::CONTENT_TYPE {
+            return whole_manifest(hash, &bytes);
+        }
+        let bad = |error| RemoteError::Corrupt(format!("the manifest {hash}: {error}"));
+        delta::apply(base, &bytes, hash, EXTENTS_MAX).map_err(bad)
+    }
+
+    async fn get_content(
+        &self,
+        hash: &ContentHash,
+        base: Option<&ContentHash>,
+    ) -> Result<(String, Bytes), RemoteError> {
         let request = self.data.get(self.base.join(&["v1", "contents", &hash.to_string()]));
+        let request = match base {
+            Some(base) => request.query(&[("base", base)]),
+            None => request,
+        };
         let deadline = Deadline::after(SMALL);
         let call = self.call(request, &deadline, RemoteError::NotFound);
-        let bytes = deadline.guard(async { call.await?.into_bytes(MANIFEST_LEN_MAX).await }).await?;
-        if !hash.matches(&bytes) {
-            return Err(RemoteError::Corrupt(format!("the manifest {hash} does not have the hash it is named by")));
-        }
-        Manifest::decode(&bytes).map_err(|error| RemoteError::Protocol(format!("the manifest {hash}: {error}")))
+        deadline
+            .guard(async {
+                let incoming = call.await?;
+                Ok((incoming.media(), incoming.into_bytes(MANIFEST_LEN_MAX).await?))
+            })
+            .await
     }
 
     async fn post<T: DeserializeOwned>(
@@ -322,6 +371,10 @@ impl Remote for HttpRemote {
         self.features.chunk_deltas.load(Ordering::Relaxed)
     }
 
+    fn gives_deltas(&self) -> bool {
+        self.features.fetch_deltas.load(Ordering::Relaxed)
+    }
+
     fn missing<'a>(&'a self, chunks: &'a [ChunkHash]) -> Reply<'a, Vec<ChunkHash>> {
         self.ask_missing(chunks).boxed()
     }
@@ -330,16 +383,21 @@ impl Remote for HttpRemote {
         self.put_all(chunks).boxed()
     }
 
-    fn fetch<'a>(&'a self, chunks: &'a [ChunkHash], sink: &'a mut ChunkSink<'_>) -> Reply<'a, ()> {
-        self.fetch_all(chunks, sink).boxed()
+    fn fetch_alike<'a>(
+        &'a self,
+        chunks: &'a [ChunkHash],
+        alike: &'a [Alike],
+        sink: &'a mut ChunkSink<'_>,
+    ) -> Reply<'a, Vec<Difference>> {
+        self.fetch_all(chunks, alike, sink).boxed()
     }
 
     fn part<'a>(&'a self, chunk: &'a ChunkHash, range: Range<u32>) -> Reply<'a, Part> {
         self.get_part(chunk, range).boxed()
     }
 
-    fn manifest<'a>(&'a self, hash: &'a ContentHash) -> Reply<'a, Manifest> {
-        self.get_manifest(hash).boxed()
+    fn manifest<'a>(&'a self, hash: &'a ContentHash, base: Option<&'a Manifest>) -> Reply<'a, Manifest> {
+        self.get_manifest(hash, base).boxed()
     }
 }
 
@@ -373,8 +431,14 @@ impl Incoming {
         reply::parse(&self.into_bytes(REPLY_LEN_MAX).await?)
     }
 
+    /// The media type as it was sent, empty if there is none.
+    fn media(&self) -> String {
+        let media = self.reply.headers().get(CONTENT_TYPE).and_then(|media| media.to_str().ok());
+        media.unwrap_or_default().to_owned()
+    }
+
     fn is_framed(&self) -> bool {
-        self.reply.headers().get(CONTENT_TYPE).is_some_and(|media| media.as_bytes() == frame::CONTENT_TYPE.as_bytes())
+        self.media() == frame::CONTENT_TYPE
     }
 
     async fn into_changes(self) -> Result<Changes, RemoteError> {
@@ -411,21 +475,38 @@ impl Incoming {
         Ok(Part::Alone(open(name, envelope).await?))
     }
 
-    /// Hands over every chunk and takes it off the list of those `asked` for.
-    async fn into_chunks(self, asked: &mut HashSet<ChunkHash>, sink: &mut ChunkSink<'_>) -> Result<(), RemoteError> {
+    /// Hands over every chunk, keeps what tells a difference that was asked for, and takes both off the list of those asked for.
+    async fn into_chunks(self, told: &mut Told, sink: &mut ChunkSink<'_>) -> Result<(), RemoteError> {
         let deadline = self.deadline.clone();
         let mut frames = Frames::new(self);
         while let Some(frame) = frames.next().await? {
             let Frame::Chunk(hash, envelope) = frame else { continue };
-            if !asked.remove(&hash) {
+            if !told.asked.remove(&hash) {
                 return Err(RemoteError::Protocol(format!("the server sent the chunk {hash}, which nobody asked for")));
             }
-            sink(hash, open(hash, envelope).await?).map_err(RemoteError::Local)?;
+            match told.alike.get(&hash).filter(|alike| envelope::base(&envelope) == Some(alike.base)) {
+                Some(alike) => {
+                    let room = told.room.checked_sub(envelope.len());
+                    told.room =
+                        room.ok_or_else(|| RemoteError::Protocol("the server's differences are too long".to_owned()))?;
+                    told.differences.push(Difference { alike: *alike, envelope });
+                }
+                None => sink(hash, open(hash, envelope).await?).map_err(RemoteError::Local)?,
+            }
             // The time that storing the chunk took is not the server's.
             deadline.extend(STALL);
         }
         Ok(())
     }
+}
+
+/// What was asked for and has not come yet, and what has come as a difference.
+struct Told {
+    asked: HashSet<ChunkHash>,
+    alike: HashMap<ChunkHash, Alike>,
+    differences: Vec<Difference>,
+    /// Bytes of differences that may still come.
+    room: usize,
 }
 
 /// The frames of a reply, one at a time.
@@ -452,6 +533,13 @@ impl Frames {
             }
         }
     }
+}
+
+fn whole_manifest(hash: &ContentHash, bytes: &[u8]) -> Result<Manifest, RemoteError> {
+    if !hash.matches(bytes) {
+        return Err(RemoteError::Corrupt(format!("the manifest {hash} does not have the hash it is named by")));
+    }
+    Manifest::decode(bytes).map_err(|error| RemoteError::Protocol(format!("the manifest {hash}: {error}")))
 }
 
 async fn open(hash: ChunkHash, envelope: Bytes) -> Result<Vec<u8>, RemoteError> {

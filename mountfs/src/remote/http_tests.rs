@@ -190,12 +190,12 @@ fn what_the_server_takes_is_what_its_last_reply_says() {
     let takes = |headers| {
         *named.lock() = headers;
         block_on(remote.changes(Ask::default(), Duration::ZERO, 0, None)).unwrap();
-        (remote.takes_content_deltas(), remote.takes_chunk_deltas())
+        (remote.takes_content_deltas(), remote.takes_chunk_deltas(), remote.gives_deltas())
     };
-    assert_eq!((remote.takes_content_deltas(), remote.takes_chunk_deltas()), (false, false));
-    assert_eq!(takes("syncmount-features: content-deltas, chunk-deltas\r\n"), (true, true));
-    assert_eq!(takes("syncmount-features: content-deltas\r\nsyncmount-features: more\r\n"), (true, false));
-    assert_eq!(takes(""), (false, false), "an older server is there again");
+    assert!(!remote.takes_content_deltas() && !remote.takes_chunk_deltas() && !remote.gives_deltas());
+    assert_eq!(takes("syncmount-features: content-deltas, chunk-deltas\r\n"), (true, true, false));
+    assert_eq!(takes("syncmount-features: fetch-deltas\r\nsyncmount-features: more\r\n"), (false, false, true));
+    assert_eq!(takes(""), (false, false, false), "an older server is there again");
 }
 
 #[test]
@@ -277,6 +277,118 @@ fn a_fetch_that_lacks_breaks_off_or_lies_is_an_error() {
     }
 }
 
+/// A server that gives differences, as far as it says.
+fn giving(answer: impl Fn(&Request) -> Vec<u8> + Send + Sync + 'static) -> (Server, HttpRemote) {
+    let server = Server::start(move |request| {
+        let mut reply = answer(request);
+        let at = reply.iter().position(|byte| *byte == b'\n').unwrap() + 1;
+        reply.splice(at..at, *b"syncmount-features: fetch-deltas\r\n");
+        reply
+    });
+    let remote = server.remote();
+    // What it answers is of no interest but for its head.
+    drop(block_on(remote.folder()));
+    assert!(remote.gives_deltas());
+    (server, remote)
+}
+
+fn changed_noise() -> (Vec<u8>, Vec<u8>) {
+    let beneath: Vec<u8> = (0..100_000_u32).map(|n| (n.wrapping_mul(n) >> 7) as u8).collect();
+    let mut raw = beneath.clone();
+    raw[50_000] ^= 1;
+    (beneath, raw)
+}
+
+#[test]
+fn a_difference_is_handed_on_only_to_the_chunk_that_was_named() {
+    let (beneath, raw) = changed_noise();
+    let (base, hash, plain) = (ChunkHash::of(&beneath), ChunkHash::of(&raw), chunk(b"plain"));
+    let told = Bytes::from(envelope::seal_against(&base, &beneath, &raw).unwrap());
+    let asked = [plain.0, hash];
+    let alike = [Alike { chunk: hash, base }];
+    let fetch = |remote: &HttpRemote, alike: &[Alike]| {
+        let mut seen = Vec::new();
+        let mut sink = |hash, _: Vec<u8>| {
+            seen.push(hash);
+            Ok(())
+        };
+        let told = block_on(remote.fetch_alike(&asked, alike, &mut sink));
+        (told, seen)
+    };
+    let body = framed(None, &[plain.clone(), (hash, told.clone())]);
+    let (server, remote) = giving(move |_| reply("200 OK", frame::CONTENT_TYPE, &body));
+    let (got, seen) = fetch(&remote, &alike);
+    assert_eq!(got.unwrap(), [Difference { alike: alike[0], envelope: told }]);
+    assert_eq!(seen, [plain.0]);
+    let sent: FetchList = serde_json::from_slice(&server.last().body).unwrap();
+    assert_eq!(sent, FetchList { chunks: asked.to_vec(), alike: alike.to_vec() });
+    let other = [Alike { chunk: hash, base: plain.0 }];
+    for alike in [&[][..], &other] {
+        assert!(matches!(fetch(&remote, alike).0, Err(RemoteError::Protocol(_))), "nobody can open that");
+    }
+
+    let whole = framed(None, &[plain, chunk(&raw)]);
+    let older = Server::start(move |_| reply("200 OK", frame::CONTENT_TYPE, &whole));
+    let (got, seen) = fetch(&older.remote(), &alike);
+    assert_eq!((got.unwrap().len(), seen), (0, asked.to_vec()));
+    serde_json::from_slice::<ChunkList>(&older.last().body).expect("it is asked as ever");
+}
+
+#[test]
+fn differences_are_held_up_to_a_bound() {
+    let base = ChunkHash::of(b"base");
+    let long = envelope::seal_against(&base, &changed_noise().0, &changed_noise().1).unwrap();
+    let long = Bytes::from([long, vec![0; 5 << 20]].concat());
+    let hashes: Vec<_> = (0..4_u8).map(|n| ChunkHash::of(&[n])).collect();
+    let body = framed(None, &hashes.iter().map(|hash| (*hash, long.clone())).collect::<Vec<_>>());
+    let (_server, remote) = giving(move |_| reply("200 OK", frame::CONTENT_TYPE, &body));
+    let alike: Vec<_> = hashes.iter().map(|chunk| Alike { chunk: *chunk, base }).collect();
+    let error = block_on(remote.fetch_alike(&hashes, &alike, &mut |_, _| Ok(()))).unwrap_err();
+    assert!(error.to_string().contains("too long"), "{error}");
+}
+
+#[test]
+fn a_manifest_that_comes_as_a_difference_is_checked_and_else_comes_as_a_whole() {
+    let chunks = |changed: u32| {
+        let extent = |n: u32| Extent::Chunk { hash: ChunkHash::of(&n.to_le_bytes()), len: 7 };
+        Manifest::new((0..100).map(|n| extent(if n == 50 { changed } else { n })).collect()).unwrap()
+    };
+    let (base, target) = (chunks(50), chunks(777));
+    let (hash, whole) = (target.content_hash(), target.encode());
+    let good = delta::between(&base, &target).unwrap();
+    let lie = delta::between(&base, &chunks(778)).unwrap();
+    let no = br#"{"code":"bad_request","message":"no","retryable":false}"#.to_vec();
+    for (status, media, told, requests) in [
+        ("200 OK", delta::CONTENT_TYPE, good.clone(), 1),
+        ("200 OK", "application/octet-stream", whole.clone(), 1),
+        ("200 OK", delta::CONTENT_TYPE, lie, 2),
+        ("200 OK", delta::CONTENT_TYPE, good[..9].to_vec(), 2),
+        ("200 OK", "application/octet-stream", good, 2),
+        ("400 Bad Request", JSON, no, 2),
+    ] {
+        let whole = whole.clone();
+        let (server, remote) = giving(move |request| {
+            if request.line.contains("?base=") {
+                reply(status, media, &told)
+            } else {
+                reply("200 OK", "application/octet-stream", &whole)
+            }
+        });
+        let before = server.seen.lock().len();
+        assert_eq!(block_on(remote.manifest(&hash, Some(&base))).unwrap(), target);
+        let seen = server.seen.lock()[before..].to_vec();
+        assert_eq!(seen.len(), requests, "{status} {media}");
+        assert!(
+            seen[0].line.contains(&format!("/v1/contents/{hash}?base={} ", base.content_hash())),
+            "{}",
+            seen[0].line
+        );
+    }
+    let older = Server::start(move |_| reply("200 OK", "application/octet-stream", &whole));
+    assert_eq!(block_on(older.remote().manifest(&hash, Some(&base))).unwrap(), target);
+    assert!(!older.last().line.contains("base="), "{}", older.last().line);
+}
+
 #[test]
 fn a_part_is_whole_and_as_long_as_was_asked_and_an_older_server_gives_the_chunk() {
     let raw: Vec<u8> = (0..200_000_u32).map(|n| (n.wrapping_mul(n) >> 7) as u8).collect();
@@ -312,9 +424,9 @@ fn a_manifest_is_the_one_that_was_asked_for() {
     let manifest = Manifest::new(vec![Extent::Hole { len: 7 }]).unwrap();
     let (hash, bytes) = (manifest.content_hash(), manifest.encode());
     let server = Server::start(move |_| reply("200 OK", "application/octet-stream", &bytes));
-    assert_eq!(block_on(server.remote().manifest(&hash)).unwrap(), manifest);
+    assert_eq!(block_on(server.remote().manifest(&hash, None)).unwrap(), manifest);
     let other = Manifest::default().content_hash();
-    assert!(matches!(block_on(server.remote().manifest(&other)), Err(RemoteError::Corrupt(_))));
+    assert!(matches!(block_on(server.remote().manifest(&other, None)), Err(RemoteError::Corrupt(_))));
 }
 
 #[test]

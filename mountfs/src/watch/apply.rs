@@ -15,7 +15,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
-use syncmount_common::{Attrs, Content, Name, NodeId};
+use syncmount_common::{Attrs, Content, ContentHash, Name, NodeId};
 use syncmount_engine::{Body, Engine, FileBody, State};
 
 /// How many things are done before a record is kept of them.
@@ -533,7 +533,11 @@ impl<H: Host> Folder<H> {
         if !same {
             return match &state.body {
                 Body::File(FileBody::Clean(content)) if item.known != Known::Draft => {
-                    self.start(node, content, state.attrs, item.parent, Some(path))
+                    let known = match item.known {
+                        Known::Content(hash) => Some(hash),
+                        _ => None,
+                    };
+                    self.start(node, content, state.attrs, item.parent, Some((path, known)))
                 }
                 Body::File(FileBody::Clean(_)) => {
                     // A draft that the tree does not have any more: whatever the file is, it is told.
@@ -595,7 +599,7 @@ impl<H: Host> Folder<H> {
         content: &Arc<Content>,
         attrs: Attrs,
         dir: ItemId,
-        old: Option<PathBuf>,
+        old: Option<(PathBuf, Option<ContentHash>)>,
     ) -> io::Result<Outcome> {
         let Some(path) = self.path_of(dir) else { return Ok(Outcome::Later(None)) };
         let part = self.fresh_part(&path);

@@ -80,8 +80,9 @@ fn next(queue: &(Mutex<Queue>, Condvar)) -> Option<Job> {
 
 fn put_together(client: &Arc<Client>, job: &Job) -> Result<Part, String> {
     let file = Part::begin(job).map_err(|error| error.to_string())?;
-    let old = job.old.as_deref().and_then(|old| platform::open_to_read(old).ok());
-    let filled = client.write_content(job.node, &job.content, &file, old.as_ref());
+    let old = job.old.as_ref().and_then(|(path, _)| platform::open_to_read(path).ok());
+    let known = job.old.as_ref().and_then(|(_, known)| *known);
+    let filled = client.write_content(job.node, &job.content, &file, old, known);
     let done = filled.and_then(|()| Part::finish(job, &file).map_err(ReadError::Io));
     drop(file);
     done.map_err(|error| {

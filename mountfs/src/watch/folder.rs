@@ -47,8 +47,8 @@ pub struct Job {
     pub dir: ItemId,
     /// Where it is put together; nothing is there yet.
     pub part: PathBuf,
-    /// An earlier version, of which chunks may be taken.
-    pub old: Option<PathBuf>,
+    /// An earlier version, of which chunks may be taken, and its content.
+    pub old: Option<(PathBuf, Option<ContentHash>)>,
 }
 
 /// How many entries of a directory are looked at for one that is like a file which comes into it.

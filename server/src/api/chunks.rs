@@ -3,7 +3,7 @@
 use super::State;
 use super::error::{ApiError, Result};
 use super::request::{Frames, Hash, Params, json};
-use crate::service::{self, Body as ChunkBody};
+use crate::service::{self, ToldManifest};
 use axum::Json;
 use axum::body::Body;
 use axum::extract::{Request, State as Extract};
@@ -12,8 +12,9 @@ use axum::response::{IntoResponse as _, Response};
 use bytes::{Bytes, BytesMut};
 use futures::{StreamExt as _, stream};
 use serde::Deserialize;
+use syncmount_common::delta;
 use syncmount_common::frame::{self, Frame};
-use syncmount_common::protocol::chunks::{ChunkList, MissingReply, PUT_LEN_MAX, PutReply};
+use syncmount_common::protocol::chunks::{ChunkList, FetchList, MissingReply, PUT_LEN_MAX, PutReply};
 use syncmount_common::protocol::error::{ErrorBody, ErrorCode};
 use syncmount_common::{ChunkHash, ContentHash};
 
@@ -50,24 +51,25 @@ pub(super) async fn put(Extract(state): Extract<State>, request: Request) -> Res
 }
 
 #[utoipa::path(
-    post, path = "/v1/chunks/fetch", tag = "chunks", operation_id = "fetch_chunks", request_body = ChunkList,
+    post, path = "/v1/chunks/fetch", tag = "chunks", operation_id = "fetch_chunks", request_body = FetchList,
     responses(
-        (status = 200, body = Vec<u8>, content_type = "application/vnd.syncmount.frames", description = "in the order asked"),
+        (status = 200, body = Vec<u8>, content_type = "application/vnd.syncmount.frames", description = "in the order asked; \
+            each whole, or one of `alike` as its difference to its `base`, if that is smaller"),
         (status = 404, body = ErrorBody, description = "`details.chunks` are not known"),
         (status = "default", body = ErrorBody),
     ),
 )]
 pub(super) async fn fetch(Extract(state): Extract<State>, request: Request) -> Result<Response> {
-    let list: ChunkList = json(&state, request, LIST_LEN_MAX).await?;
-    let bodies = state.service.fetch(list.chunks).await?;
-    let frames = bodies.map(|body| body.map(|body| chunk_frame(&body)));
+    let list: FetchList = json(&state, request, LIST_LEN_MAX).await?;
+    let told = state.service.fetch_alike(list.chunks, list.alike).await?;
+    let frames = told.map(|told| told.map(|(hash, envelope)| chunk_frame(&hash, &envelope)));
     let all = frames.chain(stream::once(async { Ok::<_, service::ServiceError>(end_frame()) }));
     Ok(([(CONTENT_TYPE, frame::CONTENT_TYPE)], Body::from_stream(all)).into_response())
 }
 
-fn chunk_frame(body: &ChunkBody) -> Bytes {
-    let mut out = BytesMut::with_capacity(frame::CHUNK_OVERHEAD + body.envelope.len());
-    frame::put_chunk(&mut out, &body.hash, &body.envelope);
+fn chunk_frame(hash: &ChunkHash, envelope: &[u8]) -> Bytes {
+    let mut out = BytesMut::with_capacity(frame::CHUNK_OVERHEAD + envelope.len());
+    frame::put_chunk(&mut out, hash, envelope);
     out.freeze()
 }
 
@@ -120,16 +122,37 @@ pub(super) async fn get(
     Ok(([(CONTENT_TYPE, frame::CONTENT_TYPE), (CACHE_CONTROL, IMMUTABLE)], out.freeze()).into_response())
 }
 
+/// Which manifest whoever asks has.
+#[derive(Deserialize, utoipa::IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(super) struct ManifestQuery {
+    /// Names a content whose manifest is probably alike. Absent: the whole manifest is asked for.
+    base: Option<ContentHash>,
+}
+
 #[utoipa::path(
     get, path = "/v1/contents/{hash}", tag = "chunks", operation_id = "get_manifest",
-    params(("hash" = ContentHash, Path, description = "names the manifest")),
+    params(("hash" = ContentHash, Path, description = "names the manifest"), ManifestQuery),
     responses(
-        (status = 200, body = Vec<u8>, content_type = "application/octet-stream", description = "the manifest's encoding"),
+        (status = 200, content(
+            (Vec<u8> = "application/octet-stream"),
+            (Vec<u8> = "application/vnd.syncmount.manifest-difference"),
+        ), description = "the manifest's encoding, or its difference to the manifest of `base`, if that is smaller"),
         (status = "default", body = ErrorBody),
     ),
 )]
-pub(super) async fn manifest(Extract(state): Extract<State>, Hash(hash): Hash<ContentHash>) -> Result<Response> {
-    Ok(immutable(state.service.manifest(hash).await?.encode().into()))
+pub(super) async fn manifest(
+    Extract(state): Extract<State>,
+    Hash(hash): Hash<ContentHash>,
+    Params(query): Params<ManifestQuery>,
+) -> Result<Response> {
+    Ok(match state.service.manifest_alike(hash, query.base).await? {
+        ToldManifest::Whole(manifest) => immutable(manifest.encode().into()),
+        ToldManifest::Difference(told) => {
+            ([(CONTENT_TYPE, delta::CONTENT_TYPE), (CACHE_CONTROL, IMMUTABLE)], told).into_response()
+        }
+    })
 }
 
 fn immutable(bytes: Bytes) -> Response {

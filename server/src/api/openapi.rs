@@ -2,7 +2,7 @@
 
 use super::{changes, chunks, commit, files, folders, health, holds, undo};
 use axum::Json;
-use syncmount_common::protocol::chunks::ChunkList;
+use syncmount_common::protocol::chunks::{ChunkList, FetchList};
 use syncmount_common::protocol::commit::{ConflictDetails, MissingDetails};
 use syncmount_common::protocol::holds::HeldDetails;
 use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityScheme};
@@ -17,7 +17,7 @@ use utoipa::{Modify, OpenApi as _};
         chunks::fetch, chunks::get, chunks::manifest, files::get, files::put, files::delete, undo::post, holds::list,
         holds::allow, holds::deny,
     ),
-    components(schemas(ChunkList, ConflictDetails, MissingDetails, HeldDetails)),
+    components(schemas(ChunkList, FetchList, ConflictDetails, MissingDetails, HeldDetails)),
     security(("token" = [])),
     modifiers(&Token),
 )]

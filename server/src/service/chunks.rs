@@ -86,7 +86,7 @@ impl Service {
     }
 }
 
-fn check_count(chunks: &[ChunkHash]) -> Result<()> {
+pub(super) fn check_count(chunks: &[ChunkHash]) -> Result<()> {
     if chunks.len() <= HASHES_MAX {
         return Ok(());
     }

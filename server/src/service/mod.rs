@@ -3,6 +3,7 @@
 //! Works on the traits of [`crate::meta`] and [`crate::blob`]; knows no HTTP and no SQL. A service in memory completes
 //! every future at once on the thread that polls it (held polls aside), so that the simulator can drive it step by step.
 
+mod alike;
 mod audit;
 mod batch;
 mod bodies;
@@ -29,6 +30,7 @@ mod tokens;
 mod undo;
 mod upload;
 
+pub use alike::ToldManifest;
 pub use bodies::Body;
 pub use changes::{Changes, Poll};
 pub use environment::Environment;
@@ -62,6 +64,7 @@ struct Inner {
     environment: Arc<Environment>,
     wake: Wake,
     small: small::Gauge,
+    turns: alike::Turns,
     hold_rule: Mutex<HoldRule>,
     offload: Offload,
     /// The directory whose free space is told.
@@ -99,8 +102,9 @@ impl Service {
         let environment = Arc::new(environment);
         let ids = Arc::clone(&environment);
         let chunks = ChunkStore::new(packs, move || ids.pack_id());
-        let (wake, small, hold_rule) = (Wake::default(), small::Gauge::default(), Mutex::default());
-        Self(Arc::new(Inner { meta, chunks, environment, wake, small, hold_rule, offload, directory }))
+        let (wake, small, turns) = (Wake::default(), small::Gauge::default(), alike::Turns::default());
+        let hold_rule = Mutex::default();
+        Self(Arc::new(Inner { meta, chunks, environment, wake, small, turns, hold_rule, offload, directory }))
     }
 
     /// A service that lives in memory and has the folder `default`.

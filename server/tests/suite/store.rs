@@ -1,9 +1,11 @@
 //! What the stores promise: small chunks move without a gap, faults leave nothing half done, damage is never served.
 
 use crate::support::*;
-use futures::FutureExt as _;
+use futures::{FutureExt as _, TryStreamExt as _};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use syncmount_common::envelope;
+use syncmount_common::protocol::chunks::Alike;
 use syncmount_common::protocol::error::ErrorCode;
 use syncmount_server::Service;
 use syncmount_server::blob::{Fault, FaultyPacks, ObjectPacks, Operation};
@@ -88,6 +90,29 @@ async fn a_damaged_chunk_is_an_error_and_never_sent() {
     let refused = service.chunk(chunks[0].0).await.unwrap_err();
     assert_eq!(refused.code(), ErrorCode::Internal);
     assert!(matches!(refused, ServiceError::Damaged(hash) if hash == chunks[0].0));
+}
+
+#[tokio::test]
+async fn a_chunk_that_is_damaged_keeps_no_other_from_being_told() {
+    let reads = Arc::new(AtomicUsize::new(0));
+    let packs = FaultyPacks::new(Arc::new(ObjectPacks::in_memory()), move |operation| {
+        let is_second = operation == Operation::Read && reads.fetch_add(1, Ordering::Relaxed) == 1;
+        is_second.then_some(Fault::Damage)
+    });
+    let (service, base) = (service(packs), large().remove(0));
+    let mut raw = envelope::open(&base.0, &base.1).unwrap();
+    raw[77] ^= 1;
+    let changed = chunk(&raw);
+    service.put(vec![base.clone()]).await.unwrap();
+    service.put(vec![changed.clone()]).await.unwrap();
+    let fetch = async || {
+        let alike = vec![Alike { chunk: changed.0, base: base.0 }];
+        let told = service.fetch_alike(vec![changed.0], alike).await.unwrap();
+        told.try_collect::<Vec<_>>().await.unwrap()
+    };
+    assert_eq!(fetch().await, std::slice::from_ref(&changed), "the other one is damaged");
+    let told = fetch().await.remove(0).1;
+    assert_eq!(envelope::base(&told), Some(base.0), "and now it is right");
 }
 
 #[tokio::test]

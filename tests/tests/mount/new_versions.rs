@@ -1,6 +1,7 @@
 //! New versions of files whose earlier ones are in the cache: only what is new comes over the wire.
 
 use super::cache_verify::cached_files;
+use super::pins::becomes;
 use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -8,6 +9,9 @@ use syncmount_tests::support::*;
 
 const MIB: u64 = 1 << 20;
 const LEN: u64 = 64 * MIB;
+
+/// What 4 KiB of a new version may cost: themselves, what tells the rest, and the feed. One chunk would be more.
+const LITTLE: u64 = 32 * 1024;
 
 /// A file whose first version both devices have whole.
 struct Shared<'a> {
@@ -18,8 +22,9 @@ struct Shared<'a> {
 }
 
 impl<'a> Shared<'a> {
-    fn new(name: &str, a: &'a Device, b: &'a Device) -> Self {
-        let mut dice = Dice::new(name);
+    /// What comes depends on where chunks are cut, so the bytes are the same each time.
+    fn new(seed: u64, a: &'a Device, b: &'a Device) -> Self {
+        let mut dice = Dice::fixed(seed);
         let content = bytes(&mut dice, LEN as usize);
         fs::write(a.path("file"), &content).unwrap();
         a.wait_synced();
@@ -82,34 +87,68 @@ fn objects(cache: &Path) -> Vec<PathBuf> {
 fn of_a_new_version_comes_what_the_old_one_in_the_cache_has_not() {
     let world = World::new();
     let (a, b) = (world.mount("A"), world.mount("B"));
-    let mut file = Shared::new("of_a_new_version_comes_what_the_old_one_has_not", &a, &b);
+    let mut file = Shared::new(1, &a, &b);
     file.edit(LEN / 2 + 12_345);
     let edited = file.received(|| file.read_whole());
-    assert!((4096..2 * MIB).contains(&edited), "{edited} bytes came for 4 KiB");
+    assert!((4096..LITTLE).contains(&edited), "{edited} bytes came for 4 KiB");
     file.save(LEN / 4);
     let saved = file.received(|| file.read_whole());
-    assert!((4096..2 * MIB).contains(&saved), "{saved} bytes came for 4 KiB of a file that was saved anew");
+    assert!((4096..LITTLE).contains(&saved), "{saved} bytes came for 4 KiB of a file that was saved anew");
 
     // Versions that nobody has read here are no loss.
     for part in 0..6 {
         file.edit(part * 3 * MIB);
     }
     let last = file.received(|| file.read_whole());
-    assert!((6 * 4096..8 * MIB).contains(&last), "{last} bytes came for 24 KiB at six places");
+    assert!((6 * 4096..MIB).contains(&last), "{last} bytes came for 24 KiB at six places");
 
     // Nor is a device that was away.
     b.fusermount_u();
     file.edit(LEN - 5000);
     b.mount();
     let away = file.received(|| file.read_whole());
-    assert!((4096..2 * MIB).contains(&away), "{away} bytes came for 4 KiB that were changed meanwhile");
+    assert!((4096..LITTLE).contains(&away), "{away} bytes came for 4 KiB that were changed meanwhile");
+}
+
+#[test]
+fn what_is_pinned_comes_by_its_difference_without_being_read() {
+    let world = World::new();
+    let (a, b) = (world.mount("A"), world.mount("B"));
+    let mut file = Shared::new(2, &a, &b);
+    run(b.program().arg("pin").arg(b.path("file"))).good();
+    let received = file.b.status().bytes_received;
+    file.edit(LEN / 3);
+    file.await_version();
+    becomes(&b.path("file"), "pinned");
+    let received = b.status().bytes_received - received;
+    assert!((4096..LITTLE).contains(&received), "{received} bytes came for 4 KiB");
+    assert_eq!(file.received(|| file.read_whole()) / 4096, 0, "all of it is here");
+}
+
+#[test]
+fn a_difference_to_bytes_that_went_bad_does_no_harm() {
+    let world = World::new();
+    let cache = world.path("cache of B");
+    let a = world.mount("A");
+    let b = world.mount_with("B", &["--cache-dir".as_ref(), cache.as_os_str()]);
+    let mut file = Shared::new(3, &a, &b);
+    let [old] = objects(&cache).try_into().unwrap();
+    fs::set_permissions(&old, fs::Permissions::from_mode(0o600)).unwrap();
+    // Where the new version differs, so that the chunk beneath is the one that is damaged.
+    OpenOptions::new().write(true).open(&old).unwrap().write_all_at(b"damage", LEN / 2 + 2000).unwrap();
+    file.edit(LEN / 2);
+    let received = file.received(|| file.read_whole());
+    assert!((LITTLE..2 * MIB).contains(&received), "{received} bytes came in the place of one damaged chunk");
+    file.edit(LEN / 2 + 100);
+    let received = file.received(|| file.read_whole());
+    assert!((4096..LITTLE).contains(&received), "{received} bytes came when all was right again");
 }
 
 #[test]
 fn who_reads_a_little_of_a_new_version_fetches_nothing_that_is_here() {
     let world = World::new();
     let (a, b) = (world.mount("A"), world.mount("B"));
-    let mut file = Shared::new("who_reads_a_little_of_a_new_version", &a, &b);
+    let mut file = Shared::new(4, &a, &b);
     file.edit(LEN / 2);
     file.await_version();
     let reader = File::open(b.path("file")).unwrap();
@@ -131,7 +170,7 @@ fn what_became_of_the_old_version_in_the_cache_does_no_harm() {
     let cache = world.path("cache of B");
     let a = world.mount("A");
     let b = world.mount_with("B", &["--cache-dir".as_ref(), cache.as_os_str()]);
-    let mut file = Shared::new("what_became_of_the_old_version", &a, &b);
+    let mut file = Shared::new(5, &a, &b);
 
     // Damaged here and there: what is right of it is of use still.
     file.edit(LEN / 2);
@@ -167,7 +206,7 @@ fn a_cache_with_room_for_one_version_gives_the_old_one_for_the_new_one() {
     let world = World::new();
     let a = world.mount("A");
     let b = world.mount_with("B", &["--cache-size", "80M"]);
-    let mut file = Shared::new("a_cache_with_room_for_one_version", &a, &b);
+    let mut file = Shared::new(6, &a, &b);
     for at in [0, LEN / 2, LEN - 4096] {
         file.edit(at);
         file.read_whole();

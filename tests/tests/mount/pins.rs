@@ -17,7 +17,7 @@ fn state(path: &Path) -> String {
 }
 
 #[track_caller]
-fn becomes(path: &Path, wanted: &str) {
+pub(super) fn becomes(path: &Path, wanted: &str) {
     until("the state", || match state(path) {
         found if found == wanted => Ok(()),
         found => Err(format!("{}: {found}, not {wanted}", path.display())),

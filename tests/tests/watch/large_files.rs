@@ -1,7 +1,7 @@
 //! Files that are large, or written while they are read.
 
 use std::fs::{self, OpenOptions};
-use std::io::Write as _;
+use std::io::{Seek as _, SeekFrom, Write as _};
 use std::time::{Duration, Instant};
 use syncmount_tests::support::*;
 
@@ -49,6 +49,30 @@ fn what_a_device_has_in_another_file_does_not_come_over_the_wire() {
     let after_save = b.status().bytes_received;
     assert!(after_save - after_copy < 2_000_000, "{} bytes for one byte more", after_save - after_copy);
     assert_eq!(fs::read(b.path("dir/report")).unwrap().len(), content.len() + 1);
+}
+
+#[test]
+fn of_a_new_version_comes_the_difference_to_the_file_that_is_there() {
+    let world = World::new();
+    let (a, b) = (world.watch("A"), world.watch("B"));
+    // What comes depends on where chunks are cut, so the bytes are the same each time.
+    let mut dice = Dice::fixed(1);
+    let content = bytes(&mut dice, 40_000_000);
+    fs::write(a.path("file"), &content).unwrap();
+    a.wait_synced();
+    assert_become_equal(&a.folder, &b.folder, DirTimes::Ignored);
+    for at in [20_000_000, 0, 39_990_000] {
+        let before = b.status().bytes_received;
+        let change = bytes(&mut dice, 4096);
+        let mut file = OpenOptions::new().write(true).open(a.path("file")).unwrap();
+        file.seek(SeekFrom::Start(at)).unwrap();
+        file.write_all(&change).unwrap();
+        drop(file);
+        a.wait_synced();
+        assert_become_equal(&a.folder, &b.folder, DirTimes::Ignored);
+        let received = b.status().bytes_received - before;
+        assert!((4096..32_000).contains(&received), "{received} bytes came for 4 KiB at {at}");
+    }
 }
 
 #[test]

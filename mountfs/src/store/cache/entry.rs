@@ -223,6 +223,11 @@ impl Entry {
         &self.hash
     }
 
+    /// What the content consists of, unless all of it was here from the begin.
+    pub fn manifest(&self) -> Option<Arc<Manifest>> {
+        self.parts.as_ref().map(|parts| parts.manifest.clone())
+    }
+
     /// The content's size in bytes.
     pub const fn size(&self) -> u64 {
         self.size
