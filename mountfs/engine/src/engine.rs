@@ -4,10 +4,12 @@ use crate::batch::InFlight;
 use crate::conflict::is_conflict_copy;
 use crate::feed::Feed;
 use crate::held::Held;
-use crate::output::{Effect, Position, PrepareAnswer, Queued, Record};
+use crate::news::{ToldOf, take_last};
+use crate::output::{Changed, Effect, Position, PrepareAnswer, Queued, Record};
 use crate::scope::{NoRules, Rules, Scope};
 use crate::state::{Body, Draft, FileBody, Row, RowSynced, State};
 use crate::tree::{Entry, Synced, Tree};
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 use syncmount_common::protocol::changes::{Cursor, Device};
@@ -87,6 +89,8 @@ pub struct Engine {
     pub(crate) copies: BTreeMap<ContentHash, BTreeSet<NodeId>>,
     copied: BTreeMap<NodeId, ContentHash>,
     touched: BTreeSet<NodeId>,
+    /// More of them.
+    pub(crate) unkept: Vec<ToldOf>,
     cursor_touched: bool,
     retired: Vec<u64>,
     random: u64,
@@ -133,6 +137,7 @@ impl Engine {
             copies: BTreeMap::new(),
             copied: BTreeMap::new(),
             touched: BTreeSet::new(),
+            unkept: Vec::new(),
             cursor_touched: false,
             retired: Vec::new(),
             random,
@@ -152,9 +157,10 @@ impl Engine {
 
     fn restore(&mut self, mut rows: Vec<(NodeId, Row)>) {
         // The order of work is the order of the changes; ids break ties so that a restart is repeatable.
-        rows.sort_by_key(|(id, row)| (row.changed, *id));
-        let ids: Vec<NodeId> = rows.iter().map(|(id, _)| *id).collect();
-        for (id, row) in rows {
+        rows.sort_unstable_by_key(|(id, row)| Reverse((row.changed, *id)));
+        let ids: Vec<NodeId> = rows.iter().rev().map(|(id, _)| *id).collect();
+        self.tree.reserve(rows.len());
+        while let Some((id, row)) = take_last(&mut rows) {
             let local = row.local.map(distrust_unfinished);
             let synced = match row.synced {
                 RowSynced::Never => None,
@@ -195,8 +201,8 @@ impl Engine {
     /// Work for the driver, until `None`. Call it after every other call.
     pub fn poll(&mut self, now: Timestamp) -> Option<Effect> {
         self.apply_feed(now);
-        if let Some(effect) = self.effects.pop_front() {
-            return Some(effect.into());
+        if let Some(effect) = self.next_effect() {
+            return Some(effect);
         }
         // A large folder that has arrived leaves room for as many.
         self.effects.shrink_to(EFFECTS_ROOM);
@@ -211,6 +217,30 @@ impl Engine {
             }
         }
         None
+    }
+
+    fn next_effect(&mut self) -> Option<Effect> {
+        loop {
+            match self.effects.front_mut()? {
+                Queued::Arrived { nodes, next } => {
+                    let Some(node) = nodes.at(*next) else {
+                        self.effects.pop_front();
+                        continue;
+                    };
+                    *next += 1;
+                    if let Some(local) = self.tree.local(node) {
+                        return Some(Effect::Changed(Changed::between(node, None, Some(local))));
+                    }
+                }
+                Queued::Effect(_) | Queued::Changed { .. } => match self.effects.pop_front()? {
+                    Queued::Effect(effect) => return Some(*effect),
+                    Queued::Changed { node, before, after } => {
+                        return Some(Effect::Changed(Changed::between(node, before.as_deref(), after.as_deref())));
+                    }
+                    Queued::Arrived { .. } => {}
+                },
+            }
+        }
     }
 
     pub(crate) fn queue(&mut self, effect: Effect) {
@@ -230,18 +260,27 @@ impl Engine {
 
     /// What must be kept before anything that follows from it is done or said.
     pub fn take_record(&mut self) -> Record {
-        let touched = std::mem::take(&mut self.touched);
-        let rows = touched.into_iter().map(|id| (id, self.tree.get(id).map(row_of))).collect();
+        let mut nodes: Vec<NodeId> = std::mem::take(&mut self.touched).into_iter().collect();
+        for arrived in std::mem::take(&mut self.unkept) {
+            nodes.extend(arrived.ids());
+        }
+        nodes.sort_unstable();
+        nodes.dedup();
         let position = std::mem::take(&mut self.cursor_touched)
             .then(|| Position { cursor: self.feed.cursor(), ahead: self.feed.ahead() });
         let unanswered =
             std::mem::take(&mut self.unanswered_touched).then(|| self.unanswered.iter().copied().collect());
-        Record { rows, position, unanswered, retired: std::mem::take(&mut self.retired) }
+        Record { nodes, position, unanswered, retired: std::mem::take(&mut self.retired) }
+    }
+
+    /// The rows of a record that was taken just now, one by one, `None` to delete: very many need no memory at once.
+    pub fn rows(&self, record: &Record) -> impl ExactSizeIterator<Item = (NodeId, Option<Row>)> {
+        record.nodes.iter().map(|id| (*id, self.tree.get(*id).map(row_of)))
     }
 
     /// A record could not be kept: it is part of the next one.
     pub fn keep_failed(&mut self, record: Record) {
-        self.touched.extend(record.rows.into_iter().map(|(id, _)| id));
+        self.touched.extend(record.nodes);
         self.cursor_touched |= record.position.is_some();
         self.unanswered_touched |= record.unanswered.is_some();
         self.retired.extend(record.retired);
@@ -474,9 +513,14 @@ impl Engine {
     pub(crate) fn touch(&mut self, id: NodeId) {
         self.touched.insert(id);
         self.note_draft(id);
+        self.note_names(id);
+        self.note_copied(id);
+    }
+
+    /// What follows from what a node is called.
+    pub(crate) fn note_names(&mut self, id: NodeId) {
         self.note_copy(id);
         self.note_rules(id);
-        self.note_copied(id);
     }
 
     pub(crate) fn touch_cursor(&mut self) {

@@ -5,64 +5,24 @@
 
 use crate::conflict::{conflict_name, keeps_name};
 use crate::engine::{Engine, is_dir};
+use crate::news::{News, Told, ToldOf, Writers, latest, take_last};
 use crate::output::{Effect, Queued};
 use crate::reconcile::{Copy, Facts, merge};
 use crate::scope::Scope;
 use crate::state::{Body, Draft, FileBody, State};
 use crate::tree::{Entry, Synced};
 use smallvec::smallvec;
-use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 use syncmount_common::protocol::changes::{Ask, ChangesPage, Cursor};
 use syncmount_common::protocol::commit::Committed;
-use syncmount_common::{Attrs, DeviceId, Name, Node, NodeId, NodeKind, Placement, Rev, Timestamp};
+use syncmount_common::{Attrs, DeviceId, Name, NodeId, NodeKind, Placement, Timestamp};
 
 /// How often a page is held back for hashes before drafts that keep changing count as different.
 const HELD_MAX: u32 = 3;
 
 /// How many conflicts without news from the feed it takes to compare everything anew.
 const FRUITLESS_MAX: u32 = 3;
-
-/// What the feed tells of a node, in the form in which it is merged: there may be millions before they are complete.
-pub(crate) struct News {
-    pub(crate) id: NodeId,
-    rev: Rev,
-    pub(crate) deleted: bool,
-    author: DeviceId,
-    content_rev: Rev,
-    pub(crate) content_author: DeviceId,
-    state: Option<Arc<State>>,
-}
-
-impl From<Node> for News {
-    fn from(node: Node) -> Self {
-        Self {
-            id: node.id,
-            rev: node.rev,
-            deleted: node.deleted,
-            author: node.author,
-            content_rev: node.content_rev,
-            content_author: node.content_author,
-            state: State::of_node(&node).map(Arc::new),
-        }
-    }
-}
-
-impl News {
-    fn names(&self) -> impl Iterator<Item = &Placement> {
-        self.state.iter().flat_map(|state| &state.names)
-    }
-
-    fn kind(&self) -> Option<NodeKind> {
-        self.state.as_ref().map(|state| state.kind())
-    }
-
-    /// Of a file.
-    fn size(&self) -> Option<u64> {
-        self.state.as_ref()?.body.content().map(|content| content.size)
-    }
-}
 
 /// What has arrived of the feed.
 pub(crate) struct Feed {
@@ -75,8 +35,10 @@ pub(crate) struct Feed {
     /// Where the next page begins if some have arrived but more follow.
     partial: Option<Cursor>,
     devices: HashMap<DeviceId, String>,
-    /// Who changed last what is being merged, while it is.
-    authors: HashMap<NodeId, DeviceId>,
+    /// Who wrote the news.
+    pub(crate) writers: Writers,
+    /// Who changed last what is being merged, while it is: what is new here, and what is not.
+    authors: [ToldOf; 2],
     /// The server said conflict: nothing is sent before the next page.
     awaits_page: bool,
     fruitless: u32,
@@ -109,7 +71,8 @@ impl Feed {
             complete: None,
             partial: None,
             devices: HashMap::new(),
-            authors: HashMap::new(),
+            writers: Writers::default(),
+            authors: Default::default(),
             awaits_page: false,
             fruitless: 0,
             held: 0,
@@ -175,7 +138,8 @@ impl Feed {
     }
 
     fn drop_pages(&mut self) {
-        self.news.clear();
+        // A list that is emptied keeps its room.
+        (self.news, self.writers) = (Vec::new(), Writers::default());
         (self.complete, self.partial) = (None, None);
     }
 }
@@ -228,7 +192,8 @@ impl Engine {
             return;
         }
         self.feed.devices.extend(page.devices.into_iter().map(|device| (device.id, device.name)));
-        self.feed.news.extend(page.nodes.into_iter().map(News::from));
+        let Feed { news, writers, .. } = &mut self.feed;
+        news.extend(page.nodes.iter().map(|node| News::of(node, writers)));
         if page.more {
             self.feed.partial = Some(page.cursor);
         } else {
@@ -368,15 +333,15 @@ impl Engine {
 
     /// In another life of the history no earlier agreement counts, and nothing that is absent was removed.
     fn forget_agreements(&mut self, news: &[News]) {
-        let known: BTreeMap<NodeId, bool> = news.iter().map(|node| (node.id, node.deleted)).collect();
+        let removed: BTreeSet<NodeId> = news.iter().filter(|node| node.deleted).map(|node| node.id).collect();
         // In order, so that the order of work does not depend on that of a hash table.
-        let ids: BTreeSet<NodeId> = self.tree.ids().filter(|id| *id != NodeId::ROOT).collect();
+        let mut ids: Vec<NodeId> = self.tree.ids().filter(|id| *id != NodeId::ROOT).collect();
+        ids.sort_unstable();
         for id in ids {
             let Some(entry) = self.tree.get(id) else { continue };
             let (local, changed) = (entry.local.clone(), entry.changed);
             // A tombstone of the other life still has a rev to base a new creation on.
-            let synced =
-                known.get(&id).filter(|deleted| **deleted).map(|_| Synced { rev: 0, content_rev: 0, state: None });
+            let synced = removed.contains(&id).then_some(Synced { rev: 0, content_rev: 0, state: None });
             self.tree.set_offered(id, false);
             self.put(id, local, synced, changed);
         }
@@ -387,12 +352,11 @@ impl Engine {
     }
 
     fn apply(&mut self, news: Vec<News>, now: Timestamp) {
-        self.feed.authors = news.iter().map(|node| (node.id, node.author)).collect();
-        self.authors.note(&news);
-        let steps = self.plan(news);
-        self.carry_out(steps, now);
-        // A table that is emptied keeps its room.
-        self.feed.authors = HashMap::new();
+        self.authors.note(&news, &self.feed.writers);
+        let (steps, arrived) = self.plan(news, now);
+        self.carry_out(steps, arrived, now);
+        self.feed.authors = Default::default();
+        self.feed.writers = Writers::default();
     }
 
     /// Nodes that were removed here are again as the server has them.
@@ -403,18 +367,26 @@ impl Engine {
             Some((id, Step { before: None, after, synced: Some(synced), copy: None, leftover: false }))
         };
         let steps = ids.into_iter().filter_map(step).collect();
-        self.carry_out(steps, now);
+        self.carry_out(steps, Vec::new(), now);
     }
 
-    fn carry_out(&mut self, mut steps: Steps, now: Timestamp) {
-        self.keep_parents(&mut steps);
+    /// The nodes that have `arrived` are in the tree already and have no places yet.
+    fn carry_out(&mut self, mut steps: Steps, mut arrived: Vec<Told>, now: Timestamp) {
+        self.keep_parents(&mut steps, &arrived);
         self.leave_behind(&mut steps);
-        self.leave_out_homeless(&mut steps);
-        let mut before: BTreeMap<NodeId, Option<Arc<State>>> = BTreeMap::new();
+        self.leave_out_homeless(&mut steps, &mut arrived, now);
+        let arrived = ToldOf::new(arrived);
+        self.feed.authors[0] = arrived.clone();
+        for id in arrived.ids() {
+            self.note_names(id);
+            self.release(id);
+        }
+        let mut before = Before::with(arrived.clone());
         for (id, step) in &steps {
-            before.insert(*id, step.before.clone());
+            before.note(*id, || step.before.clone());
             self.tree.detach(*id);
         }
+        self.unkept.push(arrived);
         let moved: Vec<NodeId> = steps.iter().filter(|(_, step)| is_moved_dir(step)).map(|(id, _)| *id).collect();
         let mut queue = VecDeque::new();
         let mut copies = Vec::new();
@@ -455,47 +427,81 @@ impl Engine {
         aftermath
     }
 
-    fn plan(&self, news: Vec<News>) -> Steps {
-        let mut steps = Steps::new();
-        for node in news {
-            let entry = self.tree.get(node.id);
-            if entry.is_some_and(|entry| entry.base_rev() >= node.rev) {
-                continue;
+    /// What becomes of each node. Those that are new here, in a large folder that arrives nearly all, are as the server has
+    /// them whatever else happens: they go into the tree at once, without their places.
+    fn plan(&mut self, mut news: Vec<News>, now: Timestamp) -> (Steps, Vec<Told>) {
+        let (mut steps, mut arrived, mut others) = (Steps::new(), Vec::new(), Vec::new());
+        self.tree.reserve(news.iter().filter(|node| self.is_arrival(node)).count());
+        while let Some(node) = take_last(&mut news) {
+            let told = Told { id: node.id, author: node.author };
+            if self.is_arrival(&node) {
+                let synced = Synced { rev: node.rev, content_rev: node.content_rev, state: node.state.clone() };
+                self.tree.set_detached(node.id, node.state, Some(synced), now);
+                arrived.push(told);
+            } else {
+                others.push(told);
+                steps.extend(self.step_of_news(node));
             }
-            if entry.is_none() && node.deleted {
-                continue;
-            }
-            let me = self.identity.device.id;
-            let facts = Facts {
-                content_changed: entry.is_none_or(|entry| node.content_rev > entry.content_rev()),
-                content_mine: node.content_author == me && entry.is_some_and(Entry::is_shared),
-                mine: node.author == me && entry.is_some_and(Entry::is_shared),
-                unanswered: self.unanswered.contains(&node.id),
-            };
-            let remote = node.state;
-            let synced = entry.and_then(Entry::synced_state).map(Arc::as_ref);
-            let local = entry.and_then(|entry| entry.local.as_ref());
-            let outgoing = entry.and_then(Entry::outgoing);
-            let merged = merge(synced, outgoing.map(Arc::as_ref), remote.as_deref(), facts);
-            let after = merged.local.map(|after| match &remote {
-                // One allocation for both views of the ordinary case.
-                Some(remote) if **remote == after => remote.clone(),
-                _ => Arc::new(after),
-            });
-            let synced = Some(Synced { rev: node.rev, content_rev: node.content_rev, state: remote });
-            let copy = merged.copy.map(|copy| (copy, Some(node.content_author)));
-            if let Some(local) = local.filter(|_| entry.is_some_and(|entry| !entry.is_shared())) {
-                steps.insert(node.id, meet_what_stays(local, after, synced, node.content_author));
-                continue;
-            }
-            steps.insert(node.id, Step { before: local.cloned(), after, synced, copy, leftover: false });
         }
-        steps
+        self.feed.authors[1] = ToldOf::new(others);
+        (steps, arrived)
+    }
+
+    /// Whether nothing is known here of a node that is there at the server.
+    fn is_arrival(&self, node: &News) -> bool {
+        let is_known = || self.unanswered.contains(&node.id) || self.failed.contains_key(&node.id);
+        node.state.is_some() && self.tree.get(node.id).is_none() && !is_known()
+    }
+
+    fn step_of_news(&self, node: News) -> Option<(NodeId, Step)> {
+        let entry = self.tree.get(node.id);
+        if entry.is_some_and(|entry| entry.base_rev() >= node.rev) || entry.is_none() && node.deleted {
+            return None;
+        }
+        let content_author = self.feed.writers.device(node.content_author);
+        let me = Some(self.identity.device.id);
+        let facts = Facts {
+            content_changed: entry.is_none_or(|entry| node.content_rev > entry.content_rev()),
+            content_mine: content_author == me && entry.is_some_and(Entry::is_shared),
+            mine: self.feed.writers.device(node.author) == me && entry.is_some_and(Entry::is_shared),
+            unanswered: self.unanswered.contains(&node.id),
+        };
+        let remote = node.state;
+        let synced = entry.and_then(Entry::synced_state).map(Arc::as_ref);
+        let local = entry.and_then(|entry| entry.local.as_ref());
+        let outgoing = entry.and_then(Entry::outgoing);
+        let merged = merge(synced, outgoing.map(Arc::as_ref), remote.as_deref(), facts);
+        let after = merged.local.map(|after| match &remote {
+            // One allocation for both views of the ordinary case.
+            Some(remote) if **remote == after => remote.clone(),
+            _ => Arc::new(after),
+        });
+        let synced = Some(Synced { rev: node.rev, content_rev: node.content_rev, state: remote });
+        let copy = merged.copy.map(|copy| (copy, content_author));
+        let step = match local.filter(|_| entry.is_some_and(|entry| !entry.is_shared())) {
+            Some(local) => meet_what_stays(local, after, synced, content_author),
+            None => Step { before: local.cloned(), after, synced, copy, leftover: false },
+        };
+        Some((node.id, step))
+    }
+
+    /// Whether a node will be there when the steps have been carried out.
+    fn lives(&self, id: NodeId, steps: &Steps) -> bool {
+        match steps.get(&id) {
+            Some(step) => step.after.is_some(),
+            None => self.tree.local(id).is_some(),
+        }
+    }
+
+    /// Directories of what has arrived that will not be there.
+    fn dead_parents(&self, arrived: NodeId, steps: &Steps) -> impl Iterator<Item = NodeId> {
+        let names = self.tree.local(arrived).into_iter().flat_map(|state| &state.names);
+        names.map(|place| place.parent).filter(|parent| !self.lives(*parent, steps))
     }
 
     /// A directory stays (or comes back) as long as something in it does.
-    fn keep_parents(&self, steps: &mut Steps) {
-        let mut todo: Vec<NodeId> = Vec::new();
+    fn keep_parents(&self, steps: &mut Steps, arrived: &[Told]) {
+        let mut todo: Vec<NodeId> = arrived.iter().flat_map(|told| self.dead_parents(told.id, steps)).collect();
         for (id, step) in steps.iter() {
             match &step.after {
                 Some(after) => todo.extend(after.names.iter().map(|place| place.parent)),
@@ -544,21 +550,23 @@ impl Engine {
 
     /// A page from before a commit of ours may show entries of a directory that the commit has removed. The server took it,
     /// so they have left that directory since, and a later page says where to.
-    fn leave_out_homeless(&self, steps: &mut Steps) {
+    fn leave_out_homeless(&mut self, steps: &mut Steps, arrived: &mut Vec<Told>, now: Timestamp) {
         loop {
-            let lives = |id: NodeId| match steps.get(&id) {
-                Some(step) => step.after.is_some(),
-                None => self.tree.local(id).is_some(),
-            };
             let is_homeless = |step: &Step| {
-                step.after.as_ref().is_some_and(|after| after.names.iter().any(|place| !lives(place.parent)))
+                step.after.as_ref().is_some_and(|after| after.names.iter().any(|place| !self.lives(place.parent, steps)))
             };
             let homeless: Vec<NodeId> = steps.iter().filter(|(_, step)| is_homeless(step)).map(|(id, _)| *id).collect();
-            if homeless.is_empty() {
+            let is_lost = |told: &Told| self.dead_parents(told.id, steps).next().is_some();
+            let lost: BTreeSet<NodeId> = arrived.iter().filter(|told| is_lost(told)).map(|told| told.id).collect();
+            if homeless.is_empty() && lost.is_empty() {
                 return;
             }
             for id in homeless {
                 steps.remove(&id);
+            }
+            arrived.retain(|told| !lost.contains(&told.id));
+            for id in lost {
+                self.tree.set_detached(id, None, None, now);
             }
         }
     }
@@ -571,7 +579,7 @@ impl Engine {
                 let Some(entry) = self.tree.get(culprit) else { break };
                 let (Some(local), Some(synced)) = (entry.local.clone(), entry.synced.clone()) else { break };
                 let Some(agreed) = synced.state.clone() else { break };
-                before.entry(culprit).or_insert_with(|| Some(local.clone()));
+                before.note(culprit, || Some(local.clone()));
                 self.tree.detach(culprit);
                 let back = State { names: agreed.names.clone(), ..State::clone(&local) };
                 self.put_detached(culprit, Some(Arc::new(back)), Some(synced), now);
@@ -594,7 +602,7 @@ impl Engine {
             let removed = self.tree.get(parent).filter(|entry| entry.local.is_none());
             let Some(synced) = removed.and_then(|entry| entry.synced.clone()) else { break };
             let Some(state) = synced.state.clone() else { break };
-            before.entry(parent).or_insert(None);
+            before.note(parent, || None);
             self.put_detached(parent, Some(state), Some(synced), now);
             back.push(parent);
             at = parent;
@@ -623,8 +631,11 @@ impl Engine {
     }
 
     /// Returns which nodes have gone up in which.
-    fn attach_all(&mut self, mut queue: VecDeque<NodeId>, before: &mut Before, now: Timestamp) -> Aftermath {
+    fn attach_all(&mut self, steps: VecDeque<NodeId>, before: &mut Before, now: Timestamp) -> Aftermath {
         let (mut merged, mut became) = (HashMap::new(), BTreeMap::new());
+        let arrived = before.arrived.ids();
+        let mut queue: VecDeque<NodeId> = arrived.filter(|id| self.tree.attach(*id).is_err()).collect();
+        queue.extend(steps);
         while let Some(id) = queue.pop_front() {
             self.follow_merged(id, &merged, now);
             while let Err(other) = self.tree.attach(id) {
@@ -639,8 +650,7 @@ impl Engine {
                         merged.insert(loser, winner);
                         let children: Vec<NodeId> = self.tree.children(loser).map(|(_, child)| child).collect();
                         for child in children {
-                            let state = self.tree.local(child).cloned();
-                            before.entry(child).or_insert(state);
+                            before.note(child, || self.tree.local(child).cloned());
                             self.tree.detach(child);
                             queue.push_back(child);
                         }
@@ -701,8 +711,8 @@ impl Engine {
         let (Some(a), Some(b)) = (self.tree.local(id).cloned(), self.tree.local(other).cloned()) else {
             return Clash::Same { loser: id, winner: other, place: None };
         };
-        before.entry(id).or_insert_with(|| Some(a.clone()));
-        before.entry(other).or_insert_with(|| Some(b.clone()));
+        before.note(id, || Some(a.clone()));
+        before.note(other, || Some(b.clone()));
         let Some(place) = a.names.iter().find(|place| b.names.contains(place)).cloned() else {
             return Clash::Same { loser: id, winner: other, place: None };
         };
@@ -733,7 +743,9 @@ impl Engine {
 
     fn author_of(&self, id: NodeId) -> String {
         let here = self.tree.get(id).is_none_or(Entry::is_dirty);
-        let author = self.feed.authors.get(&id).copied().or_else(|| self.authors.of(id)).filter(|_| !here);
+        let told = self.feed.authors.iter().find_map(|authors| authors.author_of(id));
+        let told = told.and_then(|author| self.feed.writers.device(author));
+        let author = told.or_else(|| self.authors.of(id)).filter(|_| !here);
         author.map_or(&*self.identity.device.name, |author| self.device_name(author)).to_owned()
     }
 
@@ -772,7 +784,7 @@ impl Engine {
     fn vanish(&mut self, id: NodeId, before: &mut Before, now: Timestamp) {
         let Some(entry) = self.tree.get(id) else { return };
         let (local, synced) = (entry.local.clone(), entry.synced.clone());
-        before.entry(id).or_insert(local);
+        before.note(id, || local);
         if self.is_in_flight(id) && synced.as_ref().is_none_or(|synced| synced.state.is_none()) {
             self.tree.set_offered(id, true);
         }
@@ -806,7 +818,7 @@ impl Engine {
         let unprepared = body.draft().is_some_and(|draft| draft.ready && draft.prepared.is_none());
         let attrs = Attrs { mode: attrs.mode, mtime: attrs.mtime };
         let state = State { names: smallvec![Placement { parent: place.parent, name }], attrs, body, xattrs };
-        before.insert(to, None);
+        before.note(to, || None);
         self.put(to, Some(Arc::new(state)), None, now);
         if moved {
             self.queue(Effect::DraftMoved { from: id, to });
@@ -821,7 +833,10 @@ impl Engine {
     fn report(&mut self, before: Before) {
         let mut dropped = BTreeSet::new();
         let mut kept = BTreeSet::new();
-        for (id, before) in before {
+        if !before.arrived.is_empty() {
+            self.effects.push_back(Queued::Arrived { nodes: before.arrived, next: 0 });
+        }
+        for (id, before) in before.others {
             let after = self.tree.local(id).cloned();
             dropped.extend(staging_of(before.as_deref()));
             kept.extend(staging_of(after.as_deref()));
@@ -838,7 +853,26 @@ impl Engine {
     }
 }
 
-pub(crate) type Before = BTreeMap<NodeId, Option<Arc<State>>>;
+/// What nodes were before a step.
+#[derive(Default)]
+pub(crate) struct Before {
+    /// These were not there.
+    arrived: ToldOf,
+    others: BTreeMap<NodeId, Option<Arc<State>>>,
+}
+
+impl Before {
+    fn with(arrived: ToldOf) -> Self {
+        Self { arrived, others: BTreeMap::new() }
+    }
+
+    /// The node is not what it was any more, if that is not known yet.
+    pub(crate) fn note(&mut self, id: NodeId, was: impl FnOnce() -> Option<Arc<State>>) {
+        if !self.arrived.contains(id) {
+            self.others.entry(id).or_insert_with(was);
+        }
+    }
+}
 
 enum Clash {
     Renamed(NodeId),
@@ -847,23 +881,20 @@ enum Clash {
 }
 
 /// The feed tells of a node that is on this machine only: a directory that was left over may be in the folder again.
-fn meet_what_stays(local: &Arc<State>, after: Option<Arc<State>>, synced: Option<Synced>, author: DeviceId) -> Step {
+fn meet_what_stays(
+    local: &Arc<State>,
+    after: Option<Arc<State>>,
+    synced: Option<Synced>,
+    author: Option<DeviceId>,
+) -> Step {
     let before = Some(local.clone());
     match after {
         None => Step { after: before.clone(), before, synced, copy: None, leftover: true },
         Some(after) => {
-            let copy = Some((Copy::Local(Box::new(State::clone(local))), Some(author))).filter(|_| !is_dir(local));
+            let copy = Some((Copy::Local(Box::new(State::clone(local))), author)).filter(|_| !is_dir(local));
             Step { before, after: Some(after), synced, copy, leftover: false }
         }
     }
-}
-
-/// Pages that were asked for one after the other may have a node twice, if it changed in between.
-fn latest(mut news: Vec<News>) -> Vec<News> {
-    // In its place: the whole of a large folder may be in it.
-    news.sort_unstable_by_key(|node| (node.id, Reverse(node.rev)));
-    news.dedup_by_key(|node| node.id);
-    news
 }
 
 fn lies_in(state: &State, parent: NodeId) -> bool {

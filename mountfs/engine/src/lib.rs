@@ -15,6 +15,7 @@ mod engine;
 mod feed;
 mod held;
 mod local;
+mod news;
 mod observed;
 mod output;
 mod reconcile;

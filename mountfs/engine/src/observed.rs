@@ -5,8 +5,8 @@
 //! change from the feed with what was done here. With nothing unseen it is simply done.
 
 use crate::engine::Engine;
-use crate::feed::News;
 use crate::feed::{Aftermath, Before, Step, Steps, is_moved_dir};
+use crate::news::{News, Writers};
 use crate::reconcile::{Copy, Facts, merge};
 use crate::state::{Body, FileBody, Names, State};
 use std::collections::{BTreeMap, HashMap, VecDeque};
@@ -45,11 +45,11 @@ pub(crate) struct Authors {
 }
 
 impl Authors {
-    pub(crate) fn note(&mut self, news: &[News]) {
+    pub(crate) fn note(&mut self, news: &[News], writers: &Writers) {
         if self.wanted {
             let room = AUTHORS_MAX.saturating_sub(self.by_node.len());
-            let writers = news.iter().filter(|node| !node.deleted).take(room);
-            self.by_node.extend(writers.map(|node| (node.id, node.content_author)));
+            let author = |node: &News| Some((node.id, writers.device(node.content_author)?));
+            self.by_node.extend(news.iter().rev().filter(|node| !node.deleted).take(room).filter_map(author));
         }
     }
 
@@ -168,9 +168,9 @@ impl Engine {
     }
 
     fn carry_out_observed(&mut self, steps: Steps, now: Timestamp) -> Aftermath {
-        let mut before = Before::new();
+        let mut before = Before::default();
         for (id, step) in &steps {
-            before.insert(*id, step.before.clone());
+            before.note(*id, || step.before.clone());
             self.tree.detach(*id);
         }
         let moved = steps.iter().filter(|(_, step)| is_moved_dir(step)).map(|(id, _)| *id).collect();

@@ -1,6 +1,7 @@
 //! What comes out of the engine: work for the driver, rows for the disk, news for whoever shows the folder.
 
-use crate::state::{Row, State};
+use crate::news::ToldOf;
+use crate::state::State;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use syncmount_common::protocol::changes::Cursor;
@@ -69,9 +70,15 @@ pub struct Changed {
     pub last_attrs: Option<Attrs>,
 }
 
-/// An effect that waits for its turn. After a large folder has arrived there are as many as it has nodes.
+/// Effects that wait for their turn.
 pub(crate) enum Queued {
     Effect(Box<Effect>),
+    /// [`Effect::Changed`] for each of these nodes that is there, from one of them on: of a large folder that arrives, nearly
+    /// all. They are told as they are when it is their turn: who asked for a place of one before that was told of it.
+    Arrived {
+        nodes: ToldOf,
+        next: usize,
+    },
     /// [`Effect::Changed`], in less room.
     Changed {
         node: NodeId,
@@ -80,19 +87,8 @@ pub(crate) enum Queued {
     },
 }
 
-impl From<Queued> for Effect {
-    fn from(queued: Queued) -> Self {
-        match queued {
-            Queued::Effect(effect) => *effect,
-            Queued::Changed { node, before, after } => {
-                Self::Changed(Changed::between(node, before.as_deref(), after.as_deref()))
-            }
-        }
-    }
-}
-
 impl Changed {
-    fn between(node: NodeId, before: Option<&State>, after: Option<&State>) -> Self {
+    pub(crate) fn between(node: NodeId, before: Option<&State>, after: Option<&State>) -> Self {
         let names = |state: Option<&State>| state.into_iter().flat_map(|s| s.names.clone()).collect::<BTreeSet<_>>();
         let places = names(before).symmetric_difference(&names(after)).cloned().collect();
         let content = match (before, after) {
@@ -124,8 +120,9 @@ impl Position {
 /// What must be kept, all of it or nothing, before anything that follows from it is done or said.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Record {
-    /// Rows to write, `None` to delete.
-    pub rows: Vec<(NodeId, Option<Row>)>,
+    /// Nodes whose rows are to be written, in the order of their ids: [`crate::Engine::rows`] has them, as long as nothing else
+    /// is asked of the engine.
+    pub nodes: Vec<NodeId>,
     /// What is known of the history that the rows belong to, if it changed.
     pub position: Option<Position>,
     /// Nodes of commits that may have reached the server without an answer, all of them, if they changed.
@@ -137,7 +134,7 @@ pub struct Record {
 impl Record {
     /// Whether there is nothing to keep.
     pub fn is_empty(&self) -> bool {
-        self.rows.is_empty() && self.position.is_none() && self.unanswered.is_none() && self.retired.is_empty()
+        self.nodes.is_empty() && self.position.is_none() && self.unanswered.is_none() && self.retired.is_empty()
     }
 }
 

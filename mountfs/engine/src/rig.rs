@@ -81,14 +81,14 @@ impl Rig {
             }
         }
         let record = self.engine.take_record();
-        self.unanswered = record.unanswered.unwrap_or_else(|| self.unanswered.clone());
-        self.position = record.position.unwrap_or(self.position);
-        for (id, row) in record.rows {
+        for (id, row) in self.engine.rows(&record) {
             match row {
                 Some(row) => self.rows.insert(id, row),
                 None => self.rows.remove(&id),
             };
         }
+        self.unanswered = record.unanswered.unwrap_or_else(|| self.unanswered.clone());
+        self.position = record.position.unwrap_or(self.position);
         self.engine.check();
     }
 

@@ -125,6 +125,11 @@ impl Tree {
         }
     }
 
+    /// Room for so many more: a table that grows by itself is there twice for a moment.
+    pub(crate) fn reserve(&mut self, more: usize) {
+        self.entries.reserve(more);
+    }
+
     pub(crate) fn get(&self, id: NodeId) -> Option<&Entry> {
         self.entries.get(&id)
     }

@@ -179,7 +179,8 @@ impl Client {
         }
         let mut meta = rows::encode_meta(&record);
         meta.extend(own.meta);
-        let kept = self.state.append_rows(rows::encode_rows(&record).chain(own.rows.into_iter().map(Ok)), meta);
+        let kept = engine.rows(&record).map(rows::encode).chain(own.rows.into_iter().map(Ok));
+        let kept = self.state.append_rows(kept, meta);
         if kept.is_err() {
             engine.keep_failed(record);
         }

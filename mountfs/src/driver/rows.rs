@@ -94,9 +94,9 @@ pub(super) fn take_items(loaded: &mut Loaded) -> Vec<(u64, Vec<u8>)> {
     items.filter_map(|(key, data)| Some((item_of_key(&key)?, data))).collect()
 }
 
-/// The store's form of a record's rows, one by one.
-pub(super) fn encode_rows(record: &Record) -> impl Iterator<Item = io::Result<RowChange>> {
-    record.rows.iter().map(|(id, row)| Ok((*id.as_bytes(), row.as_ref().map(encode_row).transpose()?)))
+/// The store's form of a row.
+pub(super) fn encode((id, row): (NodeId, Option<Row>)) -> io::Result<RowChange> {
+    Ok((*id.as_bytes(), row.as_ref().map(encode_row).transpose()?))
 }
 
 /// The store's form of all else in it.

@@ -343,7 +343,8 @@ impl Device {
     fn abandon(&mut self, node: NodeId, staging: Option<u64>, now: Timestamp) -> Result<(), String> {
         let engine = self.engine.as_mut().ok_or("the process is down")?;
         engine.abandon_draft(node, now);
-        self.disk.keep(engine.take_record());
+        let record = engine.take_record();
+        self.disk.keep(engine, record);
         self.kept = self.kept.is_some().then(|| view::of_engine(engine, None));
         staging.iter().for_each(|id| self.disk.set_aside(*id));
         if self.disk.suspect { Ok(()) } else { Err(format!("the bytes of {node:?} are gone")) }

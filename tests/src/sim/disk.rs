@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use syncmount_common::protocol::changes::Cursor;
 use syncmount_common::{ContentHash, NodeId};
-use syncmount_engine::{Draft, Position, Record, Restored, Row};
+use syncmount_engine::{Draft, Engine, Position, Record, Restored, Row};
 
 /// What records add up to.
 #[derive(Clone, Default)]
@@ -23,10 +23,12 @@ struct Kept {
     marks: BTreeMap<u64, u64>,
 }
 
+type Rows = Vec<(NodeId, Option<Row>)>;
+
 /// One append to the journal.
 #[derive(Clone)]
 enum Entry {
-    Record(Record),
+    Record(Record, Rows),
     /// A retired staging file has been removed.
     Removed(u64),
     /// The bytes of a staging file, of this generation, are synced; or may be overwritten from now on.
@@ -35,8 +37,8 @@ enum Entry {
 
 impl Kept {
     fn apply(&mut self, entry: &Entry) {
-        let record = match entry {
-            Entry::Record(record) => record,
+        let (record, rows) = match entry {
+            Entry::Record(record, rows) => (record, rows),
             Entry::Removed(id) => {
                 self.retired.remove(id);
                 self.marks.remove(id);
@@ -51,7 +53,7 @@ impl Kept {
                 return;
             }
         };
-        for (id, row) in &record.rows {
+        for (id, row) in rows {
             match row {
                 Some(row) => self.rows.insert(*id, row.clone()),
                 None => self.rows.remove(id),
@@ -146,9 +148,10 @@ pub struct Disk {
 }
 
 impl Disk {
-    /// Keeps a record: it survives the process.
-    pub fn keep(&mut self, record: Record) {
-        self.append(Entry::Record(record));
+    /// Keeps a record of this engine: it survives the process.
+    pub fn keep(&mut self, engine: &Engine, record: Record) {
+        let rows = engine.rows(&record).collect();
+        self.append(Entry::Record(record, rows));
     }
 
     fn append(&mut self, entry: Entry) {
@@ -159,7 +162,7 @@ impl Disk {
     /// Planted fault: the feed position is kept before what belongs to it.
     pub fn keep_cursor(&mut self, cursor: Cursor) {
         let position = Position { cursor: Some(cursor), ..self.now.position };
-        self.append(Entry::Record(Record { position: Some(position), ..Record::default() }));
+        self.append(Entry::Record(Record { position: Some(position), ..Record::default() }, Rows::new()));
     }
 
     /// Whether records wait to be folded.

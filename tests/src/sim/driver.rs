@@ -116,7 +116,7 @@ impl World {
             engine.keep_failed(record);
             return false;
         }
-        device.disk.keep(record);
+        device.disk.keep(engine, record);
         device.kept = Some(view::of_engine(engine, None));
         if !std::mem::replace(&mut device.fold_due, true) {
             let late = self.rng.delay_ms(1, 5_000);
