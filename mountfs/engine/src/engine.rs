@@ -89,8 +89,8 @@ pub struct Engine {
     pub(crate) copies: BTreeMap<ContentHash, BTreeSet<NodeId>>,
     copied: BTreeMap<NodeId, ContentHash>,
     touched: BTreeSet<NodeId>,
-    /// More of them.
-    pub(crate) unkept: Vec<ToldOf>,
+    /// More of them, which have arrived with the feed.
+    arrived: ToldOf,
     cursor_touched: bool,
     retired: Vec<u64>,
     random: u64,
@@ -137,7 +137,7 @@ impl Engine {
             copies: BTreeMap::new(),
             copied: BTreeMap::new(),
             touched: BTreeSet::new(),
-            unkept: Vec::new(),
+            arrived: ToldOf::default(),
             cursor_touched: false,
             retired: Vec::new(),
             random,
@@ -220,27 +220,22 @@ impl Engine {
     }
 
     fn next_effect(&mut self) -> Option<Effect> {
-        loop {
-            match self.effects.front_mut()? {
+        while let Some(queued) = self.effects.pop_front() {
+            match queued {
+                Queued::Effect(effect) => return Some(*effect),
+                Queued::Changed { node, before, after } => {
+                    return Some(Effect::Changed(Changed::between(node, before.as_deref(), after.as_deref())));
+                }
                 Queued::Arrived { nodes, next } => {
-                    let Some(node) = nodes.at(*next) else {
-                        self.effects.pop_front();
-                        continue;
-                    };
-                    *next += 1;
+                    let Some(node) = nodes.at(next) else { continue };
+                    self.effects.push_front(Queued::Arrived { nodes, next: next + 1 });
                     if let Some(local) = self.tree.local(node) {
                         return Some(Effect::Changed(Changed::between(node, None, Some(local))));
                     }
                 }
-                Queued::Effect(_) | Queued::Changed { .. } => match self.effects.pop_front()? {
-                    Queued::Effect(effect) => return Some(*effect),
-                    Queued::Changed { node, before, after } => {
-                        return Some(Effect::Changed(Changed::between(node, before.as_deref(), after.as_deref())));
-                    }
-                    Queued::Arrived { .. } => {}
-                },
             }
         }
+        None
     }
 
     pub(crate) fn queue(&mut self, effect: Effect) {
@@ -260,27 +255,27 @@ impl Engine {
 
     /// What must be kept before anything that follows from it is done or said.
     pub fn take_record(&mut self) -> Record {
-        let mut nodes: Vec<NodeId> = std::mem::take(&mut self.touched).into_iter().collect();
-        for arrived in std::mem::take(&mut self.unkept) {
-            nodes.extend(arrived.ids());
-        }
-        nodes.sort_unstable();
-        nodes.dedup();
+        let arrived = std::mem::take(&mut self.arrived);
+        let touched = std::mem::take(&mut self.touched).into_iter();
+        let nodes = touched.filter(|id| !arrived.contains(*id)).collect();
         let position = std::mem::take(&mut self.cursor_touched)
             .then(|| Position { cursor: self.feed.cursor(), ahead: self.feed.ahead() });
         let unanswered =
             std::mem::take(&mut self.unanswered_touched).then(|| self.unanswered.iter().copied().collect());
-        Record { nodes, position, unanswered, retired: std::mem::take(&mut self.retired) }
+        Record { nodes, arrived, position, unanswered, retired: std::mem::take(&mut self.retired) }
     }
 
-    /// The rows of a record that was taken just now, one by one, `None` to delete: very many need no memory at once.
-    pub fn rows(&self, record: &Record) -> impl ExactSizeIterator<Item = (NodeId, Option<Row>)> {
-        record.nodes.iter().map(|id| (*id, self.tree.get(*id).map(row_of)))
+    /// The rows of a record that was taken just now, one by one, `None` to delete: very many need no memory at once. The
+    /// iterator knows how many.
+    pub fn rows(&self, record: &Record) -> impl Iterator<Item = (NodeId, Option<Row>)> {
+        let nodes = record.nodes.iter().copied().chain(record.arrived.ids());
+        nodes.map(|id| (id, self.tree.get(id).map(row_of)))
     }
 
     /// A record could not be kept: it is part of the next one.
     pub fn keep_failed(&mut self, record: Record) {
         self.touched.extend(record.nodes);
+        self.touch_arrived(record.arrived);
         self.cursor_touched |= record.position.is_some();
         self.unanswered_touched |= record.unanswered.is_some();
         self.retired.extend(record.retired);
@@ -515,6 +510,14 @@ impl Engine {
         self.note_draft(id);
         self.note_names(id);
         self.note_copied(id);
+    }
+
+    /// These are to be kept too. Of several lists before the next record the longest costs nothing.
+    pub(crate) fn touch_arrived(&mut self, mut arrived: ToldOf) {
+        if arrived.ids().len() > self.arrived.ids().len() {
+            std::mem::swap(&mut arrived, &mut self.arrived);
+        }
+        self.touched.extend(arrived.ids());
     }
 
     /// What follows from what a node is called.

@@ -386,7 +386,7 @@ impl Engine {
             before.note(*id, || step.before.clone());
             self.tree.detach(*id);
         }
-        self.unkept.push(arrived);
+        self.touch_arrived(arrived);
         let moved: Vec<NodeId> = steps.iter().filter(|(_, step)| is_moved_dir(step)).map(|(id, _)| *id).collect();
         let mut queue = VecDeque::new();
         let mut copies = Vec::new();
@@ -553,7 +553,9 @@ impl Engine {
     fn leave_out_homeless(&mut self, steps: &mut Steps, arrived: &mut Vec<Told>, now: Timestamp) {
         loop {
             let is_homeless = |step: &Step| {
-                step.after.as_ref().is_some_and(|after| after.names.iter().any(|place| !self.lives(place.parent, steps)))
+                step.after
+                    .as_ref()
+                    .is_some_and(|after| after.names.iter().any(|place| !self.lives(place.parent, steps)))
             };
             let homeless: Vec<NodeId> = steps.iter().filter(|(_, step)| is_homeless(step)).map(|(id, _)| *id).collect();
             let is_lost = |told: &Told| self.dead_parents(told.id, steps).next().is_some();
@@ -917,7 +919,7 @@ fn staging_of(state: Option<&State>) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use crate::rig::{NOW, Rig, content, cursor, id, name};
-    use crate::{Body, Draft, FileBody, PrepareAnswer, RenameMode, conflict_name};
+    use crate::{Body, Draft, Effect, FileBody, PrepareAnswer, RenameMode, conflict_name};
     use std::sync::Arc;
     use syncmount_common::protocol::changes::{Ask, Cursor};
     use syncmount_common::{Attrs, Node, NodeId, NodeKind};
@@ -1057,6 +1059,97 @@ mod tests {
         assert_eq!(rig.engine.child(dir, b"file"), Some(file));
         assert_eq!(rig.engine.child(ROOT, b"dir"), Some(dir));
         assert_eq!(rig.sync().concat().len(), 2, "the directory comes back with its child");
+    }
+
+    #[test]
+    fn of_a_folder_that_is_joined_nothing_is_shown_or_kept_before_it_is_complete() {
+        let mut rig = Rig::unjoined();
+        let (dir, file) = (rig.theirs(id(8), ROOT, "dir", None), rig.theirs(id(9), id(8), "file", Some(1)));
+        for _ in 0..2 {
+            // The first time the process ends in the middle.
+            rig.page(vec![file.clone()], 1, true);
+            assert_eq!(rig.engine.poll(NOW), None);
+            assert!(rig.engine.take_record().is_empty());
+            assert!(!rig.engine.has_joined() && rig.engine.entry(id(9)).is_none());
+            rig.restart();
+            assert_eq!(rig.engine.next_page(), Ask::default(), "from the begin");
+        }
+        rig.page(vec![file], 1, true);
+        rig.page(vec![dir], 2, false);
+        for _ in 0..2 {
+            rig.drive();
+            assert_eq!((rig.names(ROOT), rig.names(id(8))), (vec!["dir".to_owned()], vec!["file".to_owned()]));
+            assert!(rig.engine.has_joined() && !rig.engine.has_work());
+            rig.restart();
+        }
+    }
+
+    #[test]
+    fn what_was_made_here_before_the_folder_was_joined_meets_what_arrives() {
+        let mut rig = Rig::unjoined();
+        let (mine, other) = (rig.mkdir(ROOT, "dir"), rig.file(ROOT, "a", 1));
+        let inner = rig.file(mine, "inner", 2);
+        rig.drive();
+        let theirs = [(id(8), ROOT, "dir", None), (id(9), id(8), "inner", Some(2)), (id(7), ROOT, "a", Some(3))];
+        let theirs = theirs.map(|(node, parent, text, inside)| rig.theirs(node, parent, text, inside));
+        rig.news(theirs.into());
+        assert_eq!((rig.engine.child(ROOT, b"dir"), rig.engine.child(id(8), b"inner")), (Some(id(8)), Some(id(9))));
+        assert!(rig.engine.local(mine).is_none() && rig.engine.local(inner).is_none(), "they are one with theirs");
+        assert_eq!(rig.engine.child(ROOT, b"a"), Some(other), "the newer one keeps the name");
+        let beside = conflict_name(&name("a"), "there", rig.engine.local(id(7)).unwrap().attrs.mtime, |_| false);
+        assert_eq!(rig.engine.child(ROOT, beside.as_bytes()), Some(id(7)), "whose it is, is known");
+    }
+
+    #[test]
+    fn what_arrives_is_told_once_and_as_it_is_then() {
+        let mut rig = Rig::new();
+        let arriving = [(7, "a"), (8, "b"), (9, "c")].map(|(node, text)| rig.theirs(id(node), ROOT, text, Some(node)));
+        rig.page(arriving.into(), 9, false);
+        let mut told = Vec::new();
+        while let Some(effect) = rig.engine.poll(NOW) {
+            let Effect::Changed(changed) = effect else { continue };
+            if told.is_empty() {
+                rig.engine.remove(ROOT, b"b", false, NOW).unwrap();
+                rig.engine.rename((ROOT, b"c"), (ROOT, name("d")), RenameMode::Replace, NOW).unwrap();
+            }
+            told.push((changed.node, changed.places[0].name.to_string(), changed.content, changed.removed));
+        }
+        assert_eq!(told, [(id(7), "a".to_owned(), false, false), (id(9), "d".to_owned(), false, false)]);
+    }
+
+    #[test]
+    fn what_arrives_and_could_not_be_kept_is_in_the_next_record() {
+        let mut rig = Rig::new();
+        let arriving = [(7, "a"), (8, "b")].map(|(node, text)| rig.theirs(id(node), ROOT, text, Some(node)));
+        rig.page(arriving.into(), 8, false);
+        rig.engine.poll(NOW);
+        let record = rig.engine.take_record();
+        let rows = |rig: &Rig, record| rig.engine.rows(record).map(|(id, _)| id).collect::<Vec<_>>();
+        assert_eq!(rows(&rig, &record), [id(7), id(8)]);
+        rig.engine.keep_failed(record);
+        rig.engine.remove(ROOT, b"a", false, NOW).unwrap();
+        rig.page(
+            [(5, "e"), (6, "f"), (9, "g")].map(|(node, text)| rig.theirs(id(node), ROOT, text, Some(node))).into(),
+            9,
+            false,
+        );
+        rig.drive();
+        let mut kept = rig.kept();
+        kept.retain(|node| *node != ROOT);
+        assert_eq!(kept, [5, 6, 7, 8, 9].map(id), "each once, also what comes of several pages");
+        rig.restart();
+        assert_eq!(rig.names(ROOT), ["b", "e", "f", "g"]);
+    }
+
+    #[test]
+    fn what_arrives_in_a_directory_that_is_not_there_is_left_out() {
+        let mut rig = Rig::new();
+        let (lost, below) = (rig.theirs(id(7), id(99), "lost", None), rig.theirs(id(8), id(7), "below", Some(1)));
+        let found = rig.theirs(id(9), ROOT, "found", Some(1));
+        rig.news(vec![lost, below, found]);
+        assert_eq!((rig.names(ROOT), rig.engine.len()), (vec!["found".to_owned()], 2));
+        rig.restart();
+        assert_eq!(rig.engine.len(), 2);
     }
 
     #[test]

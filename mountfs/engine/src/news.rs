@@ -94,14 +94,14 @@ pub(crate) fn take_last<T>(from: &mut Vec<T>) -> Option<T> {
 }
 
 /// A node and who changed it last.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Told {
     pub(crate) id: NodeId,
     pub(crate) author: Writer,
 }
 
 /// Nodes that the feed told of, in the order of their ids. A copy shares them.
-#[derive(Clone, Default)]
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
 pub(crate) struct ToldOf(Arc<Vec<Told>>);
 
 impl ToldOf {
@@ -145,7 +145,11 @@ mod tests {
         while let Some(last) = take_last(&mut list) {
             taken.push(last);
             let room = list.capacity();
-            assert!(room <= SHORT || room <= list.len() + list.len() / (EMPTY_PART - 1) + 1, "{room} for {}", list.len());
+            assert!(
+                room <= SHORT || room <= list.len() + list.len() / (EMPTY_PART - 1) + 1,
+                "{room} for {}",
+                list.len()
+            );
         }
         assert!(taken.into_iter().rev().eq(0..100_000));
     }

@@ -120,9 +120,10 @@ impl Position {
 /// What must be kept, all of it or nothing, before anything that follows from it is done or said.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Record {
-    /// Nodes whose rows are to be written, in the order of their ids: [`crate::Engine::rows`] has them, as long as nothing else
-    /// is asked of the engine.
-    pub nodes: Vec<NodeId>,
+    /// Nodes whose rows are to be written: [`crate::Engine::rows`] has them, as long as nothing else is asked of the engine.
+    pub(crate) nodes: Vec<NodeId>,
+    /// More of them, which have arrived with the feed.
+    pub(crate) arrived: ToldOf,
     /// What is known of the history that the rows belong to, if it changed.
     pub position: Option<Position>,
     /// Nodes of commits that may have reached the server without an answer, all of them, if they changed.
@@ -134,7 +135,8 @@ pub struct Record {
 impl Record {
     /// Whether there is nothing to keep.
     pub fn is_empty(&self) -> bool {
-        self.nodes.is_empty() && self.position.is_none() && self.unanswered.is_none() && self.retired.is_empty()
+        let no_rows = self.nodes.is_empty() && self.arrived.is_empty();
+        no_rows && self.position.is_none() && self.unanswered.is_none() && self.retired.is_empty()
     }
 }
 

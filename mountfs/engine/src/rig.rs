@@ -51,7 +51,14 @@ pub(crate) fn cursor(seq: u64) -> Cursor {
 
 impl Rig {
     pub(crate) fn new() -> Self {
-        let mut rig = Self {
+        let mut rig = Self::unjoined();
+        rig.news(Vec::new());
+        rig
+    }
+
+    /// One that has heard nothing of its folder yet.
+    pub(crate) fn unjoined() -> Self {
+        Self {
             engine: Self::start(Restored::default()),
             rows: BTreeMap::new(),
             seq: 0,
@@ -59,9 +66,7 @@ impl Rig {
             position: Position::default(),
             own: None,
             rules: None,
-        };
-        rig.news(Vec::new());
-        rig
+        }
     }
 
     fn start(restored: Restored) -> Engine {
@@ -206,6 +211,11 @@ impl Rig {
         self.engine = Self::start(self.restored());
         self.drive();
         self.become_another();
+    }
+
+    /// The nodes of which something is kept.
+    pub(crate) fn kept(&self) -> Vec<NodeId> {
+        self.rows.keys().copied().collect()
     }
 
     /// What is kept at present.

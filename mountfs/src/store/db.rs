@@ -125,7 +125,9 @@ impl Db {
         seq: u64,
     ) -> Result<(), StateError> {
         let meta = meta.iter().map(|(key, value)| (key.as_str(), value.as_deref()));
-        self.try_apply(rows, meta, seq).map_err(|error| sql_error(&self.path, &error))
+        self.try_apply(rows, meta, seq).map_err(|error| sql_error(&self.path, &error))?;
+        self.let_pages_go();
+        Ok(())
     }
 
     fn try_apply<'m>(
@@ -160,7 +162,17 @@ impl Db {
 
     /// Everything in it: a second per million rows.
     pub(super) fn load(&self) -> Result<Contents, StateError> {
-        self.try_load().map_err(|error| sql_error(&self.path, &error))
+        let contents = self.try_load().map_err(|error| sql_error(&self.path, &error))?;
+        self.let_pages_go();
+        Ok(contents)
+    }
+
+    /// Whoever has passed very many rows does not ask for the last of them next: copies of their pages only cost memory.
+    fn let_pages_go(&self) {
+        if let Err(error) = self.connection.execute_batch("PRAGMA shrink_memory") {
+            // What was stored is stored; more memory is in use.
+            tracing::warn!(%error, "SQLite keeps its pages in memory");
+        }
     }
 
     fn try_load(&self) -> rusqlite::Result<Contents> {

@@ -162,7 +162,9 @@ impl Disk {
     /// Planted fault: the feed position is kept before what belongs to it.
     pub fn keep_cursor(&mut self, cursor: Cursor) {
         let position = Position { cursor: Some(cursor), ..self.now.position };
-        self.append(Entry::Record(Record { position: Some(position), ..Record::default() }, Rows::new()));
+        let mut record = Record::default();
+        record.position = Some(position);
+        self.append(Entry::Record(record, Rows::new()));
     }
 
     /// Whether records wait to be folded.

@@ -17,6 +17,8 @@ struct Line {
     upstream: String,
     /// Bytes from the device to the server.
     sent: AtomicU64,
+    /// Bytes from the server to the device.
+    received: AtomicU64,
     /// The line breaks when this many were sent.
     breaks_at: AtomicU64,
     is_cut: AtomicBool,
@@ -33,6 +35,7 @@ impl Proxy {
         let line = Arc::new(Line {
             upstream: upstream.to_owned(),
             sent: AtomicU64::new(0),
+            received: AtomicU64::new(0),
             breaks_at: AtomicU64::new(u64::MAX),
             is_cut: AtomicBool::new(false),
             connections: Mutex::default(),
@@ -51,6 +54,11 @@ impl Proxy {
     /// Bytes that have gone from the device to the server, with everything around the contents.
     pub fn sent(&self) -> u64 {
         self.line.sent.load(Ordering::SeqCst)
+    }
+
+    /// Bytes that have come from the server, likewise.
+    pub fn received(&self) -> u64 {
+        self.line.received.load(Ordering::SeqCst)
     }
 
     /// Breaks all connections when `bytes` more were sent, and takes no new ones until [`Self::mend`].
@@ -102,8 +110,9 @@ impl Line {
         }
         let there = (device.try_clone()?, server.try_clone()?);
         let back = (server.try_clone()?, device.try_clone()?);
-        thread::spawn(move || carry(there.0, there.1, |count| self.count(count)));
-        thread::spawn(move || carry(back.0, back.1, |_| {}));
+        let line = self.clone();
+        thread::spawn(move || carry(there.0, there.1, |count| line.count(count)));
+        thread::spawn(move || carry(back.0, back.1, |count| _ = self.received.fetch_add(count, Ordering::SeqCst)));
         Ok(())
     }
 

@@ -14,6 +14,7 @@ mod full_disk;
 mod held;
 mod helper;
 mod ignore;
+mod joins;
 mod large_files;
 mod listings;
 mod model;
