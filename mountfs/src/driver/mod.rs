@@ -10,6 +10,7 @@ mod clock;
 mod content;
 mod difference;
 mod durable;
+mod fleeting;
 mod folder;
 mod former;
 mod known;
@@ -70,6 +71,7 @@ pub struct Client {
     parts: parts::Parts,
     known: known::KnownChunks,
     formers: former::Formers,
+    fleeting: fleeting::Fleeting,
     followers: ahead::Followers,
     outbox: outbox::Outbox,
     /// Taken under the engine's lock where both are needed.

@@ -16,7 +16,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 /// How long the server may hold a poll.
-const POLL_WAIT: Duration = Duration::from_secs(50);
+const POLL_WAIT: Duration = Duration::from_secs(55);
 
 /// How long the first change after a pause waits for others to share its commit.
 const GATHER: Duration = Duration::from_micros(300);

@@ -2,7 +2,8 @@
 
 use super::durable::Marks;
 use super::{
-    Client, Room, ahead, content, former, known, link::Link, outbox::Outbox, parts, pins, rows, session::Voice,
+    Client, Room, ahead, content, fleeting, former, known, link::Link, outbox::Outbox, parts, pins, rows,
+    session::Voice,
 };
 use crate::files::OpenFiles;
 use crate::ports::Remote;
@@ -97,6 +98,7 @@ impl Client {
             parts: parts::Parts::default(),
             known: known::KnownChunks::default(),
             formers: former::Formers::default(),
+            fleeting: fleeting::Fleeting::default(),
             followers: ahead::Followers::default(),
             outbox: Outbox::default(),
             voice: Mutex::new(voice),

@@ -431,12 +431,15 @@ impl Client {
         }
     }
 
-    /// Returns when the draft may be prepared: at once but for one that was synced by a program that goes on writing.
+    /// Returns when the draft may be prepared: at once but for one that was synced by a program that goes on writing, and one with
+    /// a name that comes and goes.
     pub(super) async fn rest(&self, node: NodeId, generation: u64) {
-        while let Some(file) = self.files.get(node) {
+        loop {
             // Before it is asked whether it rests, so that no end of that is missed.
             let rested = self.rested.notified();
-            let Some(wait) = file.rest(generation, Instant::now()) else { return };
+            let now = Instant::now();
+            let rest = self.files.get(node).and_then(|file| file.rest(generation, now));
+            let Some(wait) = rest.or_else(|| self.fleeting.stay(node, now)) else { return };
             tokio::select! {
                 () = rested => {}
                 () = tokio::time::sleep(wait) => {}
@@ -446,7 +449,9 @@ impl Client {
 
     /// Returns when the server has the file as it was told to the tree, or with an error at the deadline.
     pub fn await_sent(&self, file: &OpenFile, deadline: Instant) -> Result<(), WriteError> {
-        self.end_rest(file);
+        file.end_rest();
+        self.fleeting.end_stay(file.inner.read().node);
+        self.rested.notify_waiters();
         loop {
             let (node, clean) = {
                 let inner = file.inner.read();

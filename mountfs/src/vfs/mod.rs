@@ -456,6 +456,7 @@ impl Vfs {
             }
             Ok(node) => node,
         };
+        self.client.note_made(self.node(parent)?, name, node);
         let file = self.client.open_made(node, staging)?;
         let opening = self.give_handle(node, self.inodes.number(node), file, Access::WRITE, None)?;
         Ok((self.remembered(node)?, opening))
@@ -487,6 +488,8 @@ impl Vfs {
         self.entries_changed(parent);
         if dir {
             self.times.forget(node);
+        } else {
+            self.client.note_removed(parent, name);
         }
         Ok(())
     }

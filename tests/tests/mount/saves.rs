@@ -168,3 +168,26 @@ fn what_is_synced_again_and_again_is_sent_when_its_writer_pauses() {
     let most = 5 + took.as_millis() / 90;
     assert!(versions.versions.len() as u128 <= most, "{} versions in {took:?}", versions.versions.len());
 }
+
+#[test]
+fn a_journal_that_comes_and_goes_with_each_transaction_is_not_sent() {
+    let world = World::new();
+    let (line, a) = world.device_behind_proxy("A");
+    a.mount();
+    let b = world.mount("B");
+    let steps = "begin; insert into t values(randomblob(100)); commit;".repeat(200);
+    let before = line.sent();
+    let begin = Instant::now();
+    let database = a.path("table.db");
+    run(Command::new("sqlite3").arg(&database).arg(format!("create table t(x); {steps}"))).good();
+    let took = begin.elapsed();
+    a.wait_synced();
+    let sent = line.sent() - before;
+    // Where one transaction takes as long as a rest, each is sent.
+    let most = 100_000 + 400 * took.as_millis() as u64;
+    assert!(sent < most.min(1_000_000), "{sent} bytes were sent in {took:?}");
+    assert_become_equal(&a.folder, &b.folder, DirTimes::Ignored);
+    let count =
+        run(Command::new("sqlite3").arg(b.path("table.db")).arg("select count(*) from t; pragma integrity_check;"));
+    assert_eq!(count.good(), "200\nok\n");
+}
