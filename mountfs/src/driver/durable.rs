@@ -14,6 +14,7 @@ use parking_lot::Mutex;
 use std::collections::{HashMap, HashSet};
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use syncmount_common::hash::{FileHash, FileHasher};
 use syncmount_common::{Extent, Manifest, NodeId};
 use syncmount_engine::{Body, Draft, FileBody};
@@ -98,18 +99,15 @@ impl Client {
             self.sync_bytes(file)?;
             return self.sync_journal();
         };
-        std::thread::scope(|scope| {
-            let beside = std::thread::Builder::new();
-            let bytes = beside.spawn_scoped(scope, || staging.file.sync_data())?;
-            let beside = std::thread::Builder::new();
-            let is_new = self.unsynced_names.load(std::sync::atomic::Ordering::Acquire);
-            let names = is_new.then(|| beside.spawn_scoped(scope, || self.sync_names())).transpose()?;
-            let journal = self.sync_journal();
-            let panicked = |_| io::Error::other("a sync has panicked");
-            bytes.join().map_err(panicked)??;
-            names.map_or(Ok(Ok(())), |names| names.join().map_err(panicked))??;
-            journal
-        })?;
+        let names_and_journal = || {
+            if self.unsynced_names.load(Ordering::Acquire) {
+                return beside(&|| self.sync_names(), || self.sync_journal());
+            }
+            self.sync_journal()?;
+            // Somebody else may be at it, and this file's name one of those.
+            self.sync_names()
+        };
+        beside(&|| staging.file.sync_data(), names_and_journal)?;
         self.note_mark(&file.inner.read(), staging.id, mark);
         Ok(())
     }
@@ -306,7 +304,64 @@ impl Client {
     }
 }
 
+/// Does both at the same time, or one after the other if there is no thread for that.
+fn beside(work: &(dyn Fn() -> io::Result<()> + Sync), meanwhile: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
+    std::thread::scope(|scope| match std::thread::Builder::new().spawn_scoped(scope, work) {
+        Ok(thread) => {
+            let done = meanwhile();
+            thread.join().map_err(|_| io::Error::other("a sync has panicked"))??;
+            done
+        }
+        Err(error) => {
+            tracing::debug!(%error, "synced one after the other");
+            work()?;
+            meanwhile()
+        }
+    })
+}
+
 /// Whether the tree knows these bytes, and may send them.
 fn is_told(inner: &Inner) -> bool {
     inner.told == inner.generation && inner.told_ready
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::recover::tests::{cut_power, open};
+    use super::*;
+    use std::time::Duration;
+    use syncmount_common::{Attrs, Name, Timestamp};
+
+    #[test]
+    fn who_syncs_waits_for_a_sync_of_names_that_another_has_begun() {
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let client = open(dir.path(), &runtime);
+        let body = Body::File(FileBody::Draft(Box::new(Draft::empty())));
+        let (name, attrs) = (Name::try_from("file").unwrap(), Attrs { mode: 0o644, mtime: Timestamp(0) });
+        let node = client.change(|engine, now| engine.create(NodeId::ROOT, name, attrs, body, now)).unwrap().unwrap();
+        let file = client.open(node, true).unwrap();
+        client.write(&file, 0, b"bytes").unwrap();
+        // Another has taken the names, this file's among them, and is not done with them.
+        let others = client.syncing_names.lock();
+        client.unsynced_names.store(false, Ordering::Release);
+        let (done, is_done) = std::sync::mpsc::channel();
+        std::thread::scope(|scope| {
+            scope.spawn(|| done.send(client.sync_file(&file).map_err(|error| error.to_string())).unwrap());
+            assert!(is_done.recv_timeout(Duration::from_millis(300)).is_err(), "its name is not synced");
+            drop(others);
+            is_done.recv_timeout(Duration::from_secs(60)).unwrap().unwrap();
+        });
+        client.files.close(&file);
+        drop((file, client));
+        cut_power(dir.path());
+        assert!(open(dir.path(), &runtime).look(|engine| engine.local(node).is_some()));
+    }
+
+    #[test]
+    fn an_error_of_either_is_the_error_of_both() {
+        let bad = || Err(io::Error::other("bad"));
+        assert!(beside(&|| Ok(()), || Ok(())).is_ok());
+        assert!(beside(&bad, || Ok(())).is_err() && beside(&|| Ok(()), bad).is_err());
+    }
 }
