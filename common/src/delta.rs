@@ -64,6 +64,7 @@ impl<'de> Deserialize<'de> for Delta {
     }
 }
 
+#[cfg(feature = "schema")]
 impl utoipa::PartialSchema for Delta {
     fn schema() -> utoipa::openapi::RefOr<utoipa::openapi::schema::Schema> {
         utoipa::openapi::schema::Object::builder()
@@ -73,6 +74,7 @@ impl utoipa::PartialSchema for Delta {
     }
 }
 
+#[cfg(feature = "schema")]
 impl utoipa::ToSchema for Delta {}
 
 /// How `target` differs from `base`, if telling that takes at most half of what telling all of it takes.

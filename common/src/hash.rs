@@ -112,6 +112,7 @@ macro_rules! hash_type {
             }
         }
 
+        #[cfg(feature = "schema")]
         impl utoipa::PartialSchema for $name {
             fn schema() -> utoipa::openapi::RefOr<utoipa::openapi::schema::Schema> {
                 utoipa::openapi::schema::Object::builder()
@@ -122,6 +123,7 @@ macro_rules! hash_type {
             }
         }
 
+        #[cfg(feature = "schema")]
         impl utoipa::ToSchema for $name {}
     };
 }

@@ -198,6 +198,7 @@ impl<'de> Deserialize<'de> for Manifest {
     }
 }
 
+#[cfg(feature = "schema")]
 impl utoipa::PartialSchema for Manifest {
     fn schema() -> utoipa::openapi::RefOr<utoipa::openapi::schema::Schema> {
         utoipa::openapi::schema::Object::builder()
@@ -207,6 +208,7 @@ impl utoipa::PartialSchema for Manifest {
     }
 }
 
+#[cfg(feature = "schema")]
 impl utoipa::ToSchema for Manifest {}
 
 #[cfg(test)]

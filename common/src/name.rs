@@ -93,6 +93,7 @@ impl<'de> Deserialize<'de> for Name {
     }
 }
 
+#[cfg(feature = "schema")]
 impl utoipa::PartialSchema for Name {
     fn schema() -> utoipa::openapi::RefOr<utoipa::openapi::schema::Schema> {
         utoipa::openapi::schema::Object::builder()
@@ -102,6 +103,7 @@ impl utoipa::PartialSchema for Name {
     }
 }
 
+#[cfg(feature = "schema")]
 impl utoipa::ToSchema for Name {}
 
 #[cfg(test)]

@@ -9,6 +9,7 @@ use crate::xattr::Xattrs;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use std::fmt;
 use std::sync::{Arc, OnceLock};
+#[cfg(feature = "schema")]
 use utoipa::ToSchema;
 
 /// The largest number of names that one node may have.
@@ -18,7 +19,8 @@ pub const NAMES_MAX: usize = 10_000;
 pub const INLINE_EXTENTS_MAX: usize = 32;
 
 /// What a node is. It never changes: a file that becomes a directory is another node.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(ToSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum NodeKind {
     /// A regular file.
@@ -30,8 +32,8 @@ pub enum NodeKind {
 }
 
 /// Where a node is found: a directory and a name in it. A hard-linked file or symlink has several.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Hash, Serialize, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(ToSchema))]
 pub struct Placement {
     /// The directory.
     pub parent: NodeId,
@@ -40,8 +42,8 @@ pub struct Placement {
 }
 
 /// What a node has beside its content.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash, Serialize, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(ToSchema))]
 pub struct Attrs {
     /// Permission bits, 0 to 0o7777.
     pub mode: u32,
@@ -56,8 +58,8 @@ pub const MODE_MASK: u32 = 0o7777;
 pub const TYPE_MASK: u32 = 0o170_000;
 
 /// A content as a node refers to it.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(ToSchema))]
 pub struct Content {
     /// Names the manifest.
     pub hash: ContentHash,
@@ -140,17 +142,19 @@ impl<'de> Deserialize<'de> for SymlinkTarget {
     }
 }
 
+#[cfg(feature = "schema")]
 impl utoipa::PartialSchema for SymlinkTarget {
     fn schema() -> utoipa::openapi::RefOr<utoipa::openapi::schema::Schema> {
         Name::schema()
     }
 }
 
+#[cfg(feature = "schema")]
 impl ToSchema for SymlinkTarget {}
 
 /// The state of a node at one revision, as the server tells it. A removed node is a tombstone: `deleted`, no names.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(ToSchema))]
 pub struct Node {
     /// Who it is.
     pub id: NodeId,

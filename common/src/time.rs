@@ -1,10 +1,12 @@
 //! Points in time as they travel and as files carry them.
 
 use serde::{Deserialize, Serialize};
+#[cfg(feature = "schema")]
 use utoipa::ToSchema;
 
 /// Nanoseconds since 1970-01-01T00:00:00Z, before it negative. Covers the years 1678 to 2262; others are clamped.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(ToSchema))]
 pub struct Timestamp(pub i64);
 
 impl Timestamp {

@@ -152,7 +152,6 @@ impl Xattrs {
 
 /// One attribute as it is in JSON.
 #[derive(Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 struct Told {
     #[serde(with = "crate::protocol::text_or_hex")]
     name: Vec<u8>,
@@ -190,6 +189,7 @@ impl<'de> Deserialize<'de> for Xattrs {
     }
 }
 
+#[cfg(feature = "schema")]
 impl utoipa::PartialSchema for Xattrs {
     fn schema() -> utoipa::openapi::RefOr<utoipa::openapi::schema::Schema> {
         utoipa::openapi::schema::ArrayBuilder::new()
@@ -199,6 +199,7 @@ impl utoipa::PartialSchema for Xattrs {
     }
 }
 
+#[cfg(feature = "schema")]
 impl utoipa::ToSchema for Xattrs {}
 
 #[cfg(test)]

@@ -15,6 +15,7 @@ use crate::protocol::tag;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::str::FromStr;
+#[cfg(feature = "schema")]
 use utoipa::ToSchema;
 
 /// The longest time the server holds a poll, in seconds.
@@ -32,8 +33,8 @@ pub const INLINE_TOTAL_MAX: usize = 8 * 1024 * 1024;
 /// A position in a folder's history: everything up to and including `seq` of `epoch` is known.
 ///
 /// As text `EPOCH:SEQ:TAG`, the tag as 16 hexadecimal digits; `EPOCH:SEQ` has no tag.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash, Serialize, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(ToSchema))]
 pub struct Cursor {
     /// The life of the history.
     pub epoch: Epoch,
@@ -42,7 +43,7 @@ pub struct Cursor {
     /// The tag of the commit that `seq` belongs to; 0: none, and the server does not check it. It tells a server that was
     /// restored from a backup and has gone on since that this position is not in its history.
     #[serde(with = "tag", default)]
-    #[schema(value_type = String)]
+    #[cfg_attr(feature = "schema", schema(value_type = String))]
     pub tag: u64,
 }
 
@@ -82,8 +83,8 @@ impl FromStr for Cursor {
 }
 
 /// A device that a page's nodes name as author.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(ToSchema))]
 pub struct Device {
     /// Its id.
     pub id: DeviceId,
@@ -94,8 +95,8 @@ pub struct Device {
 /// Nodes changed since a cursor, each once, in the order of their revs, in their current state.
 ///
 /// The nodes of a page are a complete state of the folder only if `more` is false: a client collects pages until then.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(ToSchema))]
 pub struct ChangesPage {
     /// The folder.
     pub folder: FolderId,

@@ -18,6 +18,7 @@
 
 use crate::hash::ChunkHash;
 use serde::{Deserialize, Serialize};
+#[cfg(feature = "schema")]
 use utoipa::ToSchema;
 
 /// The largest number of hashes in one request.
@@ -30,16 +31,16 @@ pub const PUT_LEN_MAX: usize = 64 * 1024 * 1024;
 pub const DELTAS_MAX: usize = 256;
 
 /// A list of chunk hashes: the body of `missing`.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(ToSchema))]
 pub struct ChunkList {
     /// At most [`HASHES_MAX`].
     pub chunks: Vec<ChunkHash>,
 }
 
 /// The chunks that are wanted: the body of `fetch`.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(ToSchema))]
 pub struct FetchList {
     /// At most [`HASHES_MAX`].
     pub chunks: Vec<ChunkHash>,
@@ -50,8 +51,8 @@ pub struct FetchList {
 }
 
 /// A chunk that is wanted, and one that whoever asks for it has.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(ToSchema))]
 pub struct Alike {
     /// The one that is wanted.
     pub chunk: ChunkHash,
@@ -60,16 +61,16 @@ pub struct Alike {
 }
 
 /// Which of the hashes asked for the server does not have, without repetition, in the order asked.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(ToSchema))]
 pub struct MissingReply {
     /// To be put.
     pub missing: Vec<ChunkHash>,
 }
 
 /// What a put did. The chunks are durable when this is sent.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(ToSchema))]
 pub struct PutReply {
     /// How many chunks the body held.
     pub received: u64,

@@ -19,6 +19,7 @@ use crate::protocol::session::Session;
 use crate::protocol::tag;
 use crate::xattr::Xattrs;
 use serde::{Deserialize, Serialize};
+#[cfg(feature = "schema")]
 use utoipa::ToSchema;
 
 /// The largest number of operations in one batch.
@@ -28,8 +29,8 @@ pub const OPS_MAX: usize = 10_000;
 pub const COMMIT_LEN_MAX: usize = 64 * 1024 * 1024;
 
 /// A content that the batch's operations may refer to.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(ToSchema))]
 pub struct NewContent {
     /// What it consists of. Each chunk is known to the server or rides along.
     pub manifest: Manifest,
@@ -40,8 +41,8 @@ pub struct NewContent {
 
 /// A content told by how it differs from another one that the server has. Only for servers that take it
 /// ([`super::CONTENT_DELTAS`]). If the server does not have the other one, the error `missing` names the content itself.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(ToSchema))]
 pub struct ChangedContent {
     /// Its name, which the manifest that comes of it must have.
     pub content: ContentHash,
@@ -55,8 +56,8 @@ pub struct ChangedContent {
 }
 
 /// The batch.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(ToSchema))]
 pub struct CommitRequest {
     /// Chosen by the client, new for each batch.
     pub op_id: OpId,
@@ -66,7 +67,7 @@ pub struct CommitRequest {
     pub device: Device,
     /// The session in which it does. Absent: the commit is not checked for that.
     #[serde(skip_serializing_if = "Option::is_none", default)]
-    #[schema(value_type = Option<String>)]
+    #[cfg_attr(feature = "schema", schema(value_type = Option<String>))]
     pub session: Option<Session>,
     /// The newest position in the folder's history that the client knows: the revs are those of a history that has it. A
     /// server that does not have it was set back, and says `resync`.
@@ -83,8 +84,9 @@ pub struct CommitRequest {
 }
 
 /// One operation on one node.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
-#[serde(tag = "op", rename_all = "snake_case", deny_unknown_fields)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(ToSchema))]
+#[serde(tag = "op", rename_all = "snake_case", try_from = "OpFields")]
 pub enum Op {
     /// Makes a node, or brings a removed one back.
     Create {
@@ -136,6 +138,62 @@ pub enum Op {
     },
 }
 
+/// The fields of any [`Op`] as they stand in JSON: read in one pass, so that a field that no operation has is seen as such.
+#[derive(Deserialize)]
+struct OpFields {
+    op: OpName,
+    id: NodeId,
+    base: Rev,
+    kind: Option<NodeKind>,
+    names: Option<Vec<Placement>>,
+    attrs: Option<Attrs>,
+    xattrs: Option<Xattrs>,
+    content: Option<ContentHash>,
+    target: Option<SymlinkTarget>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum OpName {
+    Create,
+    Update,
+    Remove,
+}
+
+impl TryFrom<OpFields> for Op {
+    type Error = String;
+
+    fn try_from(fields: OpFields) -> Result<Self, String> {
+        let OpFields { op, id, base, kind, names, attrs, xattrs, content, target } = fields;
+        let given = [
+            ("kind", kind.is_some(), op == OpName::Create),
+            ("names", names.is_some(), op != OpName::Remove),
+            ("attrs", attrs.is_some(), op != OpName::Remove),
+            ("xattrs", xattrs.is_some(), op != OpName::Remove),
+            ("content", content.is_some(), op != OpName::Remove),
+            ("target", target.is_some(), op == OpName::Create),
+        ];
+        if let Some((name, ..)) = given.iter().find(|(_, given, allowed)| *given && !allowed) {
+            return Err(format!("unknown field `{name}` in an operation of this kind"));
+        }
+        let missing = |name: &str| format!("missing field `{name}`");
+        Ok(match op {
+            OpName::Create => Self::Create {
+                id,
+                base,
+                kind: kind.ok_or_else(|| missing("kind"))?,
+                names: names.ok_or_else(|| missing("names"))?,
+                attrs: attrs.ok_or_else(|| missing("attrs"))?,
+                xattrs: xattrs.unwrap_or_default(),
+                content,
+                target,
+            },
+            OpName::Update => Self::Update { id, base, names, attrs, xattrs, content },
+            OpName::Remove => Self::Remove { id, base },
+        })
+    }
+}
+
 impl Op {
     /// The node that the operation is about.
     pub const fn id(&self) -> NodeId {
@@ -153,8 +211,8 @@ impl Op {
 }
 
 /// The whole batch is durable. Operation `i` got rev `first_seq + i`.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(ToSchema))]
 pub struct Committed {
     /// The rev of the first operation.
     pub first_seq: Seq,
@@ -162,12 +220,13 @@ pub struct Committed {
     pub last_seq: Seq,
     /// The tag of the history up to `last_seq`: what a cursor that ends there has.
     #[serde(with = "tag", default)]
-    #[schema(value_type = String)]
+    #[cfg_attr(feature = "schema", schema(value_type = String))]
     pub tag: u64,
 }
 
 /// What stands against an operation.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(ToSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum ConflictReason {
     /// The node has another rev than the operation was based on, or exists already, or does not exist.
@@ -185,8 +244,8 @@ pub enum ConflictReason {
 }
 
 /// Why one operation of a batch cannot be done.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(ToSchema))]
 pub struct Conflict {
     /// Index of the operation in the batch.
     pub index: u32,
@@ -198,16 +257,16 @@ pub struct Conflict {
 }
 
 /// `details` of the error `conflict` (409).
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(ToSchema))]
 pub struct ConflictDetails {
     /// Every operation that cannot be done, at most 100.
     pub conflicts: Vec<Conflict>,
 }
 
 /// `details` of the error `missing` (409).
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(ToSchema))]
 pub struct MissingDetails {
     /// Chunks that the batch's contents need and the server does not have.
     pub chunks: Vec<ChunkHash>,

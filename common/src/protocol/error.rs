@@ -1,10 +1,12 @@
 //! The one shape of every error.
 
 use serde::{Deserialize, Serialize};
+#[cfg(feature = "schema")]
 use utoipa::ToSchema;
 
 /// What went wrong, for programs. Each code has one HTTP status, chosen by the server in one place.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(ToSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum ErrorCode {
     /// The request is malformed: JSON of the wrong shape, an unknown field, a wrong type, a body cut short.
@@ -48,8 +50,8 @@ pub enum ErrorCode {
 }
 
 /// The body of every reply that is not a success.
-#[derive(Clone, PartialEq, Debug, Serialize, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(ToSchema))]
 pub struct ErrorBody {
     /// For programs.
     pub code: ErrorCode,
@@ -59,6 +61,6 @@ pub struct ErrorBody {
     pub retryable: bool,
     /// More for programs; its shape depends on the code.
     #[serde(skip_serializing_if = "Option::is_none", default)]
-    #[schema(value_type = Option<Object>)]
+    #[cfg_attr(feature = "schema", schema(value_type = Option<Object>))]
     pub details: Option<serde_json::Value>,
 }

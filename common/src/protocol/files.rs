@@ -11,10 +11,12 @@ use crate::name::Name;
 use crate::node::{NodeKind, SymlinkTarget};
 use crate::time::Timestamp;
 use serde::{Deserialize, Serialize};
+#[cfg(feature = "schema")]
 use utoipa::ToSchema;
 
 /// What is known about one entry of the folder.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(ToSchema))]
 pub struct FileInfo {
     /// The last component of its path; absent for the root.
     #[serde(skip_serializing_if = "Option::is_none", default)]
@@ -43,7 +45,8 @@ pub struct FileInfo {
 }
 
 /// The entries of a directory, by name.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(ToSchema))]
 pub struct Listing {
     /// The directory itself.
     pub directory: FileInfo,
@@ -54,7 +57,8 @@ pub struct Listing {
 }
 
 /// One version of a file.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(ToSchema))]
 pub struct Version {
     /// The rev that made it; `?version=REV` gets its bytes.
     pub rev: Rev,
@@ -74,7 +78,8 @@ pub struct Version {
 }
 
 /// The versions of a file, newest first. Files that had the same path earlier and were replaced are included.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(ToSchema))]
 pub struct Versions {
     /// At most 1,000.
     pub versions: Vec<Version>,

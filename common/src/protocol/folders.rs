@@ -4,10 +4,12 @@ use super::changes::Cursor;
 use super::holds::Hold;
 use crate::ids::FolderId;
 use serde::{Deserialize, Serialize};
+#[cfg(feature = "schema")]
 use utoipa::ToSchema;
 
 /// A shared folder.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(ToSchema))]
 pub struct FolderInfo {
     /// Its id, which never changes.
     pub id: FolderId,
@@ -28,7 +30,8 @@ pub struct FolderInfo {
 }
 
 /// All folders that the token may use.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(ToSchema))]
 pub struct FolderList {
     /// By name.
     pub folders: Vec<FolderInfo>,

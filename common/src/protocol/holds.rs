@@ -8,10 +8,12 @@ use super::changes::Device;
 use crate::ids::DeviceId;
 use crate::time::Timestamp;
 use serde::{Deserialize, Serialize};
+#[cfg(feature = "schema")]
 use utoipa::ToSchema;
 
 /// What was decided about a device that is held.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(ToSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum HoldState {
     /// Nobody has decided yet: its removes are refused.
@@ -23,8 +25,8 @@ pub enum HoldState {
 }
 
 /// One device that is or was held.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(ToSchema))]
 pub struct Hold {
     /// Who.
     pub device: Device,
@@ -42,16 +44,16 @@ pub struct Hold {
 }
 
 /// The holds of a folder.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(ToSchema))]
 pub struct HoldList {
     /// The newest first.
     pub holds: Vec<Hold>,
 }
 
 /// `details` of the error `held` (423).
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(ToSchema))]
 pub struct HeldDetails {
     /// Who is held.
     pub device: DeviceId,

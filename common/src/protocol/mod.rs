@@ -1,16 +1,19 @@
 //! Requests and replies, one file per resource, named like the server's handlers.
 //!
-//! The protocol version is the `/v1/` of every path and is sent as a header too; unknown fields are refused, so a change
-//! that an old peer could misread cannot pass unnoticed. What a server takes beyond that it says in a header of each reply,
-//! and nobody else is sent it.
+//! The protocol version is the `/v1/` of every path and is sent as a header too. Each side names in [`features`] what it
+//! knows beyond version 1, and is sent nothing else. Unknown fields are ignored where the peer has named
+//! [`features::Feature::ExtraFields`] and refused where it has not ([`json`]): a peer of before that feature may mean more
+//! by a new field than an addition. `docs/protocol.md` says how a field is added, deprecated and removed.
 
 pub mod changes;
 pub mod chunks;
 pub mod commit;
 pub mod error;
+pub mod features;
 pub mod files;
 pub mod folders;
 pub mod holds;
+pub mod json;
 pub mod session;
 pub mod tag;
 pub mod text_or_hex;
@@ -21,15 +24,3 @@ pub const VERSION_HEADER: &str = "syncmount-protocol";
 
 /// The version that this program speaks.
 pub const VERSION: &str = "1";
-
-/// Header, once or several times, in which a server names what it takes beyond the first of its version.
-pub const FEATURES_HEADER: &str = "syncmount-features";
-
-/// Contents told by their differences ([`commit::ChangedContent`]).
-pub const CONTENT_DELTAS: &str = "content-deltas";
-
-/// Chunks told by their differences ([`chunks`]).
-pub const CHUNK_DELTAS: &str = "chunk-deltas";
-
-/// The other direction: whoever asks for a chunk or a manifest may name one that is there and probably alike ([`chunks::FetchList`]).
-pub const FETCH_DELTAS: &str = "fetch-deltas";

@@ -6,11 +6,12 @@
 
 use crate::ids::Seq;
 use serde::{Deserialize, Serialize};
+#[cfg(feature = "schema")]
 use utoipa::ToSchema;
 
 /// What to go back to.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(ToSchema))]
 pub struct UndoRequest {
     /// The state after this change; 0 is the empty folder.
     pub to: Seq,
@@ -20,8 +21,8 @@ pub struct UndoRequest {
 }
 
 /// What was done, or would be.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(ToSchema))]
 pub struct UndoReply {
     /// Nodes that were gone and are back.
     pub created: u64,

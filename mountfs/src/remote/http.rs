@@ -11,7 +11,7 @@ use super::url::ServerUrl;
 use crate::ports::{Changes, ChunkSink, Difference, Part, Remote, RemoteError, Reply, Speaker};
 use bytes::{Bytes, BytesMut};
 use futures::FutureExt as _;
-use reqwest::header::{AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderValue};
+use reqwest::header::{AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use reqwest::{Client, RequestBuilder, Response, Url};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -19,7 +19,7 @@ use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 use syncmount_common::delta;
 use syncmount_common::envelope::{self, ENVELOPE_LEN_MAX};
@@ -31,10 +31,9 @@ use syncmount_common::protocol::chunks::{
 };
 use syncmount_common::protocol::commit::{COMMIT_LEN_MAX, CommitRequest, Committed};
 use syncmount_common::protocol::error::ErrorCode;
+use syncmount_common::protocol::features::{self, Feature, Features};
 use syncmount_common::protocol::folders::FolderInfo;
-use syncmount_common::protocol::{
-    CHUNK_DELTAS, CONTENT_DELTAS, FEATURES_HEADER, FETCH_DELTAS, VERSION, VERSION_HEADER,
-};
+use syncmount_common::protocol::{VERSION, VERSION_HEADER};
 use syncmount_common::{ChunkHash, ContentHash, Manifest};
 
 const CONNECT: Duration = Duration::from_secs(5);
@@ -95,25 +94,9 @@ impl Counters {
     }
 }
 
-/// What the server takes, as its last reply says.
-#[derive(Default)]
-struct Features {
-    content_deltas: AtomicBool,
-    chunk_deltas: AtomicBool,
-    fetch_deltas: AtomicBool,
-}
-
-impl Features {
-    fn learn(&self, headers: &HeaderMap) {
-        let takes = |feature: &str| {
-            // A proxy may have put several headers into one.
-            let named = headers.get_all(FEATURES_HEADER).iter().filter_map(|named| named.to_str().ok());
-            named.flat_map(|named| named.split(',')).any(|name| name.trim() == feature)
-        };
-        self.fetch_deltas.store(takes(FETCH_DELTAS), Ordering::Relaxed);
-        self.chunk_deltas.store(takes(CHUNK_DELTAS), Ordering::Relaxed);
-        self.content_deltas.store(takes(CONTENT_DELTAS), Ordering::Relaxed);
-    }
+/// The features that a reply names.
+fn named_by(headers: &HeaderMap) -> Features {
+    Features::parse(headers.get_all(features::HEADER).iter().filter_map(|named| named.to_str().ok()))
 }
 
 /// One folder of one server, over HTTP.
@@ -123,7 +106,8 @@ pub struct HttpRemote {
     poll: Client,
     data: Client,
     counters: Arc<Counters>,
-    features: Features,
+    /// The bits of the [`Features`] that the server's last reply has named.
+    features: AtomicU32,
 }
 
 impl fmt::Debug for HttpRemote {
@@ -145,7 +129,7 @@ impl HttpRemote {
             poll: client(base, &headers)?,
             data: client(base, &headers)?,
             counters: Arc::default(),
-            features: Features::default(),
+            features: AtomicU32::default(),
         })
     }
 
@@ -156,6 +140,10 @@ impl HttpRemote {
             sent: self.counters.sent.load(Ordering::Relaxed),
             received: self.counters.received.load(Ordering::Relaxed),
         }
+    }
+
+    fn server_has(&self, feature: Feature) -> bool {
+        Features::from_bits(self.features.load(Ordering::Relaxed)).has(feature)
     }
 
     fn folder_url(&self, rest: &[&str]) -> Url {
@@ -332,14 +320,15 @@ impl HttpRemote {
             let reply = request.send().await.map_err(|error| reply::broken(&error))?;
             deadline.extend(STALL);
             reply::check_server(reply.status(), reply.headers(), &self.base.to_string())?;
-            self.features.learn(reply.headers());
+            let features = named_by(reply.headers());
+            self.features.store(features.to_bits(), Ordering::Relaxed);
             let status = reply.status();
-            let incoming = Incoming { reply, deadline: deadline.clone(), counters: self.counters.clone() };
+            let incoming = Incoming { reply, features, deadline: deadline.clone(), counters: self.counters.clone() };
             if status.is_success() {
                 return Ok(incoming);
             }
             let body = incoming.into_bytes(REPLY_LEN_MAX).await?;
-            Err(reply::error_of(status, &body, absent))
+            Err(reply::error_of(status, &body, features, absent))
         }
         .boxed()
     }
@@ -364,15 +353,15 @@ impl Remote for HttpRemote {
     }
 
     fn takes_content_deltas(&self) -> bool {
-        self.features.content_deltas.load(Ordering::Relaxed)
+        self.server_has(Feature::ContentDeltas)
     }
 
     fn takes_chunk_deltas(&self) -> bool {
-        self.features.chunk_deltas.load(Ordering::Relaxed)
+        self.server_has(Feature::ChunkDeltas)
     }
 
     fn gives_deltas(&self) -> bool {
-        self.features.fetch_deltas.load(Ordering::Relaxed)
+        self.server_has(Feature::FetchDeltas)
     }
 
     fn missing<'a>(&'a self, chunks: &'a [ChunkHash]) -> Reply<'a, Vec<ChunkHash>> {
@@ -404,6 +393,7 @@ impl Remote for HttpRemote {
 /// A reply whose head was good and whose body is still on its way.
 struct Incoming {
     reply: Response,
+    features: Features,
     deadline: Deadline,
     counters: Arc<Counters>,
 }
@@ -428,7 +418,8 @@ impl Incoming {
     }
 
     async fn into_json<T: DeserializeOwned>(self) -> Result<T, RemoteError> {
-        reply::parse(&self.into_bytes(REPLY_LEN_MAX).await?)
+        let features = self.features;
+        reply::parse(&self.into_bytes(REPLY_LEN_MAX).await?, features)
     }
 
     /// The media type as it was sent, empty if there is none.
@@ -445,11 +436,12 @@ impl Incoming {
         if !self.is_framed() {
             return Ok(Changes { page: self.into_json().await?, chunks: Vec::new() });
         }
+        let features = self.features;
         let mut frames = Frames::new(self);
         let Some(Frame::Header(json)) = frames.next().await? else {
             return Err(RemoteError::Protocol("the server's reply lacks its header".to_owned()));
         };
-        let page = reply::parse(&json)?;
+        let page = reply::parse(&json, features)?;
         let mut chunks = Vec::new();
         while let Some(Frame::Chunk(hash, envelope)) = frames.next().await? {
             chunks.push((hash, open(hash, envelope).await?));
@@ -589,7 +581,8 @@ fn common_headers(token: &str) -> Result<HeaderMap, SetupError> {
     bearer.set_sensitive(true);
     Ok(HeaderMap::from_iter([
         (AUTHORIZATION, bearer),
-        (reqwest::header::HeaderName::from_static(VERSION_HEADER), HeaderValue::from_static(VERSION)),
+        (HeaderName::from_static(VERSION_HEADER), HeaderValue::from_static(VERSION)),
+        (HeaderName::from_static(features::HEADER), HeaderValue::from_static(features::NAMED)),
     ]))
 }
 

@@ -196,6 +196,10 @@ fn what_the_server_takes_is_what_its_last_reply_says() {
     assert_eq!(takes("syncmount-features: content-deltas, chunk-deltas\r\n"), (true, true, false));
     assert_eq!(takes("syncmount-features: fetch-deltas\r\nsyncmount-features: more\r\n"), (false, false, true));
     assert_eq!(takes(""), (false, false, false), "an older server is there again");
+    assert_eq!(
+        server.last().header("syncmount-features"),
+        Some("content-deltas, chunk-deltas, fetch-deltas, extra-fields")
+    );
 }
 
 #[test]

@@ -4,12 +4,14 @@
 use crate::ports::RemoteError;
 use reqwest::StatusCode;
 use reqwest::header::{HeaderMap, LOCATION};
+use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use syncmount_common::envelope::EnvelopeError;
 use syncmount_common::frame::FrameError;
 use syncmount_common::protocol::error::{ErrorBody, ErrorCode};
+use syncmount_common::protocol::features::Features;
 use syncmount_common::protocol::holds::HeldDetails;
-use syncmount_common::protocol::{VERSION, VERSION_HEADER};
+use syncmount_common::protocol::{VERSION, VERSION_HEADER, json};
 
 /// Checks that a syncmount server of this version answered. `whom` is its address, for messages.
 pub(super) fn check_server(status: StatusCode, headers: &HeaderMap, whom: &str) -> Result<(), RemoteError> {
@@ -35,20 +37,21 @@ fn not_a_server(status: StatusCode, headers: &HeaderMap, whom: &str) -> RemoteEr
 }
 
 /// The error that a reply's body describes. `missing_thing` is what a 404 stands for at this endpoint.
-pub(super) fn error_of(status: StatusCode, body: &[u8], missing_thing: RemoteError) -> RemoteError {
-    let Ok(error) = serde_json::from_slice::<ErrorBody>(body) else {
-        return RemoteError::Protocol(format!("the server answers {status} without saying why"));
+/// `peer` is what the reply names: the parts of the body that this program does not know are ignored if it allows that.
+pub(super) fn error_of(status: StatusCode, body: &[u8], peer: Features, missing_thing: RemoteError) -> RemoteError {
+    let Ok(error) = json::from_slice::<ErrorBody>(body, peer) else {
+        return unknown_error(status, body);
     };
     match error.code {
         ErrorCode::Unauthorized => RemoteError::Unauthorized,
         ErrorCode::NotFound => missing_thing,
-        ErrorCode::Conflict => details(error, RemoteError::Conflict),
-        ErrorCode::Missing => details(error, RemoteError::Missing),
+        ErrorCode::Conflict => details(error, peer, RemoteError::Conflict),
+        ErrorCode::Missing => details(error, peer, RemoteError::Missing),
         ErrorCode::Resync => RemoteError::Resync,
         ErrorCode::Superseded => RemoteError::Superseded,
         ErrorCode::Held => {
             let reason = error.message.clone();
-            details(error, |held: HeldDetails| RemoteError::Held { reason, denied: held.denied })
+            details(error, peer, |held: HeldDetails| RemoteError::Held { reason, denied: held.denied })
         }
         ErrorCode::Busy | ErrorCode::Timeout => RemoteError::Busy,
         ErrorCode::InsufficientStorage => RemoteError::StorageFull,
@@ -64,16 +67,39 @@ pub(super) fn error_of(status: StatusCode, body: &[u8], missing_thing: RemoteErr
     }
 }
 
-fn details<T: DeserializeOwned>(error: ErrorBody, wrap: impl FnOnce(T) -> RemoteError) -> RemoteError {
-    match serde_json::from_value(error.details.unwrap_or_default()) {
+/// An error whose code this program does not know. A server sends one only by mistake: it names this program's features.
+fn unknown_error(status: StatusCode, body: &[u8]) -> RemoteError {
+    const CODE_LEN_MAX: usize = 40;
+
+    #[derive(Deserialize)]
+    struct AnyError {
+        code: String,
+        retryable: bool,
+    }
+
+    let is_word = |code: &str| {
+        let mut bytes = code.bytes();
+        (1..=CODE_LEN_MAX).contains(&code.len()) && bytes.all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
+    };
+    match serde_json::from_slice::<AnyError>(body) {
+        Ok(AnyError { retryable: true, .. }) => RemoteError::Busy,
+        Ok(AnyError { code, .. }) if is_word(&code) => RemoteError::Protocol(format!(
+            "the server answers {status} with the error `{code}`, which this program does not know: update it"
+        )),
+        _ => RemoteError::Protocol(format!("the server answers {status} without saying why")),
+    }
+}
+
+fn details<T: DeserializeOwned>(error: ErrorBody, peer: Features, wrap: impl FnOnce(T) -> RemoteError) -> RemoteError {
+    match json::from_value(error.details.unwrap_or_default(), peer) {
         Ok(details) => wrap(details),
         Err(reason) => RemoteError::Protocol(format!("the server's error has details of another shape: {reason}")),
     }
 }
 
-/// The value that a successful reply's body stands for.
-pub(super) fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, RemoteError> {
-    serde_json::from_slice(body)
+/// The value that a successful reply's body stands for. `peer` is what the reply names.
+pub(super) fn parse<T: DeserializeOwned>(body: &[u8], peer: Features) -> Result<T, RemoteError> {
+    json::from_slice(body, peer)
         .map_err(|reason| RemoteError::Protocol(format!("the server's reply has another shape: {reason}")))
 }
 
@@ -121,7 +147,7 @@ mod tests {
     }
 
     fn error(code: &str, details: &str) -> RemoteError {
-        error_of(StatusCode::CONFLICT, &body(code, details), RemoteError::FolderNotFound)
+        error_of(StatusCode::CONFLICT, &body(code, details), Features::default(), RemoteError::FolderNotFound)
     }
 
     #[test]
@@ -139,6 +165,33 @@ mod tests {
         assert!(matches!(error("conflict", "7"), RemoteError::Protocol(_)));
         assert!(matches!(error("internal", "null"), RemoteError::Rejected { code: ErrorCode::Internal, .. }));
         assert!(matches!(error("of the future", "null"), RemoteError::Protocol(_)));
+    }
+
+    #[test]
+    fn what_a_later_server_says_is_taken_as_far_as_it_allows() {
+        use syncmount_common::protocol::features::{Feature, NAMED};
+
+        let later = br#"{"code":"busy","message":"m","retryable":true,"details":null,"retry_after_ms":5}"#;
+        let of = |body: &[u8], peer| error_of(StatusCode::CONFLICT, body, peer, RemoteError::FolderNotFound);
+        let (older, newer) = (Features::default(), Features::parse([NAMED]));
+        assert!(newer.has(Feature::ExtraFields));
+        assert!(matches!(of(later, newer), RemoteError::Busy));
+        let missing = body("missing", r#"{"chunks":[],"contents":[],"leaves":[]}"#);
+        assert!(matches!(of(&missing, newer), RemoteError::Missing(_)));
+        assert!(matches!(of(&missing, older), RemoteError::Protocol(text) if text.contains("`leaves`")));
+        // A code that was not negotiated: clear, and tried again only if the server says so.
+        assert!(matches!(error("quota", "null"), RemoteError::Protocol(text) if text.contains("the error `quota`")));
+        let again = br#"{"code":"quota","message":"m","retryable":true}"#;
+        assert!(matches!(of(again, newer), RemoteError::Busy));
+        assert!(matches!(error("\\u001b[2J", "null"), RemoteError::Protocol(text) if text.contains("without saying")));
+
+        #[derive(Deserialize, Debug)]
+        struct One {
+            one: u32,
+        }
+        assert_eq!(parse::<One>(br#"{"one":1,"two":2}"#, newer).unwrap().one, 1);
+        let refused = parse::<One>(br#"{"one":1,"two":2}"#, older).unwrap_err().to_string();
+        assert!(refused.contains("unknown field `two`"), "{refused}");
     }
 
     #[test]

@@ -18,7 +18,6 @@ use syncmount_common::{DeviceId, frame};
 
 /// The query.
 #[derive(Deserialize, utoipa::IntoParams)]
-#[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(super) struct ChangesQuery {
     /// `EPOCH:SEQ:TAG`; absent: from the begin.

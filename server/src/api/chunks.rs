@@ -81,7 +81,6 @@ fn end_frame() -> Bytes {
 
 /// Which part of a chunk is asked for.
 #[derive(Deserialize, utoipa::IntoParams)]
-#[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(super) struct PartQuery {
     /// Where the part begins, in raw bytes; 0 if only `len` is given.
@@ -124,7 +123,6 @@ pub(super) async fn get(
 
 /// Which manifest whoever asks has.
 #[derive(Deserialize, utoipa::IntoParams)]
-#[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(super) struct ManifestQuery {
     /// Names a content whose manifest is probably alike. Absent: the whole manifest is asked for.

@@ -2,7 +2,7 @@
 
 use super::State;
 use super::error::{ApiError, Result};
-use super::request::{Folder, Frames, json, media_type, parse};
+use super::request::{Folder, Frames, json, media_type, parse, peer};
 use crate::service::Fresh;
 use axum::Json;
 use axum::extract::{Request, State as Extract};
@@ -40,7 +40,7 @@ async fn framed(state: &State, request: Request) -> Result<(CommitRequest, Fresh
     let mut frames = Frames::new(state, &parts.headers, body, COMMIT_LEN_MAX)?;
     let malformed = || ApiError::new(ErrorCode::BadRequest, "a framed commit is one header and then chunks");
     let Some(Frame::Header(header)) = frames.next().await? else { return Err(malformed()) };
-    let commit = parse(header).await?;
+    let commit = parse(header, peer(&parts.headers)).await?;
     let mut ingest = state.service.ingest();
     while let Some(frame) = frames.next().await? {
         let Frame::Chunk(hash, envelope) = frame else { return Err(malformed()) };

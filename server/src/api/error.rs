@@ -164,10 +164,13 @@ mod tests {
     use super::*;
     use syncmount_common::Name;
     use syncmount_common::protocol::chunks::ChunkList;
+    use syncmount_common::protocol::features::Features;
+    use syncmount_common::protocol::json::from_slice;
 
     #[test]
     fn wrong_shapes_and_wrong_values_are_told_apart() {
-        let shape = |text| json_code(&serde_json::from_str::<ChunkList>(text).unwrap_err());
+        let strict = |text: &str| from_slice::<ChunkList>(text.as_bytes(), Features::default());
+        let shape = |text| json_code(&strict(text).unwrap_err());
         for text in ["", "{", "[]", "{}", r#"{"chunks":[],"more":1}"#, r#"{"chunks":7}"#] {
             assert_eq!(shape(text), ErrorCode::BadRequest, "{text}");
         }

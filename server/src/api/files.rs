@@ -22,7 +22,6 @@ const ENTRIES: usize = 10_000;
 
 /// The query of a `GET`. A name without a value (`?info`) is a switch.
 #[derive(Deserialize, utoipa::IntoParams)]
-#[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(super) struct GetQuery {
     /// Answers what is known about the entry instead of its bytes.
@@ -49,7 +48,6 @@ enum FilesReply {
 
 /// The query of a `PUT`.
 #[derive(Deserialize, utoipa::IntoParams)]
-#[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(super) struct PutQuery {
     /// Makes a directory.
@@ -60,7 +58,6 @@ pub(super) struct PutQuery {
 
 /// The query of a `DELETE`.
 #[derive(Deserialize, utoipa::IntoParams)]
-#[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(super) struct DeleteQuery {
     /// Removes a directory with all that is in it.

@@ -33,9 +33,7 @@ use error::ApiError;
 use std::any::Any;
 use std::sync::Arc;
 use syncmount_common::protocol::error::ErrorCode;
-use syncmount_common::protocol::{
-    CHUNK_DELTAS, CONTENT_DELTAS, FEATURES_HEADER, FETCH_DELTAS, VERSION, VERSION_HEADER,
-};
+use syncmount_common::protocol::{VERSION, VERSION_HEADER, features};
 use tokio_util::sync::CancellationToken;
 use tower_http::catch_panic::CatchPanicLayer;
 
@@ -144,8 +142,6 @@ async fn log(request: Request, next: Next) -> Response {
     let (status, ms) = (response.status().as_u16(), begin.elapsed().as_millis());
     tracing::debug!(%method, path, status, ms, "request");
     response.headers_mut().insert(VERSION_HEADER, HeaderValue::from_static(VERSION));
-    for feature in [CONTENT_DELTAS, CHUNK_DELTAS, FETCH_DELTAS] {
-        response.headers_mut().append(FEATURES_HEADER, HeaderValue::from_static(feature));
-    }
+    response.headers_mut().insert(features::HEADER, HeaderValue::from_static(features::NAMED));
     response
 }

@@ -5,7 +5,7 @@ use super::error::{ApiError, Result};
 use super::limits::BodyReader;
 use crate::service;
 use axum::body::Body;
-use axum::extract::{FromRequestParts, Query, Request};
+use axum::extract::{FromRequestParts, Request};
 use axum::http::HeaderMap;
 use axum::http::header::CONTENT_TYPE;
 use axum::http::request::Parts;
@@ -14,6 +14,8 @@ use serde::de::DeserializeOwned;
 use std::str::FromStr;
 use syncmount_common::frame::{self, Decoder, Frame};
 use syncmount_common::protocol::error::ErrorCode;
+use syncmount_common::protocol::features::{self, Features};
+use syncmount_common::protocol::json as wire;
 
 /// The folder that the path names: `/v1/folders/FOLDER/…`.
 pub(super) struct Folder(pub(super) String);
@@ -80,11 +82,18 @@ impl<S: Sync, T: DeserializeOwned> FromRequestParts<S> for Params<T> {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self> {
-        let refused = |error: axum::extract::rejection::QueryRejection| {
+        let query = parts.uri.query().unwrap_or_default().as_bytes();
+        let pairs = serde_urlencoded::Deserializer::new(form_urlencoded::parse(query));
+        let refused = |error: serde_urlencoded::de::Error| {
             ApiError::new(ErrorCode::BadRequest, format!("the query is not what this request takes: {error}"))
         };
-        Query::try_from_uri(&parts.uri).map(|Query(params)| Self(params)).map_err(refused)
+        wire::read(pairs, peer(&parts.headers)).map(Self).map_err(refused)
     }
+}
+
+/// What the client names in its request.
+pub(super) fn peer(headers: &HeaderMap) -> Features {
+    Features::parse(headers.get_all(features::HEADER).iter().filter_map(|named| named.to_str().ok()))
 }
 
 /// The media type without its parameters.
@@ -108,16 +117,16 @@ where
     }
     let (parts, body) = request.into_parts();
     let bytes = BodyReader::new(state, &parts.headers, body, len_max)?.all().await?;
-    parse(bytes.into()).await
+    parse(bytes.into(), peer(&parts.headers)).await
 }
 
-/// Parses JSON; on a blocking thread if it is long.
-pub(super) async fn parse<T: DeserializeOwned + Send + 'static>(json: bytes::Bytes) -> Result<T> {
+/// Parses JSON of a client that names `peer`; on a blocking thread if it is long.
+pub(super) async fn parse<T: DeserializeOwned + Send + 'static>(json: bytes::Bytes, peer: Features) -> Result<T> {
     const LONG: usize = 64 * 1024;
     if json.len() < LONG {
-        return Ok(serde_json::from_slice(&json)?);
+        return Ok(wire::from_slice(&json, peer)?);
     }
-    let parsed = tokio::task::spawn_blocking(move || serde_json::from_slice(&json)).await;
+    let parsed = tokio::task::spawn_blocking(move || wire::from_slice(&json, peer)).await;
     Ok(parsed.map_err(|_| ApiError::new(ErrorCode::Internal, "a job panicked"))??)
 }
 

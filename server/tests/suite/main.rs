@@ -10,6 +10,7 @@ mod files;
 mod history;
 mod holds;
 mod hostile;
+mod negotiation;
 #[cfg(unix)]
 mod process;
 mod scrub;
