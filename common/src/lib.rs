@@ -3,6 +3,9 @@
 //! Pure by rule: no IO, no clock, no threads, no async. Everything here is a value or a function of values, so that the
 //! client, the server and the simulator share one truth about what bytes mean.
 
+#![forbid(unsafe_code)]
+#![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used))]
+
 pub mod chunker;
 pub mod delta;
 pub mod envelope;

@@ -4,6 +4,8 @@
 //! world: what survives on this machine, the server, what POSIX means here, the kernel. `mount` puts them together; it and `fuse`
 //! are there with the feature `mount`, on systems with FUSE. `system` knows which system this is.
 
+#![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used))]
+
 #[cfg(unix)]
 pub mod background;
 pub mod cli;

@@ -2,6 +2,8 @@
 //!
 //! Exit codes: 0 done, 1 failed, 2 wrong usage.
 
+#![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used))]
+
 #[cfg(all(feature = "mount", unix))]
 mod mounting;
 #[cfg(not(all(feature = "mount", unix)))]

@@ -4,6 +4,9 @@
 //! changes. Everything can be used as a library: [`Server`] for a whole server in this process, [`Service`] for one
 //! without sockets.
 
+#![forbid(unsafe_code)]
+#![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used))]
+
 pub mod api;
 pub mod blob;
 pub mod config;

@@ -1,5 +1,8 @@
 //! The command line of the server.
 
+#![forbid(unsafe_code)]
+#![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used))]
+
 mod admin;
 
 use anyhow::{Context as _, Result};

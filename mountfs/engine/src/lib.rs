@@ -7,6 +7,9 @@
 //! Observations are kept, work is derived: a node carries what the user sees (`local`) and what both sides last agreed on
 //! (`synced`); whatever differs is work. There is no queue of operations that could disagree with the tree.
 
+#![forbid(unsafe_code)]
+#![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used))]
+
 pub mod backoff;
 mod batch;
 mod conflict;

@@ -17,6 +17,8 @@
 //! own limit. Where not everybody is to be trusted with that, it can be left to a group (mode 4750). Must not know what the files
 //! are for.
 
+#![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used))]
+
 #[cfg(target_os = "linux")]
 pub mod confine;
 #[cfg(target_os = "linux")]

@@ -1,5 +1,7 @@
 //! See the library: this is only the order in which its parts are called.
 
+#![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used))]
+
 use std::process::ExitCode;
 
 fn main() -> ExitCode {

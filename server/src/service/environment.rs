@@ -71,6 +71,7 @@ fn system_now() -> Timestamp {
 
 /// # Panics
 /// If the operating system has no random numbers: then no token and no id would be safe.
+#[expect(clippy::expect_used, reason = "there is nothing safe to go on with")]
 fn system_random(bytes: &mut [u8]) {
     getrandom::fill(bytes).expect("the operating system gives random numbers");
 }
