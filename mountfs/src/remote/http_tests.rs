@@ -203,6 +203,24 @@ fn what_the_server_takes_is_what_its_last_reply_says() {
 }
 
 #[test]
+fn new_fields_of_a_page_are_ignored_if_the_server_allows_it() {
+    let named = Arc::new(Mutex::new(""));
+    let told = named.clone();
+    let server = Server::start(move |_| {
+        let mut body = serde_json::to_value(page()).unwrap();
+        body["entries_changed"] = 7.into();
+        let text = String::from_utf8(json(&body)).unwrap();
+        text.replacen("\r\n", &format!("\r\n{}", *told.lock()), 1).into_bytes()
+    });
+    let remote = server.remote();
+    let poll = || block_on(remote.changes(Ask::default(), Duration::ZERO, 0, None));
+    let refused = poll().unwrap_err().to_string();
+    assert!(refused.contains("unknown field `entries_changed`"), "{refused}");
+    *named.lock() = "syncmount-features: of-tomorrow, extra-fields\r\n";
+    assert_eq!(poll().unwrap().page, page());
+}
+
+#[test]
 fn a_commit_is_json_alone_and_framed_with_chunks() {
     let done = Committed { first_seq: 5, last_seq: 6, tag: 7 };
     let server = Server::start(move |_| json(&done));

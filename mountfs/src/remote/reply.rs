@@ -67,7 +67,8 @@ pub(super) fn error_of(status: StatusCode, body: &[u8], peer: Features, missing_
     }
 }
 
-/// An error whose code this program does not know. A server sends one only by mistake: it names this program's features.
+/// An error body that cannot be read as one of version 1. An unknown code comes only by a server's mistake: servers send newer
+/// codes to clients that have named them.
 fn unknown_error(status: StatusCode, body: &[u8]) -> RemoteError {
     const CODE_LEN_MAX: usize = 40;
 
@@ -81,7 +82,11 @@ fn unknown_error(status: StatusCode, body: &[u8]) -> RemoteError {
         let mut bytes = code.bytes();
         (1..=CODE_LEN_MAX).contains(&code.len()) && bytes.all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
     };
+    let is_known = |code: &str| serde_json::from_value::<ErrorCode>(code.into()).is_ok();
     match serde_json::from_slice::<AnyError>(body) {
+        Ok(AnyError { code, .. }) if is_known(&code) => RemoteError::Protocol(format!(
+            "the server answers {status} with the error `{code}` in another shape: update the older of the two"
+        )),
         Ok(AnyError { retryable: true, .. }) => RemoteError::Busy,
         Ok(AnyError { code, .. }) if is_word(&code) => RemoteError::Protocol(format!(
             "the server answers {status} with the error `{code}`, which this program does not know: update it"
@@ -176,6 +181,8 @@ mod tests {
         let (older, newer) = (Features::default(), Features::parse([NAMED]));
         assert!(newer.has(Feature::ExtraFields));
         assert!(matches!(of(later, newer), RemoteError::Busy));
+        // The same from a server that does not allow it: refused, and not taken for a code of tomorrow.
+        assert!(matches!(of(later, older), RemoteError::Protocol(text) if text.contains("`busy` in another shape")));
         let missing = body("missing", r#"{"chunks":[],"contents":[],"leaves":[]}"#);
         assert!(matches!(of(&missing, newer), RemoteError::Missing(_)));
         assert!(matches!(of(&missing, older), RemoteError::Protocol(text) if text.contains("`leaves`")));
