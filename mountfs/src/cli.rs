@@ -3,6 +3,8 @@
 //! What they mean together (which server, which token, which cache) is decided once, in [`crate::config`]; nothing else
 //! looks at a flag.
 
+#![allow(rustdoc::bare_urls, reason = "what describes an option is what --help prints of it")]
+
 use clap::builder::{PathBufValueParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand};
 use std::path::PathBuf;

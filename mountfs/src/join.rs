@@ -56,7 +56,9 @@ pub(crate) async fn check_server(remote: &HttpRemote, config: &MountConfig) -> R
         Ok(_) => Ok(()),
         Err(RemoteError::Unauthorized) => Err(JoinError::Token { server }),
         Err(RemoteError::FolderNotFound) => Err(JoinError::NoFolder { server, folder: config.folder.clone() }),
-        Err(RemoteError::Unreachable(reason)) => Err(JoinError::FirstNeedsServer { server, reason }),
+        Err(RemoteError::NotConnected(reason) | RemoteError::Unreachable(reason)) => {
+            Err(JoinError::FirstNeedsServer { server, reason })
+        }
         Err(error) => Err(JoinError::Server { server, reason: error.to_string() }),
     }
 }

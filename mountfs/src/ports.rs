@@ -114,7 +114,10 @@ pub trait Remote: Send + Sync + 'static {
 /// Why a call to the server failed.
 #[derive(Debug, thiserror::Error)]
 pub enum RemoteError {
-    /// No connection, no answer in time, a connection that broke, or a gateway without a server behind it. Whether the
+    /// There is no connection: the request was not sent.
+    #[error("the server cannot be reached: {0}")]
+    NotConnected(String),
+    /// No answer in time, a connection that broke, or a gateway without a server behind it. Whether the
     /// request was executed is not known.
     #[error("the server cannot be reached: {0}")]
     Unreachable(String),
@@ -183,7 +186,7 @@ impl RemoteError {
     /// `Protocol` counts: the login page of a hotel's network answers in the server's place until somebody logs in.
     pub const fn is_retryable(&self) -> bool {
         match self {
-            Self::Unreachable(_) | Self::Busy | Self::StorageFull | Self::Protocol(_) => true,
+            Self::NotConnected(_) | Self::Unreachable(_) | Self::Busy | Self::StorageFull | Self::Protocol(_) => true,
             Self::Rejected { code, .. } => matches!(code, ErrorCode::Internal | ErrorCode::Timeout | ErrorCode::Busy),
             Self::Unauthorized
             | Self::FolderNotFound
@@ -206,6 +209,7 @@ mod tests {
     #[test]
     fn what_may_succeed_later_is_retryable() {
         assert!(RemoteError::Unreachable(String::new()).is_retryable());
+        assert!(RemoteError::NotConnected(String::new()).is_retryable());
         assert!(RemoteError::Rejected { code: ErrorCode::Internal, message: String::new() }.is_retryable());
         assert!(!RemoteError::Rejected { code: ErrorCode::Invalid, message: String::new() }.is_retryable());
         assert!(!RemoteError::Resync.is_retryable());

@@ -1,11 +1,11 @@
 //! Chunks by hash.
 //!
 //! In a put, up to [`DELTAS_MAX`] chunks may be told by their differences to chunks that the server has
-//! ([`crate::envelope::seal_against`]), if it says that it takes that ([`super::CHUNK_DELTAS`]). If it does not have one of these,
+//! ([`crate::envelope::seal_against`]), if it says that it takes that ([`super::features::Feature::ChunkDeltas`]). If it does not have one of these,
 //! the error `missing` names it.
 //!
 //! In the same way a fetch may name for up to [`DELTAS_MAX`] chunks one that the asker has, if the server says that it takes that
-//! ([`super::FETCH_DELTAS`]). The frame of such a chunk has an envelope that tells the difference if that is smaller; else, also if
+//! ([`super::features::Feature::FetchDeltas`]). The frame of such a chunk has an envelope that tells the difference if that is smaller; else, also if
 //! the server does not have the other chunk or has too much to do, it has the chunk as ever. `GET /v1/contents/HASH?base=HASH`
 //! does the same with manifests: what tells a difference has a media type of its own ([`crate::delta::CONTENT_TYPE`]).
 //!
@@ -45,7 +45,7 @@ pub struct FetchList {
     /// At most [`HASHES_MAX`].
     pub chunks: Vec<ChunkHash>,
     /// Some of them, at most [`DELTAS_MAX`], that may be answered by their differences. Only for servers that take it
-    /// ([`super::FETCH_DELTAS`]).
+    /// ([`super::features::Feature::FetchDeltas`]).
     #[serde(skip_serializing_if = "Vec::is_empty", default)]
     pub alike: Vec<Alike>,
 }

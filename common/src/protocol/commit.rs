@@ -40,7 +40,7 @@ pub struct NewContent {
 }
 
 /// A content told by how it differs from another one that the server has. Only for servers that take it
-/// ([`super::CONTENT_DELTAS`]). If the server does not have the other one, the error `missing` names the content itself.
+/// ([`super::features::Feature::ContentDeltas`]). If the server does not have the other one, the error `missing` names the content itself.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(ToSchema))]
 pub struct ChangedContent {

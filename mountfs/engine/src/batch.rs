@@ -64,7 +64,8 @@ struct Batch {
 
 impl Engine {
     /// The next commit, if there is work and none is in flight. Keep the record, then hand it to the server until there is
-    /// an answer, always with the same op id, then call [`Engine::committed`]. Whose session it is, the driver knows.
+    /// an answer, always with the same op id, then call [`Engine::committed`]. If no attempt has reached the server,
+    /// [`CommitAnswer::NotSent`] is an answer too. Whose session it is, the driver knows.
     pub fn next_commit(&mut self, now: Timestamp) -> Option<CommitRequest> {
         if self.in_flight.is_some() || self.feed.has_news() || self.feed.awaits_page() || self.tree.dirty_len() == 0 {
             return None;
@@ -242,6 +243,7 @@ impl Engine {
         let Some(batch) = self.in_flight.take_if(|batch| batch.op_id == op_id) else { return };
         match answer {
             CommitAnswer::Committed(done) => self.acknowledge(&batch, done, now),
+            CommitAnswer::NotSent => self.forget_offers(&batch),
             CommitAnswer::Conflict(_) => {
                 self.forget_offers(&batch);
                 self.feed.await_page();
@@ -399,6 +401,7 @@ mod tests {
     use super::*;
     use crate::RenameMode;
     use crate::rig::{Rig, name};
+    use syncmount_common::Attrs;
 
     const ROOT: NodeId = NodeId::ROOT;
 
@@ -416,6 +419,25 @@ mod tests {
         let batches = rig.sync();
         assert_eq!(batches.len(), 1);
         assert_eq!(ids(&batches[0]), HashSet::from([a, b]));
+    }
+
+    #[test]
+    fn what_was_not_sent_goes_as_it_is_when_it_can_be_sent() {
+        let mut rig = Rig::new();
+        let file = rig.file(ROOT, "a", 1);
+        let request = rig.send().unwrap();
+        let dated = |mtime| Attrs { mtime: Timestamp(mtime), ..rig.engine.local(file).unwrap().attrs };
+        let attrs = dated(crate::rig::NOW.0 - 5);
+        rig.engine.set_attrs(file, attrs, crate::rig::NOW).unwrap();
+        assert_eq!(rig.send(), None, "one is in flight");
+        rig.engine.committed(request.op_id, CommitAnswer::NotSent, crate::rig::NOW);
+        let batches = rig.sync();
+        assert_eq!(batches.len(), 1, "{batches:?}");
+        assert!(
+            matches!(batches[0].as_slice(), [Op::Create { attrs: sent, .. }] if sent.mtime == attrs.mtime),
+            "{batches:?}"
+        );
+        assert!(rig.engine.unanswered.is_empty());
     }
 
     #[test]

@@ -160,6 +160,8 @@ pub enum PrepareAnswer {
 pub enum CommitAnswer {
     /// Done and durable.
     Committed(Committed),
+    /// It has certainly not reached the server: what it was about goes into a later batch, as it is then.
+    NotSent,
     /// The folder has moved on.
     Conflict(ConflictDetails),
     /// The server lacks chunks or contents.

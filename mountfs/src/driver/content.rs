@@ -431,7 +431,9 @@ impl Client {
         self.downloads.arrived.notify_all();
         match result {
             Ok(()) => self.link.up(),
-            Err(error @ (RemoteError::Unreachable(_) | RemoteError::Unauthorized)) => self.link.down(&error),
+            Err(error @ (RemoteError::NotConnected(_) | RemoteError::Unreachable(_) | RemoteError::Unauthorized)) => {
+                self.link.down(&error);
+            }
             Err(error) => self.link.failed(&error.to_string()),
         }
     }

@@ -64,8 +64,8 @@ pub(super) struct Beneath {
     starts: Vec<u64>,
     /// Where each chunk is, ordered by prefix.
     places: Vec<(Prefix, u32)>,
-    /// The extent that stood behind the last chunk that both have.
-    next: usize,
+    /// By how much the last chunk that both have was moved: from its place in the draft to its place here.
+    moved: i64,
     /// New chunks since then.
     fresh: u32,
 }
@@ -79,29 +79,38 @@ impl Beneath {
         let mut places: Vec<_> = (0..).zip(manifest.extents()).filter_map(chunk).collect();
         places.sort_unstable();
         let starts = manifest.with_offsets().map(|(start, _)| start).collect();
-        Self { manifest, starts, places, next: 0, fresh: 0 }
+        Self { manifest, starts, places, moved: 0, fresh: 0 }
     }
 
-    /// Whether the draft's next chunk is one of these.
-    pub(super) fn has(&mut self, chunk: &ChunkHash) -> bool {
+    /// Whether the draft's chunk that begins at `at` is one of these.
+    pub(super) fn has(&mut self, chunk: &ChunkHash, at: u64) -> bool {
         let wanted = prefix(chunk);
         let from = self.places.partition_point(|(found, _)| *found < wanted);
         let Some((_, index)) = self.places.get(from).filter(|(found, _)| *found == wanted) else { return false };
-        (self.next, self.fresh) = (*index as usize + 1, 0);
+        let moved = self.starts.get(*index as usize).and_then(|start| start.checked_signed_diff(at));
+        (self.moved, self.fresh) = (moved.unwrap_or(0), 0);
         true
     }
 
-    /// The chunk that stood where the draft's next one, which is new, stands now.
-    pub(super) fn similar(&mut self) -> Option<Similar> {
-        let index = self.next;
-        (self.next, self.fresh) = (index + 1, self.fresh + 1);
+    /// The chunk that stood where most of a new one of the draft, which begins at `at`, stands now. A chunk that was cut in two
+    /// by a change is it for both.
+    pub(super) fn similar(&mut self, at: u64, len: u64) -> Option<Similar> {
+        self.fresh = self.fresh.saturating_add(1);
         if self.fresh > SIMILAR_MAX {
             return None;
         }
-        match (self.manifest.extents().get(index)?, self.starts.get(index)?) {
-            (Extent::Chunk { hash, len }, at) => Some(Similar { hash: *hash, at: *at, len: *len }),
-            (Extent::Hole { .. }, _) => None,
-        }
+        let begin = at.checked_add_signed(self.moved)?;
+        let end = begin.checked_add(len)?;
+        let first = self.starts.partition_point(|start| *start <= begin).checked_sub(1)?;
+        let extents = self.manifest.extents()[first..].iter().zip(&self.starts[first..]);
+        let within = extents.take_while(|(_, start)| **start < end).filter_map(|(extent, start)| match extent {
+            Extent::Chunk { hash, len } => {
+                let overlap = end.min(start + u64::from(*len)).checked_sub(begin.max(*start))?;
+                (overlap > 0).then_some((overlap, Similar { hash: *hash, at: *start, len: *len }))
+            }
+            Extent::Hole { .. } => None,
+        });
+        within.max_by_key(|(overlap, _)| *overlap).map(|(_, similar)| similar)
     }
 }
 
@@ -126,12 +135,17 @@ mod tests {
         let chunk = |n: u32| ChunkHash::of(&n.to_le_bytes());
         let extents = (0..9).map(|n| Extent::Chunk { hash: chunk(n), len: n + 1 }).collect();
         let mut beneath = Beneath::new(Arc::new(Manifest::new(extents).unwrap()));
-        assert!((0..3).all(|n| beneath.has(&chunk(n))) && !beneath.has(&chunk(99)));
-        assert_eq!(beneath.similar(), Some(Similar { hash: chunk(3), at: 1 + 2 + 3, len: 4 }));
-        assert_eq!(beneath.similar().map(|found| found.len), Some(5));
-        assert!(beneath.has(&chunk(2)));
-        assert_eq!((0..9).filter_map(|_| beneath.similar()).count(), SIMILAR_MAX as usize, "then it is another file");
-        assert!(beneath.has(&chunk(8)));
-        assert_eq!(beneath.similar(), None, "nothing stood there");
+        let place = |n: u32| u64::from(n * (n + 1) / 2);
+        assert!((0..3).all(|n| beneath.has(&chunk(n), place(n))) && !beneath.has(&chunk(99), place(3)));
+        let fourth = Similar { hash: chunk(3), at: 6, len: 4 };
+        assert_eq!(beneath.similar(6, 4), Some(fourth));
+        assert_eq!(beneath.similar(12, 9).map(|found| found.len), Some(6), "it has most of this one");
+        assert!(beneath.has(&chunk(2), 3));
+        assert_eq!([beneath.similar(6, 1), beneath.similar(7, 3)], [Some(fourth); 2], "it was cut in two");
+        assert!(beneath.has(&chunk(2), 103));
+        assert_eq!(beneath.similar(106, 4), Some(fourth), "it was moved");
+        assert_eq!((0..9).filter_map(|_| beneath.similar(106, 4)).count(), SIMILAR_MAX as usize - 1, "another file");
+        assert!(beneath.has(&chunk(8), place(8)));
+        assert_eq!(beneath.similar(place(9), 5), None, "nothing stood there");
     }
 }

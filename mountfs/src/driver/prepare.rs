@@ -181,9 +181,10 @@ impl Cut<'_> {
     fn chunk(&mut self, chunk: &[u8]) -> Result<(), PrepareError> {
         let hash = ChunkHash::of(chunk);
         self.feed(chunk);
+        let at = self.at;
         self.at += chunk.len() as u64;
         self.extents.push(Extent::Chunk { hash, len: chunk.len() as u32 });
-        self.uploads.take(hash, chunk)
+        self.uploads.take(hash, at, chunk)
     }
 
     /// The next bytes of the file, as far as they are not hashed yet.
@@ -211,7 +212,7 @@ impl Cut<'_> {
     /// An extent that is known without its bytes.
     fn known(&mut self, extent: Extent) {
         if let Extent::Chunk { hash, .. } = &extent {
-            self.uploads.pass(hash);
+            self.uploads.pass(hash, self.at);
         }
         self.at += extent.len();
         match (self.extents.last_mut(), extent) {
@@ -608,18 +609,18 @@ impl<'a> Uploads<'a> {
     }
 
     /// A chunk of the draft goes by: whether the server has it from the content beneath.
-    fn pass(&mut self, hash: &ChunkHash) -> bool {
-        self.beneath.as_mut().is_some_and(|beneath| beneath.has(hash))
+    fn pass(&mut self, hash: &ChunkHash, at: u64) -> bool {
+        self.beneath.as_mut().is_some_and(|beneath| beneath.has(hash, at))
     }
 
-    fn take(&mut self, hash: ChunkHash, raw: &[u8]) -> Result<(), PrepareError> {
+    fn take(&mut self, hash: ChunkHash, at: u64, raw: &[u8]) -> Result<(), PrepareError> {
         if !self.upload && self.client.outbox.hold(hash, &Bytes::from(envelope::seal(raw))) {
             return Ok(());
         }
-        if self.pass(&hash) || self.client.known.has(&hash) {
+        if self.pass(&hash, at) || self.client.known.has(&hash) {
             return Ok(());
         }
-        let similar = self.beneath.as_mut().and_then(Beneath::similar);
+        let similar = self.beneath.as_mut().and_then(|beneath| beneath.similar(at, raw.len() as u64));
         self.gathered.push(Fresh { hash, raw: raw.to_vec(), similar });
         self.bytes += raw.len();
         if self.bytes >= UPLOAD_LEN { self.flush() } else { Ok(()) }

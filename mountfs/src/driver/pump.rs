@@ -263,6 +263,8 @@ async fn keep_before_sending(client: &Client, request: &CommitRequest, speaker: 
 async fn send(client: &Arc<Client>, request: &CommitRequest, speaker: Speaker, backoff: &mut Backoff) {
     let held = held_chunks(client, request);
     let mut told = client.told_by_differences(request).await;
+    // Whether an attempt may have reached the server: then only its answer says what became of the commit.
+    let mut sent = false;
     let answer = loop {
         let chunks = match unknown_chunks(client, &held).await {
             Ok(chunks) => chunks,
@@ -291,7 +293,13 @@ async fn send(client: &Arc<Client>, request: &CommitRequest, speaker: Speaker, b
                 client.link.failed(&message);
                 break CommitAnswer::Rejected(message);
             }
-            Err(error) => pause(client, &error, backoff).await,
+            Err(error) => {
+                sent |= !matches!(error, RemoteError::NotConnected(_));
+                pause(client, &error, backoff).await;
+                if !sent {
+                    return not_sent(client, request);
+                }
+            }
         }
     };
     backoff.succeeded();
@@ -316,6 +324,15 @@ async fn send(client: &Arc<Client>, request: &CommitRequest, speaker: Speaker, b
     }
     if wants_page {
         client.page_wanted.notify_one();
+    }
+}
+
+/// What is sent when the server is there again is what is true then: a file that was made and dated while it was not
+/// arrives with that date.
+fn not_sent(client: &Client, request: &CommitRequest) {
+    if let Err(error) = client.change(|engine, now| engine.committed(request.op_id, CommitAnswer::NotSent, now)) {
+        // The record that is late says that the commit may have been sent, which is always allowed.
+        client.link.failed(&format!("the journal cannot be written: {error}"));
     }
 }
 

@@ -462,7 +462,10 @@ fn errors_are_told_apart() {
     let error = block_on(other.remote().folder()).unwrap_err();
     assert!(error.to_string().ends_with("is not a syncmount server (it answers 200 OK)"), "{error}");
     let gone = Server::start(|_| Vec::new());
-    assert!(matches!(block_on(gone.remote().folder()), Err(RemoteError::Unreachable(_))));
+    assert!(matches!(block_on(gone.remote().folder()), Err(RemoteError::Unreachable(_))), "it may have been sent");
+    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let free = HttpRemote::new(&format!("http://127.0.0.1:{port}").parse().unwrap(), "default", "sekret").unwrap();
+    assert!(matches!(block_on(free.folder()), Err(RemoteError::NotConnected(_))), "it was not sent");
 }
 
 #[test]

@@ -110,11 +110,12 @@ pub(super) fn parse<T: DeserializeOwned>(body: &[u8], peer: Features) -> Result<
 
 /// A request that got no reply, or a reply that broke off.
 pub(super) fn broken(error: &reqwest::Error) -> RemoteError {
-    let mut text = if error.is_timeout() { "it did not answer in time".to_owned() } else { innermost(error) };
-    if error.is_connect() && !error.is_timeout() {
-        text = format!("no connection: {text}");
+    match (error.is_connect(), error.is_timeout()) {
+        (true, true) => RemoteError::NotConnected("no connection was made in time".to_owned()),
+        (true, false) => RemoteError::NotConnected(format!("no connection: {}", innermost(error))),
+        (false, true) => RemoteError::Unreachable("it did not answer in time".to_owned()),
+        (false, false) => RemoteError::Unreachable(innermost(error)),
     }
-    RemoteError::Unreachable(text)
 }
 
 /// The outer errors only say that sending a request failed, and repeat the address.

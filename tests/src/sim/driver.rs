@@ -368,10 +368,18 @@ impl World {
                 return;
             }
         }
+        let is_connected = !self.rng.chance(self.faults().lost);
         let device = &mut self.devices[index];
         let small = request.contents.iter().filter(|content| content.manifest.size() <= PIECE as u64);
         let hashes = small.flat_map(|content| content.manifest.chunks());
         let chunks = hashes.filter_map(|(hash, _)| Some((hash, device.outbox.get(&hash)?.clone()))).collect();
+        if !is_connected {
+            if let Some(engine) = &mut self.devices[index].engine {
+                engine.committed(request.op_id, CommitAnswer::NotSent, now);
+                self.changed(index);
+            }
+            return;
+        }
         device.sending = Some(Sending { request: Rc::new(request), chunks: Rc::new(chunks), ticket: 0 });
         self.send_commit(index);
     }

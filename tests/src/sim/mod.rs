@@ -68,7 +68,7 @@ impl Setup {
 
     /// The same with a bug in it.
     pub fn with(self, planted: Planted) -> Self {
-        Self { planted: Some(planted), ..self }
+        Self { planted: Some(planted), scenario: planted.scenario(self.scenario), ..self }
     }
 
     /// The command that repeats this world.

@@ -2,6 +2,8 @@
 //! server), so that the engine and the server see exactly what a program with this bug would make them see, and the
 //! shipped code has no switch. What belongs to the driver and the store is planted in the model of these.
 
+use super::plan::{Faults, Scenario};
+
 /// A bug.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Planted {
@@ -38,6 +40,15 @@ pub enum Planted {
 }
 
 impl Planted {
+    /// The world in which it is looked for: one that is common enough in the others leaves it as it is.
+    pub fn scenario(self, scenario: Scenario) -> Scenario {
+        match self {
+            // It takes a cut of the power within a moment.
+            Self::RenamedBeforeSync => Scenario { faults: Faults { cut: 500, ..Faults::CUTS }, ..scenario },
+            _ => scenario,
+        }
+    }
+
     /// All of them.
     pub const ALL: [Self; 15] = [
         Self::AckBeforeSync,

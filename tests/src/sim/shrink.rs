@@ -119,7 +119,7 @@ impl Setup {
         }
         if let Some(name) = variable("PLANTED") {
             let planted = super::Planted::named(&name);
-            setup.planted = Some(planted.ok_or_else(|| format!("there is no bug `{name}`"))?);
+            setup = setup.with(planted.ok_or_else(|| format!("there is no bug `{name}`"))?);
         }
         Ok(Some(setup))
     }

@@ -1,6 +1,6 @@
 //! One device: a home of its own, a mount point, and the program `syncmount` run in both.
 
-use super::program::{Said, program, run};
+use super::program::{Said, Version, run};
 use super::server::tail;
 use super::until::until;
 use super::world::mounts_below;
@@ -24,6 +24,7 @@ pub struct Device {
     token_file: PathBuf,
     options: Vec<OsString>,
     watched: bool,
+    version: Version,
 }
 
 impl Device {
@@ -32,12 +33,27 @@ impl Device {
         let home = root.join(name);
         let folder = home.join("Sync");
         fs::create_dir_all(&folder).expect("the temporary directory is writable");
-        Self { name: name.into(), home, folder, url, token_file, options: Vec::new(), watched: false }
+        Self {
+            name: name.into(),
+            home,
+            folder,
+            url,
+            token_file,
+            options: Vec::new(),
+            watched: false,
+            version: Version::Current,
+        }
     }
 
     /// The same with a plain folder that is watched in the place of a mount.
     pub fn watched(mut self) -> Self {
         self.watched = true;
+        self
+    }
+
+    /// The same with the programs of another version.
+    pub const fn of(mut self, version: Version) -> Self {
+        self.version = version;
         self
     }
 
@@ -54,7 +70,7 @@ impl Device {
 
     /// `syncmount` as this device's user runs it.
     pub fn program(&self) -> Command {
-        let mut command = Command::new(program("syncmount"));
+        let mut command = Command::new(self.version.program("syncmount"));
         self.environment(&mut command);
         command
     }

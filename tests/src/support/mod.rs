@@ -6,7 +6,6 @@
 mod device;
 mod dice;
 mod lossy_disk;
-mod place;
 mod program;
 mod proxy;
 mod server;
@@ -18,7 +17,7 @@ mod writer;
 pub use device::Device;
 pub use dice::{Dice, Twin, bytes, make_file, random_edits, random_tree, set_mtime};
 pub use lossy_disk::{LossyDisk, Ordering};
-pub use program::{Said, program, run};
+pub use program::{Said, Version, program, run};
 pub use proxy::Proxy;
 pub use server::Server;
 pub use tree::{DirTimes, Kind, Tree, assert_become_equal, assert_equal, escaped, sha256};

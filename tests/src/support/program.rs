@@ -18,6 +18,35 @@ pub fn program(name: &str) -> PathBuf {
     found.unwrap_or_else(|| panic!("{name} is missing: run `cargo build --workspace --bins` first (./dev test does)"))
 }
 
+/// A version of the programs.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Version {
+    /// That of this source.
+    Current,
+    /// That of the commit in `tests/landed`, which people run today.
+    Landed,
+}
+
+impl Version {
+    /// The program `name` of this version.
+    pub fn program(self, name: &str) -> PathBuf {
+        match self {
+            Self::Current => program(name),
+            Self::Landed => landed(name),
+        }
+    }
+}
+
+/// Where `./dev landed` has put the programs of the landed version.
+const LANDED: &str = "SYNCMOUNT_LANDED";
+
+fn landed(name: &str) -> PathBuf {
+    let path = std::env::var_os(LANDED).map(|dir| PathBuf::from(dir).join(name)).filter(|path| path.is_file());
+    path.unwrap_or_else(|| {
+        panic!("the landed {name} is missing: run `export {LANDED}=$(./dev landed)` first (./dev test does)")
+    })
+}
+
 /// What a command has said, and how it ended.
 #[derive(Debug)]
 pub struct Said {

@@ -1,6 +1,6 @@
 //! A server of the real program, on one port and one data directory however often it is started.
 
-use super::program::program;
+use super::program::Version;
 use super::until::until;
 use rustix::process::{Pid, Signal, kill_process};
 use std::fs::{File, OpenOptions};
@@ -16,17 +16,19 @@ pub struct Server {
     address: String,
     options: Vec<String>,
     child: Option<Child>,
+    version: Version,
 }
 
 impl Server {
     /// Starts a server with this data directory, on a free port; its log lies in `root`.
-    pub(super) fn start_in(root: &Path, data: PathBuf) -> Self {
+    pub(super) fn start_in(root: &Path, data: PathBuf, version: Version) -> Self {
         let mut server = Self {
             data,
             log: root.join("server.log"),
             address: "127.0.0.1:0".into(),
             options: Vec::new(),
             child: None,
+            version,
         };
         server.start();
         server
@@ -65,6 +67,14 @@ impl Server {
         self.start();
     }
 
+    /// Stops it and starts it as a server of another version, now and later.
+    #[track_caller]
+    pub fn restart_as(&mut self, version: Version) {
+        self.stop();
+        self.version = version;
+        self.start();
+    }
+
     /// Starts it where it was before. Another process may have taken the port for a moment, so this is tried again.
     #[track_caller]
     pub fn start(&mut self) {
@@ -74,7 +84,7 @@ impl Server {
 
     fn try_start(&mut self) -> Result<(), String> {
         let log = OpenOptions::new().create(true).append(true).open(&self.log).map_err(|error| error.to_string())?;
-        let mut command = Command::new(program("syncmount-server"));
+        let mut command = Command::new(self.version.program("syncmount-server"));
         command
             .arg("--data")
             .arg(&self.data)
@@ -128,14 +138,18 @@ impl Server {
     #[track_caller]
     pub fn assert_sound(&self) {
         assert!(self.child.is_none(), "the server runs");
-        let said = super::run(Command::new(program("syncmount-server")).arg("check").arg("--data").arg(&self.data));
+        let said = super::run(
+            Command::new(self.version.program("syncmount-server")).arg("check").arg("--data").arg(&self.data),
+        );
         assert_eq!(said.code, Some(0), "{said:?}");
     }
 
     /// Runs one of the server's commands, like `folder add photos`, and gives what it printed.
     #[track_caller]
     pub fn command(&self, words: &[&str]) -> String {
-        let said = super::run(Command::new(program("syncmount-server")).args(words).arg("--data").arg(&self.data));
+        let said = super::run(
+            Command::new(self.version.program("syncmount-server")).args(words).arg("--data").arg(&self.data),
+        );
         said.good().trim().to_owned()
     }
 }

@@ -2,7 +2,7 @@
 
 use super::device::{Device, processes_at};
 use super::lossy_disk::{LossyDisk, Ordering};
-use super::place::Place;
+use super::program::Version;
 use super::proxy::Proxy;
 use super::server::{Server, tail};
 use parking_lot::{Mutex, MutexGuard};
@@ -24,7 +24,6 @@ pub struct World {
     _ended: Sender<()>,
     server: Mutex<Server>,
     root: TempDir,
-    _place: Place,
 }
 
 impl World {
@@ -41,19 +40,26 @@ impl World {
 
     /// The same in a directory of `parent`.
     pub fn lasting_in(parent: &Path, limit: Duration) -> Self {
-        let place = Place::take();
+        Self::of(Version::Current, parent, limit)
+    }
+
+    /// A world whose server is of this version.
+    pub fn with_server(version: Version) -> Self {
+        Self::of(version, &std::env::temp_dir(), TEST_MAX)
+    }
+
+    fn of(version: Version, parent: &Path, limit: Duration) -> Self {
         let root = temporary_dir(parent);
-        let server = Mutex::new(Server::start_in(root.path(), root.path().join("server")));
-        Self { _ended: watch(root.path().into(), limit), server, root, _place: place }
+        let server = Mutex::new(Server::start_in(root.path(), root.path().join("server"), version));
+        Self { _ended: watch(root.path().into(), limit), server, root }
     }
 
     /// A world whose server has its data on a disk that forgets.
     pub fn on_lossy_disk(ordering: Ordering) -> (Self, LossyDisk) {
-        let place = Place::take();
         let root = temporary_dir(&std::env::temp_dir());
         let disk = LossyDisk::new(root.path().join("server-disk"), ordering);
-        let server = Mutex::new(Server::start_in(root.path(), disk.path().join("server")));
-        (Self { _ended: watch(root.path().into(), TEST_MAX), server, root, _place: place }, disk)
+        let server = Mutex::new(Server::start_in(root.path(), disk.path().join("server"), Version::Current));
+        (Self { _ended: watch(root.path().into(), TEST_MAX), server, root }, disk)
     }
 
     /// The server, to stop and start.

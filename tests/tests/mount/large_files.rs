@@ -1,8 +1,13 @@
 //! Large files: whole at the other device, and only what is new travels.
 
+use std::collections::HashSet;
+use std::convert::Infallible;
 use std::fs::{self, File, OpenOptions};
+use std::ops::Range;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::process::Command;
+use syncmount_common::ChunkHash;
+use syncmount_common::chunker::{ChunkSizes, Chunker};
 use syncmount_tests::support::*;
 
 const MIB: u64 = 1 << 20;
@@ -12,11 +17,8 @@ fn a_large_file_arrives_whole_and_copies_and_small_edits_of_it_cost_little() {
     let mut dice = Dice::new("a_large_file_arrives_whole");
     let world = World::new();
     let (a, b) = (world.mount("A"), world.mount("B"));
-    let file = File::create(a.path("large")).unwrap();
-    for part in 0..200 {
-        file.write_all_at(&bytes(&mut dice, MIB as usize), part * MIB).unwrap();
-    }
-    drop(file);
+    let mut content = bytes(&mut dice, 200 * MIB as usize);
+    fs::write(a.path("large"), &content).unwrap();
     a.wait_synced();
     let expected = sha256(&a.path("large")).unwrap();
     until("the file at B", || match fs::metadata(b.path("large")).map(|found| found.len()) {
@@ -35,12 +37,18 @@ fn a_large_file_arrives_whole_and_copies_and_small_edits_of_it_cost_little() {
         run(Command::new("cp").arg(a.path("large")).arg(a.path("copy"))).good();
     });
     assert!(copy < MIB, "{copy} bytes were sent for a second copy");
+    let former = chunks_of(&content);
     let change = bytes(&mut dice, 4096);
+    content[100 * MIB as usize + 12_345..][..4096].copy_from_slice(&change);
+    let moved = beyond_one_chunk(&former, &chunks_of(&content));
     let edit = sent(&|| {
         let file = OpenOptions::new().write(true).open(a.path("copy")).unwrap();
         file.write_all_at(&change, 100 * MIB + 12_345).unwrap();
     });
-    assert!(edit < MIB / 16, "{edit} bytes were sent for 4 KiB");
+    assert!(
+        edit < moved + MIB / 16,
+        "{edit} bytes were sent for 4 KiB; {moved} of them are in chunks that were cut anew"
+    );
     let renamed = sent(&|| fs::rename(a.path("large"), a.path("renamed")).unwrap());
     assert!(renamed < MIB / 8, "{renamed} bytes were sent for a rename");
 
@@ -49,6 +57,36 @@ fn a_large_file_arrives_whole_and_copies_and_small_edits_of_it_cost_little() {
     let mut found = vec![0; 4096];
     File::open(b.path("copy")).unwrap().read_exact_at(&mut found, 100 * MIB + 12_345).unwrap();
     assert_eq!(found, change);
+}
+
+/// Where a content is cut: the first byte of each chunk, the byte behind it, and its bytes' hash.
+fn chunks_of(content: &[u8]) -> Vec<(Range<u64>, ChunkHash)> {
+    let mut chunks = Vec::new();
+    let mut at = 0;
+    let mut take = |chunk: &[u8]| -> Result<(), Infallible> {
+        let end = at + chunk.len() as u64;
+        chunks.push((at..end, ChunkHash::of(chunk)));
+        at = end;
+        Ok(())
+    };
+    let mut chunker = Chunker::new(ChunkSizes::for_content(content.len() as u64));
+    let Ok(()) = chunker.push(content, &mut take);
+    let Ok(()) = chunker.finish(&mut take);
+    chunks
+}
+
+/// A changed chunk travels as its difference to one former chunk. How many bytes of changed chunks lie outside of the one
+/// that they have most of: none, unless the change fell on a cut point.
+fn beyond_one_chunk(former: &[(Range<u64>, ChunkHash)], chunks: &[(Range<u64>, ChunkHash)]) -> u64 {
+    let known: HashSet<_> = former.iter().map(|(_, hash)| hash).collect();
+    let changed = chunks.iter().filter(|(_, hash)| !known.contains(hash));
+    let beyond = changed.map(|(chunk, _)| {
+        let overlap = |(other, _): &(Range<u64>, ChunkHash)| {
+            chunk.end.min(other.end).saturating_sub(chunk.start.max(other.start))
+        };
+        chunk.end - chunk.start - former.iter().map(overlap).max().unwrap_or(0)
+    });
+    beyond.sum()
 }
 
 #[test]
