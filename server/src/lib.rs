@@ -1,7 +1,7 @@
 //! The syncmount server: holds shared folders and serves them over HTTP.
 //!
 //! `api` translates HTTP, `service` has the rules, `meta` and `blob` keep what must survive, `wake` tells held polls of
-//! changes. Everything can be used as a library: [`Server`] for a whole server in this process, [`Service`] for one
+//! changes, `cli` is the program's command line. Everything can be used as a library: [`Server`] for a whole server in this process, [`Service`] for one
 //! without sockets.
 
 #![forbid(unsafe_code)]
@@ -9,6 +9,7 @@
 
 pub mod api;
 pub mod blob;
+pub mod cli;
 pub mod config;
 pub mod data;
 pub mod meta;

@@ -11,14 +11,19 @@ use axum::response::{IntoResponse as _, Response};
 use bytes::BytesMut;
 use serde::Deserialize;
 use std::time::Duration;
-use syncmount_common::protocol::changes::{ChangesPage, Cursor, PAGE_NODES_MAX, ParseCursorError, WAIT_S_MAX};
-use syncmount_common::protocol::error::{ErrorBody, ErrorCode};
+#[cfg(test)]
+use syncmount_common::protocol::changes::ChangesPage;
+use syncmount_common::protocol::changes::{Cursor, PAGE_NODES_MAX, ParseCursorError, WAIT_S_MAX};
+#[cfg(test)]
+use syncmount_common::protocol::error::ErrorBody;
+use syncmount_common::protocol::error::ErrorCode;
 use syncmount_common::protocol::session::Session;
 use syncmount_common::{DeviceId, frame};
 
 /// The query.
-#[derive(Deserialize, utoipa::IntoParams)]
-#[into_params(parameter_in = Query)]
+#[derive(Deserialize)]
+#[cfg_attr(test, derive(utoipa::IntoParams))]
+#[cfg_attr(test, into_params(parameter_in = Query))]
 pub(super) struct ChangesQuery {
     /// `EPOCH:SEQ:TAG`; absent: from the begin.
     since: Option<String>,
@@ -35,11 +40,11 @@ pub(super) struct ChangesQuery {
     /// The device that asks: contents that it wrote itself do not ride along.
     device: Option<DeviceId>,
     /// The session in which it asks.
-    #[param(value_type = Option<String>)]
+    #[cfg_attr(test, param(value_type = Option<String>))]
     session: Option<Session>,
 }
 
-#[utoipa::path(
+#[cfg_attr(test, utoipa::path(
     get, path = "/v1/folders/{folder}/changes", tag = "changes", operation_id = "get_changes",
     params(("folder" = String, Path, description = "name or id of the folder"), ChangesQuery),
     responses(
@@ -48,7 +53,7 @@ pub(super) struct ChangesQuery {
         (status = 410, body = ErrorBody, description = "`resync`: the cursor is not of this history"),
         (status = "default", body = ErrorBody),
     ),
-)]
+))]
 pub(super) async fn get(
     Extract(state): Extract<State>,
     Folder(folder): Folder,

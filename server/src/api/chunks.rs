@@ -15,7 +15,9 @@ use serde::Deserialize;
 use syncmount_common::delta;
 use syncmount_common::frame::{self, Frame};
 use syncmount_common::protocol::chunks::{ChunkList, FetchList, MissingReply, PUT_LEN_MAX, PutReply};
-use syncmount_common::protocol::error::{ErrorBody, ErrorCode};
+#[cfg(test)]
+use syncmount_common::protocol::error::ErrorBody;
+use syncmount_common::protocol::error::ErrorCode;
 use syncmount_common::{ChunkHash, ContentHash};
 
 /// A list of the most hashes allowed, with room for white space.
@@ -23,20 +25,20 @@ const LIST_LEN_MAX: usize = 1024 * 1024;
 
 const IMMUTABLE: &str = "private, max-age=31536000, immutable";
 
-#[utoipa::path(
+#[cfg_attr(test, utoipa::path(
     post, path = "/v1/chunks/missing", tag = "chunks", operation_id = "missing_chunks", request_body = ChunkList,
     responses((status = 200, body = MissingReply), (status = "default", body = ErrorBody)),
-)]
+))]
 pub(super) async fn missing(Extract(state): Extract<State>, request: Request) -> Result<Json<MissingReply>> {
     let list: ChunkList = json(&state, request, LIST_LEN_MAX).await?;
     Ok(Json(state.service.missing(list.chunks).await?))
 }
 
-#[utoipa::path(
+#[cfg_attr(test, utoipa::path(
     post, path = "/v1/chunks", tag = "chunks", operation_id = "put_chunks",
     request_body(content = Vec<u8>, content_type = "application/vnd.syncmount.frames", description = "chunks, framed"),
     responses((status = 200, body = PutReply), (status = "default", body = ErrorBody)),
-)]
+))]
 pub(super) async fn put(Extract(state): Extract<State>, request: Request) -> Result<Json<PutReply>> {
     let (parts, body) = request.into_parts();
     let mut frames = Frames::new(&state, &parts.headers, body, PUT_LEN_MAX)?;
@@ -50,7 +52,7 @@ pub(super) async fn put(Extract(state): Extract<State>, request: Request) -> Res
     Ok(Json(state.service.put_fresh(ingest.finish().await?).await?))
 }
 
-#[utoipa::path(
+#[cfg_attr(test, utoipa::path(
     post, path = "/v1/chunks/fetch", tag = "chunks", operation_id = "fetch_chunks", request_body = FetchList,
     responses(
         (status = 200, body = Vec<u8>, content_type = "application/vnd.syncmount.frames", description = "in the order asked; \
@@ -58,7 +60,7 @@ pub(super) async fn put(Extract(state): Extract<State>, request: Request) -> Res
         (status = 404, body = ErrorBody, description = "`details.chunks` are not known"),
         (status = "default", body = ErrorBody),
     ),
-)]
+))]
 pub(super) async fn fetch(Extract(state): Extract<State>, request: Request) -> Result<Response> {
     let list: FetchList = json(&state, request, LIST_LEN_MAX).await?;
     let told = state.service.fetch_alike(list.chunks, list.alike).await?;
@@ -80,8 +82,9 @@ fn end_frame() -> Bytes {
 }
 
 /// Which part of a chunk is asked for.
-#[derive(Deserialize, utoipa::IntoParams)]
-#[into_params(parameter_in = Query)]
+#[derive(Deserialize)]
+#[cfg_attr(test, derive(utoipa::IntoParams))]
+#[cfg_attr(test, into_params(parameter_in = Query))]
 pub(super) struct PartQuery {
     /// Where the part begins, in raw bytes; 0 if only `len` is given.
     from: Option<u32>,
@@ -89,7 +92,7 @@ pub(super) struct PartQuery {
     len: Option<u32>,
 }
 
-#[utoipa::path(
+#[cfg_attr(test, utoipa::path(
     get, path = "/v1/chunks/{hash}", tag = "chunks", operation_id = "get_chunk",
     params(("hash" = ChunkHash, Path, description = "SHA-256 of the chunk's raw bytes"), PartQuery),
     responses(
@@ -100,7 +103,7 @@ pub(super) struct PartQuery {
         (status = 422, body = ErrorBody, description = "the part does not lie within the chunk"),
         (status = "default", body = ErrorBody),
     ),
-)]
+))]
 pub(super) async fn get(
     Extract(state): Extract<State>,
     Hash(hash): Hash<ChunkHash>,
@@ -122,14 +125,15 @@ pub(super) async fn get(
 }
 
 /// Which manifest whoever asks has.
-#[derive(Deserialize, utoipa::IntoParams)]
-#[into_params(parameter_in = Query)]
+#[derive(Deserialize)]
+#[cfg_attr(test, derive(utoipa::IntoParams))]
+#[cfg_attr(test, into_params(parameter_in = Query))]
 pub(super) struct ManifestQuery {
     /// Names a content whose manifest is probably alike. Absent: the whole manifest is asked for.
     base: Option<ContentHash>,
 }
 
-#[utoipa::path(
+#[cfg_attr(test, utoipa::path(
     get, path = "/v1/contents/{hash}", tag = "chunks", operation_id = "get_manifest",
     params(("hash" = ContentHash, Path, description = "names the manifest"), ManifestQuery),
     responses(
@@ -139,7 +143,7 @@ pub(super) struct ManifestQuery {
         ), description = "the manifest's encoding, or its difference to the manifest of `base`, if that is smaller"),
         (status = "default", body = ErrorBody),
     ),
-)]
+))]
 pub(super) async fn manifest(
     Extract(state): Extract<State>,
     Hash(hash): Hash<ContentHash>,

@@ -8,9 +8,11 @@ use axum::Json;
 use axum::extract::{Request, State as Extract};
 use syncmount_common::frame::{self, Frame};
 use syncmount_common::protocol::commit::{COMMIT_LEN_MAX, CommitRequest, Committed};
-use syncmount_common::protocol::error::{ErrorBody, ErrorCode};
+#[cfg(test)]
+use syncmount_common::protocol::error::ErrorBody;
+use syncmount_common::protocol::error::ErrorCode;
 
-#[utoipa::path(
+#[cfg_attr(test, utoipa::path(
     post, path = "/v1/folders/{folder}/commit", tag = "commit", operation_id = "commit",
     params(("folder" = String, Path, description = "name or id of the folder")),
     request_body(content = CommitRequest, description = "as JSON, or framed with chunks behind it"),
@@ -21,7 +23,7 @@ use syncmount_common::protocol::error::{ErrorBody, ErrorCode};
         (status = 423, body = ErrorBody, description = "`held`: the device removes too much; `details` say how much"),
         (status = "default", body = ErrorBody),
     ),
-)]
+))]
 pub(super) async fn post(
     Extract(state): Extract<State>,
     Folder(folder): Folder,

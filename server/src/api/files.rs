@@ -13,7 +13,9 @@ use axum::http::header::{ACCEPT_RANGES, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_T
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::{IntoResponse as _, Response};
 use serde::Deserialize;
-use syncmount_common::protocol::error::{ErrorBody, ErrorCode};
+#[cfg(test)]
+use syncmount_common::protocol::error::ErrorBody;
+use syncmount_common::protocol::error::ErrorCode;
 use syncmount_common::protocol::files::{FileInfo, Listing, Versions};
 use syncmount_common::{Name, NodeKind, Timestamp};
 
@@ -21,8 +23,9 @@ use syncmount_common::{Name, NodeKind, Timestamp};
 const ENTRIES: usize = 10_000;
 
 /// The query of a `GET`. A name without a value (`?info`) is a switch.
-#[derive(Deserialize, utoipa::IntoParams)]
-#[into_params(parameter_in = Query)]
+#[derive(Deserialize)]
+#[cfg_attr(test, derive(utoipa::IntoParams))]
+#[cfg_attr(test, into_params(parameter_in = Query))]
 pub(super) struct GetQuery {
     /// Answers what is known about the entry instead of its bytes.
     info: Option<String>,
@@ -37,7 +40,8 @@ pub(super) struct GetQuery {
 }
 
 /// What a `GET` answers as JSON, depending on the query. For the API's description only.
-#[derive(Deserialize, utoipa::ToSchema)]
+#[derive(Deserialize)]
+#[cfg_attr(test, derive(utoipa::ToSchema))]
 #[expect(dead_code, reason = "describes, is never made")]
 #[serde(untagged)]
 enum FilesReply {
@@ -47,8 +51,9 @@ enum FilesReply {
 }
 
 /// The query of a `PUT`.
-#[derive(Deserialize, utoipa::IntoParams)]
-#[into_params(parameter_in = Query)]
+#[derive(Deserialize)]
+#[cfg_attr(test, derive(utoipa::IntoParams))]
+#[cfg_attr(test, into_params(parameter_in = Query))]
 pub(super) struct PutQuery {
     /// Makes a directory.
     dir: Option<String>,
@@ -57,14 +62,15 @@ pub(super) struct PutQuery {
 }
 
 /// The query of a `DELETE`.
-#[derive(Deserialize, utoipa::IntoParams)]
-#[into_params(parameter_in = Query)]
+#[derive(Deserialize)]
+#[cfg_attr(test, derive(utoipa::IntoParams))]
+#[cfg_attr(test, into_params(parameter_in = Query))]
 pub(super) struct DeleteQuery {
     /// Removes a directory with all that is in it.
     recursive: Option<String>,
 }
 
-#[utoipa::path(
+#[cfg_attr(test, utoipa::path(
     get, path = "/v1/folders/{folder}/files/{path}", tag = "files", operation_id = "get_file",
     params(
         ("folder" = String, Path, description = "name or id of the folder"),
@@ -82,7 +88,7 @@ pub(super) struct DeleteQuery {
         (status = 304, description = "the content is one of `If-None-Match`"),
         (status = "default", body = ErrorBody),
     ),
-)]
+))]
 pub(super) async fn get(
     Extract(state): Extract<State>,
     Folder(folder): Folder,
@@ -158,7 +164,7 @@ fn tagged(status: StatusCode, info: &FileInfo) -> Response {
     response
 }
 
-#[utoipa::path(
+#[cfg_attr(test, utoipa::path(
     put, path = "/v1/folders/{folder}/files/{path}", tag = "files", operation_id = "put_file",
     params(
         ("folder" = String, Path, description = "name or id of the folder"),
@@ -173,7 +179,7 @@ fn tagged(status: StatusCode, info: &FileInfo) -> Response {
         (status = 201, body = FileInfo, description = "new"),
         (status = "default", body = ErrorBody),
     ),
-)]
+))]
 pub(super) async fn put(
     Extract(state): Extract<State>,
     Folder(folder): Folder,
@@ -209,7 +215,7 @@ async fn upload(
     Ok(upload.finish().await?)
 }
 
-#[utoipa::path(
+#[cfg_attr(test, utoipa::path(
     delete, path = "/v1/folders/{folder}/files/{path}", tag = "files", operation_id = "delete_file",
     params(
         ("folder" = String, Path, description = "name or id of the folder"),
@@ -218,7 +224,7 @@ async fn upload(
         ("If-Match" = Option<String>, Header, description = "only if the content is one of these"),
     ),
     responses((status = 204, description = "removed"), (status = "default", body = ErrorBody)),
-)]
+))]
 pub(super) async fn delete(
     Extract(state): Extract<State>,
     Folder(folder): Folder,

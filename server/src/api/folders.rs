@@ -5,22 +5,23 @@ use super::error::Result;
 use super::request::Folder;
 use axum::Json;
 use axum::extract::State as Extract;
+#[cfg(test)]
 use syncmount_common::protocol::error::ErrorBody;
 use syncmount_common::protocol::folders::{FolderInfo, FolderList};
 
-#[utoipa::path(
+#[cfg_attr(test, utoipa::path(
     get, path = "/v1/folders", tag = "folders", operation_id = "list_folders",
     responses((status = 200, body = FolderList), (status = "default", body = ErrorBody)),
-)]
+))]
 pub(super) async fn list(Extract(state): Extract<State>) -> Result<Json<FolderList>> {
     Ok(Json(state.service.folders().await?))
 }
 
-#[utoipa::path(
+#[cfg_attr(test, utoipa::path(
     get, path = "/v1/folders/{folder}", tag = "folders", operation_id = "get_folder",
     params(("folder" = String, Path, description = "name or id of the folder")),
     responses((status = 200, body = FolderInfo), (status = "default", body = ErrorBody)),
-)]
+))]
 pub(super) async fn get(Extract(state): Extract<State>, Folder(folder): Folder) -> Result<Json<FolderInfo>> {
     Ok(Json(state.service.folder(&folder).await?))
 }

@@ -5,19 +5,20 @@ use super::error::Result;
 use super::request::{Folder, HeldDevice};
 use axum::Json;
 use axum::extract::State as Extract;
+#[cfg(test)]
 use syncmount_common::protocol::error::ErrorBody;
 use syncmount_common::protocol::holds::{Hold, HoldList};
 
-#[utoipa::path(
+#[cfg_attr(test, utoipa::path(
     get, path = "/v1/folders/{folder}/holds", tag = "holds", operation_id = "list_holds",
     params(("folder" = String, Path, description = "name or id of the folder")),
     responses((status = 200, body = HoldList), (status = "default", body = ErrorBody)),
-)]
+))]
 pub(super) async fn list(Extract(state): Extract<State>, Folder(folder): Folder) -> Result<Json<HoldList>> {
     Ok(Json(state.service.holds(&folder).await?))
 }
 
-#[utoipa::path(
+#[cfg_attr(test, utoipa::path(
     post, path = "/v1/folders/{folder}/holds/{device}/allow", tag = "holds", operation_id = "allow_removes",
     params(
         ("folder" = String, Path, description = "name or id of the folder"),
@@ -27,7 +28,7 @@ pub(super) async fn list(Extract(state): Extract<State>, Folder(folder): Folder)
         (status = 200, body = Hold, description = "it may remove what it likes for the next hour"),
         (status = "default", body = ErrorBody),
     ),
-)]
+))]
 pub(super) async fn allow(
     Extract(state): Extract<State>,
     Folder(folder): Folder,
@@ -36,7 +37,7 @@ pub(super) async fn allow(
     Ok(Json(state.service.allow_removes(&folder, &device).await?))
 }
 
-#[utoipa::path(
+#[cfg_attr(test, utoipa::path(
     post, path = "/v1/folders/{folder}/holds/{device}/deny", tag = "holds", operation_id = "deny_removes",
     params(
         ("folder" = String, Path, description = "name or id of the folder"),
@@ -46,7 +47,7 @@ pub(super) async fn allow(
         (status = 200, body = Hold, description = "its removes stay refused"),
         (status = "default", body = ErrorBody),
     ),
-)]
+))]
 pub(super) async fn deny(
     Extract(state): Extract<State>,
     Folder(folder): Folder,

@@ -5,12 +5,13 @@ use super::error::Result;
 use super::request::{Folder, json};
 use axum::Json;
 use axum::extract::{Request, State as Extract};
+#[cfg(test)]
 use syncmount_common::protocol::error::ErrorBody;
 use syncmount_common::protocol::undo::{UndoReply, UndoRequest};
 
 const LEN_MAX: usize = 4096;
 
-#[utoipa::path(
+#[cfg_attr(test, utoipa::path(
     post, path = "/v1/folders/{folder}/undo", tag = "history", operation_id = "undo", request_body = UndoRequest,
     params(("folder" = String, Path, description = "name or id of the folder")),
     responses(
@@ -18,7 +19,7 @@ const LEN_MAX: usize = 4096;
         (status = 422, body = ErrorBody, description = "`invalid`: the history does not go back to there"),
         (status = "default", body = ErrorBody),
     ),
-)]
+))]
 pub(super) async fn post(
     Extract(state): Extract<State>,
     Folder(folder): Folder,

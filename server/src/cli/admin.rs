@@ -1,14 +1,14 @@
 //! What whoever runs a server does beside it: history, undo, holds, a restored backup, check and repair.
 
-use crate::{Unnamed, say};
+use super::{Unnamed, say};
+use crate::FIRST_FOLDER;
+use crate::data::Data;
+use crate::service::{PastCommit, Scrubbed};
 use anyhow::Result;
 use clap::{Args, Subcommand};
 use std::process::ExitCode;
 use syncmount_common::protocol::holds::{Hold, HoldState};
 use syncmount_common::{Seq, Timestamp};
-use syncmount_server::FIRST_FOLDER;
-use syncmount_server::data::Data;
-use syncmount_server::service::{PastCommit, Scrubbed};
 
 #[derive(Subcommand)]
 pub(crate) enum Holds {
