@@ -282,7 +282,7 @@ impl Pair {
 }
 
 impl Side {
-    fn new(name: &str, seed: u64, shows: Shows) -> Self {
+    pub(crate) fn new(name: &str, seed: u64, shows: Shows) -> Self {
         let id = DeviceId::new_v7(seed, &[seed as u8; 10]);
         let device = Named { id, name: name.to_owned() };
         let mut engine = Engine::new(Identity { device, seed }, Restored::default());
@@ -310,7 +310,7 @@ impl Side {
         self.shared.engine.borrow_mut()
     }
 
-    fn tree(&self) -> Ref<'_, Engine> {
+    pub(crate) fn tree(&self) -> Ref<'_, Engine> {
         self.shared.engine.borrow()
     }
 

@@ -4,7 +4,7 @@
 use crate::sim::bytes::Library;
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 use std::cell::{Cell, RefCell};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::fs::{self, File, Permissions};
 use std::io::{self, Write as _};
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink};
@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::{Arc, Mutex};
 use syncmount::driver::{FolderBytes, ItemId, ItemRow, item_of_draft};
-use syncmount::watch::{Folder, Host, Job, Part, Told};
+use syncmount::watch::{Folder, Host, Job, Look, Open, Part, Told};
 use syncmount_common::{NodeId, Timestamp};
 use syncmount_engine::Engine;
 use tempfile::TempDir;
@@ -120,6 +120,15 @@ impl PlainFolder {
 
     pub(crate) fn changed(&mut self, node: NodeId) {
         self.folder.node_changed(node);
+    }
+
+    pub(crate) fn root(&self) -> &Path {
+        self.root.path()
+    }
+
+    /// Tells the tree what is to be seen.
+    pub(crate) fn look_at(&mut self, look: Look, passed: bool, renewed: HashSet<ItemId>) -> Result<Open, String> {
+        self.folder.look_at(look, passed, renewed).map_err(|error| error.to_string())
     }
 
     /// Tells the tree what the user has done.

@@ -5,7 +5,7 @@
 
 use super::folder::{Folder, Job};
 use super::host::Host;
-use super::index::{Index, Item, Known};
+use super::index::{DEPTH_MAX, Index, Item, Known};
 use super::names;
 use super::observe::{draft_item, rightful};
 use super::platform::{self, Print, PrintKind};
@@ -23,9 +23,6 @@ const RECORD_AFTER: usize = 256;
 
 /// Contents that are on their way at the same time.
 const RUNNING_MAX: usize = 64;
-
-/// How far a directory, or a way that has to be made for another, is followed.
-const DEPTH_MAX: usize = 4096;
 
 /// What a file that was put together looks like.
 #[derive(Clone, Copy, Debug)]

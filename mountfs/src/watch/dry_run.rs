@@ -3,6 +3,7 @@
 use super::folder::Folder;
 use super::index::folder_id;
 use super::marker::MarkerError;
+use super::observe::{Doubts, Removals};
 use super::scan::{Rules, Scope};
 use super::{names, runner};
 use crate::config::{Dirs, MountConfig, StartError};
@@ -47,7 +48,7 @@ pub fn dry_run(config: &MountConfig) -> anyhow::Result<Vec<String>> {
     client.read_feed().with_context(|| format!("{} cannot be asked", config.server))?;
     let rules = Rules { rested_before: i64::MAX, all: false, clears: false };
     let seen = folder.scan(&Scope::everything(), rules, &BTreeSet::new());
-    folder.take_seen(seen)?;
+    folder.take_seen(seen, Removals::All, &mut Doubts::default())?;
     folder.compare_all();
     let mut lines = outgoing(&client);
     lines.extend(incoming(&folder));

@@ -7,6 +7,7 @@
 use super::host::Host;
 use super::index::Index;
 use super::names;
+use super::observe::{Doubts, Removals};
 use super::platform::Print;
 use super::rules::Ignored;
 use super::scan::{Rules, Scan, Scope, Seen};
@@ -32,6 +33,40 @@ pub enum Report {
     Unknown(String),
     /// What another device did to it cannot be done here yet.
     Unapplied(String),
+}
+
+/// What to look at.
+#[derive(Clone, Debug, Default)]
+pub struct Look {
+    /// Paths of which there were hints.
+    pub hinted: BTreeSet<PathBuf>,
+    /// Other paths.
+    pub known: BTreeSet<PathBuf>,
+    /// Directories, with all that is in them.
+    pub trees: BTreeSet<PathBuf>,
+    /// Items that an earlier look left open, and since which all hints have been read.
+    pub missing: HashSet<ItemId>,
+    /// Something had gone on before those hints.
+    pub passed: bool,
+}
+
+/// What a look has left open.
+#[derive(Clone, Debug, Default)]
+pub struct Open {
+    /// Items that were not found.
+    pub missing: HashSet<ItemId>,
+    /// Where to look for them once all hints up to now have been read.
+    pub paths: BTreeSet<PathBuf>,
+    /// Items that were not found although there was a hint of them.
+    pub renewed: HashSet<ItemId>,
+    /// Items that were found: they are not missing any more.
+    pub found: Vec<ItemId>,
+    /// Something of which there was a hint had gone on.
+    pub passed: bool,
+    /// Where to look again, since something was on its way from one place to another.
+    pub unsettled: BTreeSet<PathBuf>,
+    /// Directories that were named: to be listed once they are listened to.
+    pub dirs: BTreeSet<PathBuf>,
 }
 
 /// A content that is to be put together in a file beside its place.
@@ -151,7 +186,28 @@ impl<H: Host> Folder<H> {
             Rules { rested_before: i64::MAX, all: false, clears: true },
             &BTreeSet::new(),
         );
-        self.take_seen(seen)
+        let mut doubts = Doubts::default();
+        let told = self.take_seen(seen, Removals::All, &mut doubts);
+        self.look_again.again.extend(doubts.unsettled);
+        told
+    }
+
+    /// Looks at what [`Look`] says, and tells the tree. `passed` and `renewed` go on with what was found since the hints
+    /// were last known to be read. For a caller that does this step by step.
+    pub fn look_at(&mut self, look: Look, passed: bool, renewed: HashSet<ItemId>) -> io::Result<Open> {
+        let Look { hinted, known, trees, missing, passed: passed_before } = look;
+        let (mut scope, mut dirs) = (Scope { paths: hinted, again: known, trees }, BTreeSet::new());
+        let mut doubts = Doubts { passed, renewed, ..Doubts::default() };
+        let removals = Removals::Of { missing: &missing, passed: passed_before, finally: false };
+        while !scope.is_empty() {
+            let rules = Rules { rested_before: i64::MAX, all: false, clears: true };
+            let seen = self.scan(&scope, rules, &BTreeSet::new());
+            dirs.extend(seen.dirs.iter().cloned());
+            self.take_seen(seen, removals, &mut doubts)?;
+            scope = std::mem::take(&mut self.look_again);
+        }
+        let Doubts { missing, scope, renewed, found, passed, unsettled } = doubts;
+        Ok(Open { missing, paths: scope.again, renewed, found, passed, unsettled, dirs })
     }
 
     /// All nodes and items that differ are to be brought to the disk.
@@ -258,7 +314,7 @@ impl<H: Host> Folder<H> {
     /// A path is not as the index has it.
     pub(crate) fn look_again(&mut self, path: &Path) {
         if let Ok(below) = path.strip_prefix(&self.root) {
-            self.look_again.paths.insert(below.to_path_buf());
+            self.look_again.again.insert(below.to_path_buf());
         }
     }
 }

@@ -5,32 +5,81 @@ use super::inbox::Inbox;
 use super::platform;
 use notify::{Config, ErrorKind, Event, EventKindMask, RecommendedWatcher, RecursiveMode, Watcher as _};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, mpsc};
 
 /// Hints come as long as this lives.
 pub(crate) struct Hints {
-    _watcher: RecommendedWatcher,
+    requests: mpsc::Sender<Request>,
+}
+
+enum Request {
+    /// Say this number once everything is listened to of which a hint has come up to now.
+    Settle(u64),
+    /// Hints were lost, and with them that of new directories, perhaps: listen to all of them, and say so.
+    Renew,
+    End,
 }
 
 impl Hints {
     /// Begins to listen, before anything is looked at. An error is a sentence about what is done without hints.
     pub(crate) fn start(root: &Path, inbox: &Arc<Inbox>) -> Result<Self, String> {
+        let (requests, requested) = mpsc::channel();
         let handler = {
-            let (root, inbox) = (root.to_path_buf(), inbox.clone());
-            move |event: notify::Result<Event>| take(&root, &inbox, event)
+            let (root, inbox, requests) = (root.to_path_buf(), inbox.clone(), requests.clone());
+            move |event: notify::Result<Event>| take(&root, &inbox, &requests, event)
         };
         let kinds = EventKindMask::CORE | EventKindMask::ACCESS_CLOSE;
         let config = Config::default().with_follow_symlinks(false).with_event_kinds(kinds);
         let mut watcher = RecommendedWatcher::new(handler, config).map_err(|error| sentence(&error))?;
         watcher.watch(root, RecursiveMode::Recursive).map_err(|error| sentence(&error))?;
-        Ok(Self { _watcher: watcher })
+        let (root, inbox) = (root.to_path_buf(), inbox.clone());
+        let serve = move || serve(watcher, &root, &inbox, &requested);
+        std::thread::Builder::new().name("hints".into()).spawn(serve).map_err(|error| error.to_string())?;
+        Ok(Self { requests })
+    }
+
+    /// Asks for [`Inbox::settled`] with this number: every directory of which a hint has come before is listened to then,
+    /// so that what happens in it later has hints of its own.
+    pub(crate) fn settle(&self, number: u64) {
+        // Without the thread there are no hints either, which is looked after by listing everything now and then.
+        drop(self.requests.send(Request::Settle(number)));
+    }
+}
+
+impl Drop for Hints {
+    fn drop(&mut self) {
+        drop(self.requests.send(Request::End));
+    }
+}
+
+/// Asks the watcher, which may keep its caller waiting. Ends with [`Hints`], and the watcher with it.
+fn serve(mut watcher: RecommendedWatcher, root: &Path, inbox: &Inbox, requested: &mpsc::Receiver<Request>) {
+    while let Ok(request) = requested.recv() {
+        match request {
+            Request::Settle(number) => {
+                // The watcher answers between two batches of events, and listens to the new directories of a batch at its
+                // end.
+                if let Err(error) = watcher.watched_paths() {
+                    tracing::debug!(%error, "the watcher does not say what it watches");
+                }
+                inbox.settled(number);
+            }
+            Request::Renew => {
+                let renewed = watcher.unwatch(root).and_then(|()| watcher.watch(root, RecursiveMode::Recursive));
+                if let Err(error) = renewed {
+                    inbox.lose_hints(sentence(&error));
+                }
+                inbox.hint_everything();
+            }
+            Request::End => return,
+        }
     }
 }
 
 /// Only puts it into the inbox: whoever dawdles here loses hints.
-fn take(root: &Path, inbox: &Inbox, event: notify::Result<Event>) {
+fn take(root: &Path, inbox: &Inbox, requests: &mpsc::Sender<Request>, event: notify::Result<Event>) {
     match event {
-        Ok(event) if event.need_rescan() => inbox.hint_everything(),
+        Ok(event) if event.need_rescan() => drop(requests.send(Request::Renew)),
         Ok(event) => below(root, &event.paths).for_each(|path| inbox.hint(&path)),
         Err(error) => match error.kind {
             ErrorKind::MaxFilesWatch => inbox.lose_hints(sentence(&error)),

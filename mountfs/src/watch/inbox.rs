@@ -11,7 +11,7 @@ use std::time::Instant;
 use syncmount_common::NodeId;
 
 /// More paths than this are looked at by looking at everything.
-const PATHS_MAX: usize = 50_000;
+pub(crate) const PATHS_MAX: usize = 50_000;
 
 /// What came in.
 #[derive(Default)]
@@ -25,6 +25,8 @@ pub(crate) struct Mail {
     pub(crate) lost_hints: Vec<String>,
     /// The marks whose hints have come: everything before them has come too.
     pub(crate) marks: BTreeSet<PathBuf>,
+    /// The newest number that was asked of the hints and has come back.
+    pub(crate) settled: u64,
     /// The newest question of somebody who wants to be sure that everything up to then is seen.
     pub(crate) asked: u64,
     pub(crate) is_over: bool,
@@ -93,6 +95,11 @@ impl Inbox {
 
     pub(crate) fn finished(&self, job: Job, result: Result<Part, String>) {
         self.put(|mail| mail.finished.push((job, result)));
+    }
+
+    /// Directories of which hints have come before this number was asked for are listened to.
+    pub(crate) fn settled(&self, number: u64) {
+        self.put(|mail| mail.settled = mail.settled.max(number));
     }
 
     /// Somebody has to be told once everything up to now is seen. `question` is larger than every one before.

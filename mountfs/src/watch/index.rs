@@ -5,6 +5,7 @@
 //! and of the index with the engine's tree (what is to be done on the disk). The index is kept with the nodes, so that
 //! both can be made again after a crash. It has one name per item and no paths.
 
+use super::names;
 use super::platform::Print;
 #[cfg(test)]
 use super::platform::PrintKind;
@@ -15,6 +16,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use syncmount_common::{Attrs, Content, ContentHash, Name, NodeId, Placement, SymlinkTarget};
 use syncmount_engine::{Body, FileBody, Names, State};
+
+/// Directories within each other.
+pub(crate) const DEPTH_MAX: usize = 4096;
 
 /// The folder itself.
 pub(crate) const ROOT_ITEM: ItemId = 0;
@@ -79,7 +83,7 @@ mod bytes_as_arc {
 impl Item {
     /// Its name in the tree.
     pub(crate) fn tree_name(&self) -> Option<Name> {
-        self.label.clone().or_else(|| super::names::tree_name(&self.name))
+        self.label.clone().or_else(|| names::tree_name(&self.name))
     }
 
     pub(crate) fn is_dir(&self) -> bool {
@@ -132,7 +136,13 @@ impl Index {
         let mut index = Self::new();
         for (id, row) in rows.into_iter().filter(|(id, _)| *id != ROOT_ITEM) {
             index.next = index.next.max(id + 1);
-            index.insert(id, postcard::from_bytes(&row)?);
+            let mut item: Item = postcard::from_bytes(&row)?;
+            if index.child(item.parent, &item.name).is_some() {
+                // An earlier version let two items have one place. This one is not found then, and brought once more.
+                item.label = item.tree_name();
+                item.name = names::part_name(id).into_bytes().into();
+            }
+            index.insert(id, item);
         }
         // An earlier version let two items stand for one node: what is found of it here is kept with the next change.
         index.touched.clear();
@@ -186,6 +196,11 @@ impl Index {
         self.items.keys().copied()
     }
 
+    /// Whether an item, if there is such a one, is what its directory has under its name.
+    pub(crate) fn is_in_its_place(&self, id: ItemId) -> bool {
+        self.get(id).is_none_or(|item| self.child(item.parent, &item.name) == Some(id))
+    }
+
     /// The item that stands for a node.
     pub(crate) fn of_node(&self, node: NodeId) -> Option<ItemId> {
         self.by_node.get(&node).copied()
@@ -225,12 +240,16 @@ impl Index {
         std::iter::successors(Some(id), parent).take(self.items.len() + 1).any(|id| id == dir)
     }
 
-    /// The path of an item below `root`.
+    /// The path of an item below `root`. None if it is not known, or too long.
     pub(crate) fn path(&self, root: &Path, id: ItemId) -> Option<PathBuf> {
         let mut names = Vec::new();
         let mut at = id;
         while at != ROOT_ITEM {
             let item = self.items.get(&at)?;
+            debug_assert!(names.len() < DEPTH_MAX, "a directory lies in itself");
+            if names.len() >= DEPTH_MAX {
+                return None;
+            }
             names.push(item.name.clone());
             at = item.parent;
         }

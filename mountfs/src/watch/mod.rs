@@ -24,7 +24,7 @@ mod start;
 
 pub use apply::Part;
 pub use dry_run::dry_run;
-pub use folder::{Backlog, Folder, Job, Report, Told};
+pub use folder::{Backlog, Folder, Job, Look, Open, Report, Told};
 pub use host::Host;
 pub use runner::QUIET;
 pub use start::{Options, run};

@@ -2,18 +2,19 @@
 //!
 //! An item that is at another place was renamed, with all that is in it. A file that took a known file's name and was never
 //! seen before is a new version of it: so programs save. What has a new name and is nowhere known is new; what is gone is
-//! gone once it was looked for a second time.
+//! gone once it was looked for a second time, in the directory in which it lay, wherever that is by now.
 
 use super::folder::{Folder, Report};
 use super::hash;
 use super::host::Host;
-use super::index::{Index, Item, Known, ROOT_ITEM};
+use super::index::{DEPTH_MAX, Index, Item, Known, ROOT_ITEM};
 use super::names;
 use super::platform::{self, Print, PrintKind};
-use super::scan::{Seen, Sighting};
+use super::scan::{Scope, Seen, Sighting};
 use crate::driver::{ItemId, draft_of_item};
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::io;
+use std::path::PathBuf;
 use std::sync::Arc;
 use syncmount_common::{Attrs, Content, Name, NodeId, Placement, Timestamp};
 use syncmount_engine::{Body, Draft, Engine, FileBody, Names, Observation, State};
@@ -25,15 +26,75 @@ struct Finding {
     gone: Vec<ItemId>,
 }
 
+/// Which items may be told to be gone.
+///
+/// A directory that was renamed is not at its old place, and the hint of its new one may still be on its way: one look
+/// cannot tell this from a removal.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Removals<'a> {
+    /// None: all are doubted.
+    None,
+    /// All that are found gone.
+    All,
+    /// These, since they were missing before and all hints up to then have been read.
+    Of {
+        /// The items.
+        missing: &'a HashSet<ItemId>,
+        /// Something of which there was a hint had gone on before that: it could be one of them, renamed twice.
+        passed: bool,
+        /// They are gone nevertheless.
+        finally: bool,
+    },
+}
+
+impl Removals<'_> {
+    fn has(self, id: ItemId, doubts: &Doubts) -> bool {
+        match self {
+            Self::None => false,
+            Self::All => true,
+            Self::Of { missing, passed, finally } => {
+                let may_be_elsewhere = passed || doubts.passed || doubts.renewed.contains(&id);
+                missing.contains(&id) && (finally || !may_be_elsewhere)
+            }
+        }
+    }
+}
+
+/// What could not be told yet: it is to be looked at once more.
+#[derive(Default, Debug)]
+pub(crate) struct Doubts {
+    /// Items that were not found and may not be told to be gone yet.
+    pub(crate) missing: HashSet<ItemId>,
+    /// Where to look for them, once all hints up to now have been read.
+    pub(crate) scope: Scope,
+    /// Of these there was another hint: they may have been back for a while.
+    pub(crate) renewed: HashSet<ItemId>,
+    /// Items that were found.
+    pub(crate) found: Vec<ItemId>,
+    /// Something of which there was a hint was not there: it went on, and the hint of where to may be on its way.
+    pub(crate) passed: bool,
+    /// Paths of what was on its way from one place to another while it was looked at.
+    pub(crate) unsettled: BTreeSet<PathBuf>,
+}
+
+impl Doubts {
+    /// These are there.
+    pub(crate) fn refute(&mut self, found: &[ItemId]) {
+        for id in found {
+            self.missing.remove(id);
+        }
+    }
+}
+
 /// What files are whose bytes have to be known before they are told.
 type Hashes = HashMap<ItemId, Arc<Content>>;
 
 impl<H: Host> Folder<H> {
-    /// Tells the tree what was seen. Returns whether anything was.
-    pub(crate) fn take_seen(&mut self, seen: Seen) -> io::Result<bool> {
+    /// Tells the tree what was seen. Returns whether anything was; what could not be told is left in `doubts`.
+    pub(crate) fn take_seen(&mut self, seen: Seen, removals: Removals<'_>, doubts: &mut Doubts) -> io::Result<bool> {
         self.report(&seen);
         self.find_put_aside(&seen);
-        let finding = self.resolve(seen);
+        let finding = self.resolve(seen, removals, doubts);
         if finding.sightings.is_empty() && finding.gone.is_empty() {
             return Ok(false);
         }
@@ -45,6 +106,10 @@ impl<H: Host> Folder<H> {
             let told = Telling::new(engine, &mut index, now, &hashes).tell(&finding, &generations);
             (told, index.take_rows())
         });
+        debug_assert!(
+            finding.sightings.iter().all(|seen| self.index.lock().is_in_its_place(seen.id)),
+            "one item per place"
+        );
         match told {
             Ok(nodes) => {
                 self.todo.extend(nodes);
@@ -77,8 +142,10 @@ impl<H: Host> Folder<H> {
     }
 
     /// Decides which item each sighting is, and which are gone.
-    fn resolve(&self, seen: Seen) -> Finding {
+    fn resolve(&self, seen: Seen, removals: Removals<'_>, doubts: &mut Doubts) -> Finding {
         let index = self.index.lock();
+        doubts.passed |= seen.passed;
+        doubts.renewed.extend(seen.hinted_missing.iter().copied());
         let is_elsewhere = |sighting: &Sighting| {
             let item = index.get(sighting.id);
             item.is_some_and(|item| (item.parent, &*item.name) != (sighting.dir, &*sighting.name))
@@ -120,43 +187,148 @@ impl<H: Host> Folder<H> {
             missing.extend(index.children(*dir).filter(|(name, _)| !names.contains(*name)).map(|(_, id)| id));
         }
         drop(index);
-        let here: HashSet<ItemId> = sightings.iter().map(|seen| seen.id).collect();
-        let gone = self.confirm_gone(missing, &here, &seen.restless_files);
+        let here: Here<'_> = sightings.iter().map(|seen| (seen.id, seen)).collect();
+        let gone = self.confirm_gone(missing, &here, &seen.restless_files, doubts);
         let gone_set: HashSet<ItemId> = gone.iter().copied().collect();
         let (sightings, gone) = self.moved_by_content(sightings, gone, &gone_set);
-        Finding { sightings, gone }
+        self.without_doubts(Finding { sightings, gone }, removals, doubts)
     }
 
     /// What is missing is looked for once more; deepest first.
-    fn confirm_gone(&self, missing: Vec<ItemId>, here: &HashSet<ItemId>, restless: &HashSet<u64>) -> Vec<ItemId> {
+    fn confirm_gone(
+        &self,
+        missing: Vec<ItemId>,
+        here: &Here<'_>,
+        restless: &HashSet<u64>,
+        doubts: &mut Doubts,
+    ) -> Vec<ItemId> {
         let mut gone = Vec::new();
         let mut done = HashSet::new();
+        let mut astray = Vec::new();
         for id in missing {
-            let is_restless = self.index.lock().get(id).is_some_and(|item| restless.contains(&item.print.file));
-            if here.contains(&id) || is_restless || !done.insert(id) || !self.is_gone(id) {
+            if here.contains_key(&id) || done.contains(&id) {
                 continue;
             }
+            if self.index.lock().get(id).is_some_and(|item| restless.contains(&item.print.file)) {
+                doubts.unsettled.extend(self.place_now(id, here));
+                continue;
+            }
+            match self.last_place(id, here) {
+                Place::Left => {}
+                Place::Taken => continue,
+                Place::Astray(dir) => {
+                    astray.push((id, dir));
+                    continue;
+                }
+            }
+            done.insert(id);
             // What was moved out of it is not gone, and neither is what is in that.
-            let below = self.index.lock().below(id, |inner| !here.contains(&inner));
+            let below = self.index.lock().below(id, |inner| !here.contains_key(&inner));
             gone.push(id);
             gone.extend(below.into_iter().filter(|id| done.insert(*id)));
+        }
+        for (id, _) in astray.into_iter().filter(|(_, dir)| !done.contains(dir)) {
+            // Its directory is looked at first.
+            doubts.unsettled.extend(self.place_now(id, here));
         }
         gone.reverse();
         gone
     }
 
-    fn is_gone(&self, id: ItemId) -> bool {
-        let (path, print) = {
+    /// What is where an item lay: in its directory, wherever that is.
+    fn last_place(&self, id: ItemId, here: &Here<'_>) -> Place {
+        let (item, above) = {
             let index = self.index.lock();
-            let Some(item) = index.get(id) else { return false };
-            let Some(path) = index.path(&self.root, id) else { return false };
-            (path, item.print)
+            let Some(item) = index.get(id).cloned() else { return Place::Taken };
+            let above = here.get(&item.parent).map(|seen| seen.print);
+            let above = above.or_else(|| index.get(item.parent).map(|dir| dir.print));
+            (item, above)
         };
-        match Print::at(&path) {
-            Ok(None) => path.parent().is_none_or(|dir| dir == self.root || self.is_reachable()),
-            Ok(Some(there)) => !there.same_file(&print),
-            Err(_) => false,
+        let Some(dir) = self.path_of_sighting(item.parent, here) else { return Place::Taken };
+        match above {
+            Some(above) if !Print::at(&dir).is_ok_and(|there| there.is_some_and(|there| there.same_file(&above))) => {
+                return Place::Astray(item.parent);
+            }
+            // The folder itself is known by its marker.
+            None if !self.is_reachable() => return Place::Taken,
+            _ => {}
         }
+        match Print::at(&dir.join(platform::os_name(&item.name))) {
+            Ok(None) => Place::Left,
+            Ok(Some(there)) if !there.same_file(&item.print) => Place::Left,
+            Ok(Some(_)) | Err(_) => Place::Taken,
+        }
+    }
+
+    /// Where an item would be on the disk, below the root, if it had stayed in its directory.
+    fn place_now(&self, id: ItemId, here: &Here<'_>) -> Option<PathBuf> {
+        let (parent, name) = self.index.lock().get(id).map(|item| (item.parent, item.name.clone()))?;
+        self.path_below(parent, &name, here)
+    }
+
+    fn path_below(&self, dir: ItemId, name: &[u8], here: &Here<'_>) -> Option<PathBuf> {
+        let dir = self.path_of_sighting(dir, here)?;
+        Some(dir.strip_prefix(&self.root).ok()?.join(platform::os_name(name)))
+    }
+
+    /// Leaves out what may not be told to be gone yet, and what was seen in the place of that: one place has one item.
+    fn without_doubts(&self, finding: Finding, removals: Removals<'_>, doubts: &mut Doubts) -> Finding {
+        let here: Here<'_> = finding.sightings.iter().map(|seen| (seen.id, seen)).collect();
+        let found_gone: HashSet<ItemId> = finding.gone.iter().copied().collect();
+        let is_certain = |id: ItemId| {
+            let index = self.index.lock();
+            let above = |id: &ItemId| index.get(*id).map(|item| item.parent).filter(|dir| found_gone.contains(dir));
+            std::iter::successors(Some(id), above).any(|id| removals.has(id, doubts))
+        };
+        let (gone, doubted): (Vec<ItemId>, Vec<ItemId>) = finding.gone.iter().partition(|id| is_certain(**id));
+        let is_gone: HashSet<ItemId> = gone.iter().copied().collect();
+        for id in doubted {
+            // What lies in a directory that is missing is found with it.
+            if self.index.lock().get(id).is_some_and(|item| !found_gone.contains(&item.parent)) {
+                doubts.missing.insert(id);
+                doubts.scope.again.extend(self.place_now(id, &here));
+            }
+        }
+        let mut left_out = HashSet::new();
+        loop {
+            let before = left_out.len();
+            for seen in &finding.sightings {
+                let there = self.index.lock().child(seen.dir, &seen.name).filter(|there| *there != seen.id);
+                let is_taken = there.is_some_and(|there| {
+                    !is_gone.contains(&there) && (!here.contains_key(&there) || left_out.contains(&there))
+                });
+                let is_astray = left_out.contains(&seen.dir) || self.is_circle(seen, &here, &left_out);
+                if !is_taken && !is_astray || !left_out.insert(seen.id) {
+                    continue;
+                }
+                if is_astray || there.is_some_and(|there| !found_gone.contains(&there)) {
+                    doubts.unsettled.extend(self.path_below(seen.dir, &seen.name, &here));
+                }
+            }
+            if left_out.len() == before {
+                break;
+            }
+        }
+        let told: Here<'_> = here.into_iter().filter(|(id, _)| !left_out.contains(id)).collect();
+        // It may be gone when it is looked for again: that is to be seen where it counts as being.
+        doubts.unsettled.extend(left_out.iter().filter_map(|id| self.place_now(*id, &told)));
+        doubts.found.extend(told.into_keys());
+        let sightings = finding.sightings.into_iter().filter(|seen| !left_out.contains(&seen.id)).collect();
+        Finding { sightings, gone }
+    }
+
+    /// Whether a directory would lie in itself, since what was seen of it and of those above it is not of one moment.
+    fn is_circle(&self, seen: &Sighting, here: &Here<'_>, left_out: &HashSet<ItemId>) -> bool {
+        let index = self.index.lock();
+        if seen.print.kind != PrintKind::Dir || index.get(seen.id).is_none_or(|item| item.parent == seen.dir) {
+            return false;
+        }
+        let above = |id: &ItemId| {
+            let told = here.get(id).filter(|seen| !left_out.contains(&seen.id)).map(|seen| seen.dir);
+            told.or_else(|| index.get(*id).map(|item| item.parent))
+        };
+        let way = std::iter::successors(Some(seen.dir), above).take(DEPTH_MAX);
+        way.enumerate().any(|(hops, dir)| dir == seen.id || hops + 1 == DEPTH_MAX)
     }
 
     /// A file that is gone and one that is new with the same size and time: it was moved, by copying and removing.
@@ -207,7 +379,7 @@ impl<H: Host> Folder<H> {
                 .collect()
         });
         let mut hashes = Hashes::new();
-        let by_id: HashMap<ItemId, &Sighting> = finding.sightings.iter().map(|seen| (seen.id, seen)).collect();
+        let by_id: Here<'_> = finding.sightings.iter().map(|seen| (seen.id, seen)).collect();
         for (id, size) in wanted {
             let Some(path) = self.path_of_sighting(id, &by_id) else { continue };
             let read = platform::open_to_read(&path).and_then(|file| hash::content_of(&file, size));
@@ -219,17 +391,38 @@ impl<H: Host> Folder<H> {
         hashes
     }
 
-    fn path_of_sighting(&self, id: ItemId, by_id: &HashMap<ItemId, &Sighting>) -> Option<std::path::PathBuf> {
+    fn path_of_sighting(&self, id: ItemId, by_id: &Here<'_>) -> Option<PathBuf> {
+        let index = self.index.lock();
         let mut names = Vec::new();
         let mut at = id;
-        while let Some(sighting) = by_id.get(&at) {
-            names.push(platform::os_name(&sighting.name));
-            at = sighting.dir;
+        while at != ROOT_ITEM {
+            let (dir, name) = match by_id.get(&at) {
+                Some(sighting) => (sighting.dir, &sighting.name),
+                None => index.get(at).map(|item| (item.parent, &item.name))?,
+            };
+            if names.len() > DEPTH_MAX {
+                return None;
+            }
+            names.push(platform::os_name(name));
+            at = dir;
         }
-        let mut path = self.index.lock().path(&self.root, at)?;
+        let mut path = self.root.clone();
         path.extend(names.iter().rev());
         Some(path)
     }
+}
+
+/// The sightings by their items.
+type Here<'a> = HashMap<ItemId, &'a Sighting>;
+
+/// What is found where an item lay.
+enum Place {
+    /// Nothing, or something else.
+    Left,
+    /// The item, or it cannot be told.
+    Taken,
+    /// Its directory, this one, is not where it was: that has to be looked at first.
+    Astray(ItemId),
 }
 
 /// The nodes of directories that are seen, as far as the tree has them: new ones by their names.

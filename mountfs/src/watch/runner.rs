@@ -8,8 +8,9 @@ use super::fetch::Fetchers;
 use super::folder::{Backlog, Folder, Report};
 use super::hints::Hints;
 use super::host::Host;
-use super::inbox::{Inbox, Mail};
+use super::inbox::{Inbox, Mail, PATHS_MAX};
 use super::names;
+use super::observe::{Doubts, Removals};
 use super::scan::{Rules, Scope};
 use crate::driver::Client;
 use crate::status::{Problem, ProblemKind};
@@ -26,8 +27,8 @@ pub const QUIET: Duration = Duration::from_millis(60);
 /// How long a batch of hints waits at most for the end of hints, and a file that is touched all the time for its rest.
 const QUIET_MAX: Duration = Duration::from_secs(2);
 
-/// A directory that a hint named is listed this much later: the system tells of what happens in a new directory only once
-/// it has begun to watch that.
+/// A directory that a hint named is listed this much later, and after that until it is listened to: the system tells of
+/// what happens in a new or renamed directory only once it has begun to watch that.
 const LIST_AGAIN: Duration = Duration::from_millis(500);
 
 /// More directories than this are listed by listing everything.
@@ -41,6 +42,12 @@ const ROOT_INTERVAL: Duration = Duration::from_secs(5);
 
 /// A mark whose hint has not come after this long will not come.
 const MARK_PATIENCE: Duration = Duration::from_secs(2);
+
+/// What is missing with so many marks is gone, however much is made and removed meanwhile.
+const DOUBTFUL_MAX: u32 = 8;
+
+/// The longest pause between such marks.
+const DOUBT_AGAIN_MAX: Duration = Duration::from_secs(1);
 
 /// The pause after the state could not be written.
 const STORE_RETRY: Duration = Duration::from_secs(1);
@@ -87,6 +94,15 @@ pub(crate) struct Runner {
     /// Directories to be listed, and when.
     listings: BTreeSet<PathBuf>,
     listings_due: Option<Instant>,
+    /// Those of them of which it was asked whether they are listened to.
+    settling: Option<Settling>,
+    settlings: u64,
+    /// Items that were not found, where to look for them, and those for which the mark was made.
+    doubts: Doubts,
+    marked: Doubts,
+    /// With how many marks in a row something was still doubted, and when the next one is made for it.
+    doubtful: u32,
+    doubts_due: Instant,
     next_scan: Instant,
     next_root: Instant,
     mark: Option<Mark>,
@@ -94,6 +110,14 @@ pub(crate) struct Runner {
     /// The newest question whether everything is seen, and the newest that is answered.
     asked: u64,
     seen: u64,
+    /// A question that is answered with the next mark, once what was missing for it has been looked for.
+    half_answered: Option<u64>,
+}
+
+/// Directories of which it is asked whether they are listened to.
+struct Settling {
+    number: u64,
+    trees: BTreeSet<PathBuf>,
 }
 
 /// A mark whose hint is waited for.
@@ -127,12 +151,19 @@ impl Runner {
             restless: BTreeMap::new(),
             listings: BTreeSet::new(),
             listings_due: None,
+            settling: None,
+            settlings: 0,
+            doubts: Doubts::default(),
+            marked: Doubts::default(),
+            doubtful: 0,
+            doubts_due: now,
             next_scan: now,
             next_root: now + ROOT_INTERVAL,
             mark: None,
             marks: 0,
             asked: 0,
             seen: 0,
+            half_answered: None,
         })
     }
 
@@ -142,6 +173,7 @@ impl Runner {
         self.scan_everything(self.habits.verify);
         self.folder.compare_all();
         self.work();
+        self.answer();
         self.shared.lock().has_looked = true;
         self.show();
         loop {
@@ -188,6 +220,9 @@ impl Runner {
         next = self.listings_due.map_or(next, |due| next.min(due));
         next = self.rest_due().map_or(next, |due| next.min(due));
         next = self.folder.next_retry().map_or(next, |due| next.min(due));
+        if !self.doubts.missing.is_empty() && self.mark.is_none() {
+            next = next.min(self.doubts_due);
+        }
         self.mark.as_ref().map_or(next, |mark| next.min(mark.since + MARK_PATIENCE))
     }
 
@@ -220,19 +255,46 @@ impl Runner {
             self.without_hints(why);
         }
         self.asked = self.asked.max(mail.asked);
+        if self.settling.as_ref().is_some_and(|settling| mail.settled >= settling.number)
+            && let Some(settling) = self.settling.take()
+        {
+            self.list(settling.trees);
+        }
         if self.mark.as_ref().is_some_and(|mark| mail.marks.contains(&mark.path))
             && let Some(question) = self.take_mark()
         {
-            self.look_at_pending();
-            self.list_again();
+            self.take_answer(question);
+        }
+    }
+
+    /// All that happened before the mark was made has been hinted at.
+    fn take_answer(&mut self, question: u64) {
+        let former = self.half_answered.take();
+        let mut marked = std::mem::take(&mut self.marked);
+        self.pending.add(std::mem::take(&mut marked.scope));
+        // What is missing may be in a directory that is not listened to yet.
+        let trees = self.listings.iter().chain(self.settling.iter().flat_map(|settling| &settling.trees)).cloned();
+        self.pending.trees.extend(bounded(trees.collect()));
+        self.look_at_pending(&marked);
+        let is_doubted_again = self.doubts.missing.iter().any(|id| marked.missing.contains(id));
+        self.doubtful = if is_doubted_again { self.doubtful + 1 } else { 0 };
+        if is_doubted_again {
+            self.doubts_due = Instant::now() + (QUIET * (1 << self.doubtful.min(DOUBTFUL_MAX))).min(DOUBT_AGAIN_MAX);
+        }
+        self.seen = self.seen.max(former.unwrap_or(0));
+        if self.doubts.missing.is_empty() {
             self.seen = question;
+        } else {
+            self.half_answered = Some(question);
         }
     }
 
     /// Hints come in the order in which things happened: once that of the mark is here, all before it are. A question that
-    /// came after the mark was made needs the next one.
+    /// came after the mark was made needs the next one. So does a removal: what was renamed has a hint of its new place.
     fn answer(&mut self) {
-        if self.mark.is_some() || self.asked == self.seen {
+        let is_asked = self.asked != self.seen && self.half_answered != Some(self.asked);
+        let is_in_doubt = !self.doubts.missing.is_empty() && Instant::now() >= self.doubts_due;
+        if self.mark.is_some() || !is_asked && !is_in_doubt {
             return;
         }
         self.marks += 1;
@@ -240,14 +302,27 @@ impl Runner {
         let is_made = self.hints.is_some() && fs::write(self.folder.root.join(&path), []).is_ok();
         if is_made {
             self.mark = Some(Mark { path, since: Instant::now(), question: self.asked });
+            self.marked = std::mem::take(&mut self.doubts);
+        } else if is_asked {
+            self.doubts = Doubts::default();
+            self.look_at_everything(false, Removals::All);
+            self.seen = self.asked;
         } else {
-            self.answer_by_scan();
+            let doubts = std::mem::take(&mut self.doubts);
+            self.look(&doubts.scope, false, Removals::All);
         }
     }
 
+    /// The mark's hint does not come: what everything looks like now is the answer.
     fn answer_by_scan(&mut self) {
-        self.scan_everything(false);
-        self.seen = self.asked;
+        let marked = std::mem::take(&mut self.marked);
+        self.look_at_everything(false, Removals::Of { missing: &marked.missing, passed: false, finally: true });
+        self.half_answered = None;
+        if self.doubts.missing.is_empty() {
+            self.seen = self.asked;
+        } else {
+            self.half_answered = Some(self.asked);
+        }
     }
 
     /// Takes the mark away, and gives its question.
@@ -258,28 +333,51 @@ impl Runner {
         Some(mark.question)
     }
 
-    fn look_at_pending(&mut self) {
+    /// `marked` is what was in doubt before all hints up to now were read.
+    fn look_at_pending(&mut self, marked: &Doubts) {
         let mut scope = std::mem::take(&mut self.pending);
-        if scope.paths.iter().any(|path| path.file_name() == Some(crate::ignore::FILE_NAME.as_ref())) {
+        if scope
+            .paths
+            .iter()
+            .chain(&scope.again)
+            .any(|path| path.file_name() == Some(crate::ignore::FILE_NAME.as_ref()))
+        {
             // Other names are shared from now on, wherever they are.
             scope = Scope::everything();
         }
         (self.first_hint, self.last_hint) = (None, None);
         if !scope.is_empty() {
-            self.look(&scope, false);
+            let Doubts { missing, passed, .. } = marked;
+            let finally = self.doubtful >= DOUBTFUL_MAX;
+            self.look(&scope, false, Removals::Of { missing, passed: *passed, finally });
         }
     }
 
+    /// Lists what hints named, once it is listened to. As long as that is not known it is listed now and then.
     fn list_again(&mut self) {
         self.listings_due = None;
-        let mut trees = std::mem::take(&mut self.listings);
-        if trees.len() > LIST_MAX {
-            trees = BTreeSet::from([PathBuf::new()]);
+        let trees = std::mem::take(&mut self.listings);
+        let Some(hints) = &self.hints else { return self.list(trees) };
+        match &mut self.settling {
+            Some(settling) => {
+                let waiting = settling.trees.clone();
+                self.listings = trees;
+                self.listings_due = Some(Instant::now() + LIST_AGAIN);
+                self.list(waiting);
+            }
+            None if trees.is_empty() => {}
+            None => {
+                self.settlings += 1;
+                hints.settle(self.settlings);
+                self.settling = Some(Settling { number: self.settlings, trees });
+                self.listings_due = Some(Instant::now() + LIST_AGAIN);
+            }
         }
+    }
+
+    fn list(&mut self, trees: BTreeSet<PathBuf>) {
         if !trees.is_empty() {
-            self.look(&Scope { paths: BTreeSet::new(), trees }, false);
-            // What is found in them has been listed with them.
-            (self.listings, self.listings_due) = (BTreeSet::new(), None);
+            self.look(&Scope::of_trees(bounded(trees)), false, Removals::None);
         }
     }
 
@@ -297,25 +395,32 @@ impl Runner {
             self.scan_everything(false);
         }
         if self.hints_due().is_some_and(|due| now >= due) {
-            self.look_at_pending();
+            self.look_at_pending(&Doubts::default());
         }
         if self.rest_due().is_some_and(|due| now >= due) {
-            let scope = Scope { paths: self.restless.keys().cloned().collect(), trees: BTreeSet::new() };
-            self.look(&scope, false);
+            let scope = Scope::of_known(self.restless.keys().cloned().collect());
+            self.look(&scope, false, Removals::None);
         }
         self.work();
+        // What is missing in what was looked at just now is marked at once.
+        self.answer();
     }
 
     fn scan_everything(&mut self, verify: bool) {
+        self.look_at_everything(verify, Removals::None);
+    }
+
+    fn look_at_everything(&mut self, verify: bool, removals: Removals<'_>) {
         (self.first_hint, self.last_hint) = (None, None);
         self.pending = Scope::default();
         let begin = Instant::now();
-        self.look(&Scope::everything(), verify);
+        self.look(&Scope::everything(), verify, removals);
         tracing::debug!("a look at everything took {:?}", begin.elapsed());
         self.next_scan = Instant::now() + self.habits.scan_interval;
     }
 
-    fn look(&mut self, scope: &Scope, verify: bool) {
+    fn look(&mut self, scope: &Scope, verify: bool, removals: Removals<'_>) {
+        let removals = if self.hints.is_none() { Removals::All } else { removals };
         let now = Instant::now();
         // What never rests is taken as it is: it is noticed if it is written while it is read.
         let rested: BTreeSet<PathBuf> = self
@@ -328,16 +433,28 @@ impl Runner {
         self.folder.reports.retain(|path, _| !is_in(scope, path));
         let seen = self.folder.scan(scope, rules, &rested);
         self.restless.retain(|path, _| !is_in(scope, path) || seen.restless.contains(path));
-        if !seen.dirs.is_empty() {
-            self.listings.extend(seen.dirs.iter().cloned());
+        // What is found in those that are listed has been listed with them.
+        let new = seen.dirs.iter().filter(|dir| scope.paths.contains(*dir) || !is_in(scope, dir));
+        let before = self.listings.len();
+        self.listings.extend(new.cloned());
+        if self.listings.len() > before {
             self.listings_due.get_or_insert(now + LIST_AGAIN);
         }
         for path in &seen.restless {
             self.restless.entry(path.clone()).or_insert(now);
         }
-        if let Err(error) = self.folder.take_seen(seen) {
+        if let Err(error) = self.folder.take_seen(seen, removals, &mut self.doubts) {
             tracing::error!("what was seen cannot be kept: {error}");
             self.retry_store();
+        }
+        let found = std::mem::take(&mut self.doubts.found);
+        self.doubts.refute(&found);
+        self.marked.refute(&found);
+        for path in std::mem::take(&mut self.doubts.unsettled) {
+            self.restless.entry(path).or_insert(now);
+        }
+        if self.doubts.scope.again.len() > PATHS_MAX {
+            self.doubts.scope = Scope::everything();
         }
     }
 
@@ -357,7 +474,7 @@ impl Runner {
             if again.is_empty() {
                 return;
             }
-            self.look(&again, false);
+            self.look(&again, false, Removals::None);
         }
     }
 
@@ -377,7 +494,10 @@ impl Runner {
         shared.is_looking = !self.restless.is_empty()
             || !self.pending.is_empty()
             || !self.folder.look_again.is_empty()
-            || !self.listings.is_empty();
+            || !self.listings.is_empty()
+            || self.settling.is_some()
+            || !self.doubts.missing.is_empty()
+            || !self.marked.missing.is_empty();
         shared.seen = self.seen;
         shared.reports = reports(&self.folder);
     }
@@ -406,7 +526,12 @@ fn reports<H: Host>(folder: &Folder<H>) -> Vec<Problem> {
 }
 
 fn is_in(scope: &Scope, path: &Path) -> bool {
-    scope.paths.contains(path) || scope.trees.iter().any(|tree| path.starts_with(tree))
+    scope.paths.contains(path) || scope.again.contains(path) || scope.trees.iter().any(|tree| path.starts_with(tree))
+}
+
+/// Directories to be listed, or all.
+fn bounded(trees: BTreeSet<PathBuf>) -> BTreeSet<PathBuf> {
+    if trees.len() > LIST_MAX { BTreeSet::from([PathBuf::new()]) } else { trees }
 }
 
 fn rested_before() -> i64 {

@@ -3,13 +3,13 @@
 //! Three answers about everything: there, gone, not known. What cannot be read is not known, and nothing follows from it.
 //! Looking changes nothing, here or there.
 
-use super::index::{Index, Item, ROOT_ITEM};
+use super::index::{DEPTH_MAX, Index, Item, ROOT_ITEM};
 use super::names;
 use super::platform::{self, Print, PrintKind};
 use super::rules::Ignored;
 use crate::driver::ItemId;
 use parking_lot::RwLock;
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fs::{self, Metadata};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -19,8 +19,10 @@ use syncmount_common::SymlinkTarget;
 /// What is to be looked at.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub(crate) struct Scope {
-    /// Paths below the root, whose names are looked up.
+    /// Paths below the root of which there were hints. Their names are looked up.
     pub(crate) paths: BTreeSet<PathBuf>,
+    /// Paths that are looked up for another reason.
+    pub(crate) again: BTreeSet<PathBuf>,
     /// Directories below the root that are listed, with all below them.
     pub(crate) trees: BTreeSet<PathBuf>,
 }
@@ -28,11 +30,21 @@ pub(crate) struct Scope {
 impl Scope {
     /// Everything.
     pub(crate) fn everything() -> Self {
-        Self { paths: BTreeSet::new(), trees: BTreeSet::from([PathBuf::new()]) }
+        Self::of_trees(BTreeSet::from([PathBuf::new()]))
+    }
+
+    /// What is in these directories.
+    pub(crate) fn of_trees(trees: BTreeSet<PathBuf>) -> Self {
+        Self { trees, ..Self::default() }
+    }
+
+    /// What is at these paths, of which there was no hint.
+    pub(crate) fn of_known(again: BTreeSet<PathBuf>) -> Self {
+        Self { again, ..Self::default() }
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        self.paths.is_empty() && self.trees.is_empty()
+        self.paths.is_empty() && self.again.is_empty() && self.trees.is_empty()
     }
 
     pub(crate) fn is_everything(&self) -> bool {
@@ -41,6 +53,7 @@ impl Scope {
 
     pub(crate) fn add(&mut self, other: Self) {
         self.paths.extend(other.paths);
+        self.again.extend(other.again);
         self.trees.extend(other.trees);
     }
 }
@@ -75,6 +88,10 @@ pub(crate) struct Seen {
     pub(crate) restless_files: HashSet<u64>,
     /// Directories that hints named: what was made in them before the system began to tell of them has no hint of its own.
     pub(crate) dirs: BTreeSet<PathBuf>,
+    /// Of these there was a hint, and they are not there.
+    pub(crate) hinted_missing: Vec<ItemId>,
+    /// Something of which there was a hint is not there: it went on, and the hint of where to may be on its way.
+    pub(crate) passed: bool,
     /// How many things were looked at.
     pub(crate) looked_at: u64,
 }
@@ -101,9 +118,16 @@ pub(crate) struct Scan<'a> {
     rested: &'a BTreeSet<PathBuf>,
     ignored: &'a RwLock<Ignored>,
     seen: Seen,
-    claimed: HashSet<ItemId>,
+    /// Items that were seen, and the directories in which they are.
+    claimed: HashMap<ItemId, ItemId>,
     /// Paths of sightings: hints may lead to one of them twice.
     told: HashSet<PathBuf>,
+    /// Directories that were listed.
+    listed: HashSet<ItemId>,
+    /// What is looked up was named by a hint.
+    is_hint: bool,
+    /// Known directories, and whether they are at their paths.
+    in_place: HashMap<ItemId, bool>,
 }
 
 impl<'a> Scan<'a> {
@@ -123,25 +147,30 @@ impl<'a> Scan<'a> {
             rested,
             ignored,
             seen: Seen::default(),
-            claimed: HashSet::new(),
+            claimed: HashMap::new(),
             told: HashSet::new(),
+            listed: HashSet::new(),
+            is_hint: false,
+            in_place: HashMap::new(),
         }
     }
 
     /// Looks at what `scope` names.
     pub(crate) fn run(mut self, scope: &Scope) -> Seen {
-        for tree in &scope.trees {
-            self.tree(tree);
-        }
+        let (listed, others): (Vec<&PathBuf>, Vec<&PathBuf>) = scope.trees.iter().partition(|tree| self.tree(tree));
+        // What came into one of them while it was not listened to has gone on with it.
+        self.seen.passed |= !others.is_empty();
         let mut by_dir: BTreeMap<&Path, Vec<&Path>> = BTreeMap::new();
-        for path in &scope.paths {
-            if scope.trees.iter().any(|tree| path.starts_with(tree) && path != tree) {
+        for path in scope.paths.union(&scope.again) {
+            // Of a hint it is to be known whether its thing has gone on.
+            if !scope.paths.contains(path) && listed.iter().any(|tree| path.starts_with(tree) && path != *tree) {
                 continue;
             }
             by_dir.entry(path.parent().unwrap_or(Path::new(""))).or_default().push(path);
         }
-        for paths in by_dir.into_values() {
-            paths.into_iter().for_each(|path| self.path(path));
+        for path in by_dir.into_values().flatten() {
+            self.is_hint = scope.paths.contains(path);
+            self.path(path);
         }
         self.seen
     }
@@ -155,6 +184,11 @@ impl<'a> Scan<'a> {
             let Some(first) = first else { return };
             let above = known.join(first);
             return self.path(&above);
+        }
+        if !self.is_in_place(dir, &known) {
+            // What is at the path now does not lie in that directory: the directory is looked at instead.
+            self.seen.passed |= self.is_hint;
+            return self.path(&known);
         }
         let Some(name) = path.file_name().and_then(platform::name_bytes) else { return };
         let whole = self.root.join(path);
@@ -173,6 +207,8 @@ impl<'a> Scan<'a> {
             }
             Err(error) if platform::is_absent(&error) => {
                 let child = self.index.lock().child(dir, name);
+                self.seen.passed |= self.is_hint && child.is_none();
+                self.seen.hinted_missing.extend(child.filter(|_| self.is_hint));
                 self.seen.missing.extend(child);
             }
             Err(error) => self.unknown(path, &error),
@@ -193,9 +229,23 @@ impl<'a> Scan<'a> {
         Some((at, known))
     }
 
-    fn tree(&mut self, path: &Path) {
+    /// Whether a known directory is at its path.
+    fn is_in_place(&mut self, dir: ItemId, path: &Path) -> bool {
+        if dir == ROOT_ITEM {
+            return true;
+        }
+        let Some(print) = self.index.lock().get(dir).map(|item| item.print) else { return false };
+        *self.in_place.entry(dir).or_insert_with(|| {
+            // What cannot be looked at is reported with what is in it.
+            Print::at(&self.root.join(path)).map_or(true, |there| there.is_some_and(|there| there.same_file(&print)))
+        })
+    }
+
+    /// Lists a directory with all below it. Returns whether there is one.
+    fn tree(&mut self, path: &Path) -> bool {
         if path.as_os_str().is_empty() {
-            return self.list(ROOT_ITEM, path, true);
+            self.list(ROOT_ITEM, path, true);
+            return true;
         }
         let dir = self.nearest_dir(path).and_then(|(dir, known)| {
             let name = path.file_name().and_then(platform::name_bytes)?;
@@ -204,18 +254,18 @@ impl<'a> Scan<'a> {
             index.child(dir, name).filter(|id| is_here && index.get(*id).is_some_and(Item::is_dir))
         });
         self.path(path);
-        if let Some(dir) = dir
-            && !self.seen.missing.contains(&dir)
-            && !self.claimed.contains(&dir)
-        {
+        let Some(dir) = dir.filter(|dir| self.is_in_place(*dir, path)) else { return self.told.contains(path) };
+        if !self.listed.contains(&dir) {
             self.list(dir, path, true);
         }
+        true
     }
 
     /// Lists a directory. With `deep` also what is in directories that are as they were.
     fn list(&mut self, dir: ItemId, path: &Path, deep: bool) {
         let mut todo = vec![(dir, path.to_path_buf())];
         while let Some((dir, path)) = todo.pop() {
+            self.listed.insert(dir);
             self.ignored.write().look(self.root, &path);
             let entries = match fs::read_dir(self.root.join(&path)) {
                 Ok(entries) => entries,
@@ -275,7 +325,7 @@ impl<'a> Scan<'a> {
         }
         let index = self.index.lock();
         let id = index.child(dir, name)?;
-        let same = index.get(id).is_some_and(|item| item.print == *print) && !self.claimed.contains(&id);
+        let same = index.get(id).is_some_and(|item| item.print == *print) && !self.claimed.contains_key(&id);
         self.seen.looked_at += u64::from(same);
         same.then_some(id)
     }
@@ -342,7 +392,7 @@ impl<'a> Scan<'a> {
             return self.unknown(path, &io::Error::other("its name is none that can be shared"));
         }
         let id = known.unwrap_or_else(|| self.index.lock().fresh_id());
-        self.claimed.insert(id);
+        self.claimed.insert(id, dir);
         self.told.insert(path.to_path_buf());
         self.seen.sightings.push(Sighting { dir, name, id, print, target });
         if print.kind == PrintKind::Dir && (known.is_none() || !is_in_place || deep) {
@@ -358,10 +408,10 @@ impl<'a> Scan<'a> {
         {
             return Some(id);
         }
-        let id = index.of_file(print.file).filter(|id| !self.claimed.contains(id))?;
+        let id = index.of_file(print.file).filter(|id| !self.claimed.contains_key(id))?;
         let item = index.get(id).filter(|item| item.print.same_file(print))?;
         // A directory does not move into itself; a second name of a file is a file of its own.
-        if (item.parent, &*item.name) == (dir, name) || (item.is_dir() && index.is_within(dir, id)) {
+        if (item.parent, &*item.name) == (dir, name) || (item.is_dir() && self.is_within(dir, id, &index)) {
             return None;
         }
         let path = index.path(self.root, id)?;
@@ -375,6 +425,14 @@ impl<'a> Scan<'a> {
         }
     }
 
+    /// Whether the directory `dir`, as it was seen, is `id` or lies below it.
+    fn is_within(&self, dir: ItemId, id: ItemId, index: &Index) -> bool {
+        let parent = |at: &ItemId| self.claimed.get(at).copied().or_else(|| Some(index.get(*at)?.parent));
+        // What was seen while it was moved about may lead in a circle.
+        let way = std::iter::successors(Some(dir), parent).take(DEPTH_MAX);
+        way.enumerate().any(|(hops, at)| at == id || hops + 1 == DEPTH_MAX)
+    }
+
     /// What a process was putting together, or aside, when it was killed.
     fn left_over(&mut self, dir: ItemId, name: Arc<[u8]>, path: &Path, print: &Print) {
         let whole = self.root.join(path);
@@ -382,7 +440,7 @@ impl<'a> Scan<'a> {
             return;
         }
         if let Some(id) = self.put_aside(print) {
-            self.claimed.insert(id);
+            self.claimed.insert(id, dir);
             self.seen.aside.push((id, dir, name));
         } else if self.was_written_to(print) {
             let why =
@@ -407,7 +465,7 @@ impl<'a> Scan<'a> {
     /// The item that was put aside, if nothing is in its place.
     fn put_aside(&self, print: &Print) -> Option<ItemId> {
         let index = self.index.lock();
-        let id = index.of_file(print.file).filter(|id| !self.claimed.contains(id))?;
+        let id = index.of_file(print.file).filter(|id| !self.claimed.contains_key(id))?;
         index.get(id).filter(|item| item.print.same_file(print))?;
         let path = index.path(self.root, id)?;
         drop(index);

@@ -6,6 +6,7 @@ mod both_ways;
 mod command_line;
 mod conflicts;
 mod folder;
+mod hints;
 mod large_files;
 mod random;
 mod restarts;
