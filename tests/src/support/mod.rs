@@ -24,3 +24,8 @@ pub use tree::{DirTimes, Kind, Tree, assert_become_equal, assert_equal, escaped,
 pub use until::{PATIENCE, until};
 pub use world::{World, hostname, mounts_below};
 pub use writer::Writer;
+
+/// How large something is: for every change, and for `./dev cases`, which has the time.
+pub fn sized<T>(everyday: T, cases: T) -> T {
+    if std::env::var_os("SYNCMOUNT_CASES").is_some() { cases } else { everyday }
+}
