@@ -362,8 +362,10 @@ impl Runner {
             Some(settling) => {
                 let waiting = settling.trees.clone();
                 self.listings = trees;
-                self.listings_due = Some(Instant::now() + LIST_AGAIN);
+                let begin = Instant::now();
                 self.list(waiting);
+                // Most of the time is for other things, however much there is to list.
+                self.listings_due = Some(Instant::now() + LIST_AGAIN.max(begin.elapsed() * 4));
             }
             None if trees.is_empty() => {}
             None => {
