@@ -5,11 +5,32 @@ use super::inbox::Inbox;
 use super::platform;
 use notify::{Config, ErrorKind, Event, EventKindMask, RecommendedWatcher, RecursiveMode, Watcher as _};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, mpsc};
 
 /// Hints come as long as this lives.
 pub(crate) struct Hints {
     requests: mpsc::Sender<Request>,
+}
+
+/// Asks for [`Request::Renew`], once until that is begun: a system that loses hints loses many.
+#[derive(Clone)]
+struct Renewal {
+    requests: mpsc::Sender<Request>,
+    is_asked: Arc<AtomicBool>,
+}
+
+impl Renewal {
+    fn ask(&self) {
+        if !self.is_asked.swap(true, Ordering::SeqCst) {
+            // Without the thread there are no hints any more.
+            drop(self.requests.send(Request::Renew));
+        }
+    }
+
+    fn begin(&self) {
+        self.is_asked.store(false, Ordering::SeqCst);
+    }
 }
 
 enum Request {
@@ -24,16 +45,17 @@ impl Hints {
     /// Begins to listen, before anything is looked at. An error is a sentence about what is done without hints.
     pub(crate) fn start(root: &Path, inbox: &Arc<Inbox>) -> Result<Self, String> {
         let (requests, requested) = mpsc::channel();
+        let renewal = Renewal { requests: requests.clone(), is_asked: Arc::default() };
         let handler = {
-            let (root, inbox, requests) = (root.to_path_buf(), inbox.clone(), requests.clone());
-            move |event: notify::Result<Event>| take(&root, &inbox, &requests, event)
+            let (root, inbox, renewal) = (root.to_path_buf(), inbox.clone(), renewal.clone());
+            move |event: notify::Result<Event>| take(&root, &inbox, &renewal, event)
         };
         let kinds = EventKindMask::CORE | EventKindMask::ACCESS_CLOSE;
         let config = Config::default().with_follow_symlinks(false).with_event_kinds(kinds);
         let mut watcher = RecommendedWatcher::new(handler, config).map_err(|error| sentence(&error))?;
         watcher.watch(root, RecursiveMode::Recursive).map_err(|error| sentence(&error))?;
         let (root, inbox) = (root.to_path_buf(), inbox.clone());
-        let serve = move || serve(watcher, &root, &inbox, &requested);
+        let serve = move || serve(watcher, &root, &inbox, &requested, &renewal);
         std::thread::Builder::new().name("hints".into()).spawn(serve).map_err(|error| error.to_string())?;
         Ok(Self { requests })
     }
@@ -53,7 +75,13 @@ impl Drop for Hints {
 }
 
 /// Asks the watcher, which may keep its caller waiting. Ends with [`Hints`], and the watcher with it.
-fn serve(mut watcher: RecommendedWatcher, root: &Path, inbox: &Inbox, requested: &mpsc::Receiver<Request>) {
+fn serve(
+    mut watcher: RecommendedWatcher,
+    root: &Path,
+    inbox: &Inbox,
+    requested: &mpsc::Receiver<Request>,
+    renewal: &Renewal,
+) {
     while let Ok(request) = requested.recv() {
         match request {
             Request::Settle(number) => {
@@ -65,6 +93,8 @@ fn serve(mut watcher: RecommendedWatcher, root: &Path, inbox: &Inbox, requested:
                 inbox.settled(number);
             }
             Request::Renew => {
+                // What is lost from now on is lost again.
+                renewal.begin();
                 let renewed = watcher.unwatch(root).and_then(|()| watcher.watch(root, RecursiveMode::Recursive));
                 if let Err(error) = renewed {
                     inbox.lose_hints(sentence(&error));
@@ -77,9 +107,9 @@ fn serve(mut watcher: RecommendedWatcher, root: &Path, inbox: &Inbox, requested:
 }
 
 /// Only puts it into the inbox: whoever dawdles here loses hints.
-fn take(root: &Path, inbox: &Inbox, requests: &mpsc::Sender<Request>, event: notify::Result<Event>) {
+fn take(root: &Path, inbox: &Inbox, renewal: &Renewal, event: notify::Result<Event>) {
     match event {
-        Ok(event) if event.need_rescan() => drop(requests.send(Request::Renew)),
+        Ok(event) if event.need_rescan() => renewal.ask(),
         Ok(event) => below(root, &event.paths).for_each(|path| inbox.hint(&path)),
         Err(error) => match error.kind {
             ErrorKind::MaxFilesWatch => inbox.lose_hints(sentence(&error)),
@@ -118,6 +148,20 @@ mod tests {
         let paths = ["/root/a/b", "/root", "a:b", "/other/x"].map(PathBuf::from);
         let found: Vec<_> = below(Path::new("/root"), &paths).collect();
         assert_eq!(found, [PathBuf::from("a/b")]);
+    }
+
+    #[test]
+    fn lost_hints_are_asked_for_once_until_that_is_begun() {
+        let (requests, requested) = mpsc::channel();
+        let renewal = Renewal { requests, is_asked: Arc::default() };
+        let lost = || Ok(Event::new(notify::EventKind::Other).set_flag(notify::event::Flag::Rescan));
+        let count = || requested.try_iter().filter(|request| matches!(request, Request::Renew)).count();
+        let inbox = Inbox::default();
+        (0..1000).for_each(|_| take(Path::new("/root"), &inbox, &renewal, lost()));
+        assert_eq!(count(), 1);
+        renewal.begin();
+        take(Path::new("/root"), &inbox, &renewal, lost());
+        assert_eq!(count(), 1);
     }
 
     #[test]

@@ -426,6 +426,17 @@ mod tests {
     }
 
     #[test]
+    fn of_two_items_with_one_place_that_were_kept_one_is_brought_once_more() {
+        let kept = |node| postcard::to_stdvec(&item(ROOT_ITEM, "a", node, Known::Draft)).unwrap();
+        let index = Index::restore(vec![(1, kept(1)), (2, kept(2))]).unwrap();
+        index.check();
+        assert_eq!(index.child(ROOT_ITEM, b"a"), Some(1));
+        let other = index.get(2).unwrap();
+        assert!(names::is_part(&other.name));
+        assert_eq!(other.tree_name().unwrap().as_bytes(), b"a");
+    }
+
+    #[test]
     fn an_item_that_takes_a_name_leaves_its_own() {
         let mut index = Index::new();
         let (a, b) = (index.fresh_id(), index.fresh_id());
