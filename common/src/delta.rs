@@ -134,6 +134,26 @@ fn put_extent(out: &mut Vec<u8>, extent: &Extent) {
     }
 }
 
+/// How many extents a difference stands for, as far as it is well-formed: they may be many more than it has bytes.
+pub fn stands_for(delta: &[u8]) -> u64 {
+    let mut rest = delta.strip_prefix(&MAGIC).unwrap_or_default();
+    let mut sum = 0u64;
+    while let Some((tag, after)) = rest.split_first() {
+        let (count, len) = match *tag {
+            TAG_KEPT => match after.get(4..).map(u32_of) {
+                Some(Ok((count, _))) => (u64::from(count), 8),
+                Some(Err(_)) | None => return sum,
+            },
+            TAG_CHUNK => (1, 4 + HASH_LEN),
+            TAG_HOLE => (1, 8),
+            _ => return sum,
+        };
+        sum = sum.saturating_add(count);
+        rest = after.get(len..).unwrap_or_default();
+    }
+    sum
+}
+
 /// The manifest `name`, rebuilt from its difference to `base`, with at most `extents_max` extents.
 pub fn apply(base: &Manifest, delta: &[u8], name: &ContentHash, extents_max: usize) -> Result<Manifest, DeltaError> {
     let mut rest = delta.strip_prefix(&MAGIC).ok_or(DeltaError::Malformed)?;
@@ -213,6 +233,7 @@ mod tests {
             let Ok(target) = Manifest::new(changed) else { return Ok(()) };
             if let Some(delta) = between(&base, &target) {
                 prop_assert!(delta.len() < target.encode().len());
+                prop_assert_eq!(stands_for(&delta), target.extents().len() as u64);
                 let name = target.content_hash();
                 prop_assert_eq!(&apply(&base, &delta, &name, target.extents().len()).unwrap(), &target);
                 let short = target.extents().len() - 1;
@@ -226,6 +247,7 @@ mod tests {
             let base = manifest(0..40);
             prop_assert!(apply(&base, &[&MAGIC[..], &bytes].concat(), &base.content_hash(), 50).is_err());
             prop_assert!(apply(&base, &bytes, &base.content_hash(), 50).is_err());
+            stands_for(&[&MAGIC[..], &bytes].concat());
         }
     }
 

@@ -32,6 +32,15 @@ pub enum Frame {
     End,
 }
 
+/// The frame that a [`Decoder`] waits for; its payload has so many bytes, or says so.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Awaited {
+    /// JSON.
+    Header(usize),
+    /// A chunk, or what is no frame at all.
+    Chunk(usize),
+}
+
 /// Why a framed body is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum FrameError {
@@ -58,9 +67,14 @@ pub fn put_header(out: &mut BytesMut, json: &[u8]) {
 
 /// Appends a chunk frame.
 pub fn put_chunk(out: &mut BytesMut, hash: &ChunkHash, envelope: &[u8]) {
-    put_head(out, KIND_CHUNK, HASH_LEN + envelope.len());
-    out.put_slice(hash.as_bytes());
+    put_chunk_head(out, hash, envelope.len());
     out.put_slice(envelope);
+}
+
+/// Appends the begin of a chunk frame; the envelope, of `len` bytes, follows.
+pub fn put_chunk_head(out: &mut BytesMut, hash: &ChunkHash, len: usize) {
+    put_head(out, KIND_CHUNK, HASH_LEN + len);
+    out.put_slice(hash.as_bytes());
 }
 
 /// Appends the end frame.
@@ -112,6 +126,14 @@ impl Decoder {
                 Frame::End
             }
         }))
+    }
+
+    /// What the next frame is and how many bytes its payload has, once its head is there: for a frame that has not arrived
+    /// whole.
+    pub fn awaited(&self) -> Option<Awaited> {
+        let [kind, len @ ..] = *self.pending.first_chunk::<FRAME_HEAD_LEN>().filter(|_| !self.ended)?;
+        let len = u32::from_le_bytes(len) as usize;
+        Some(if kind == KIND_HEADER { Awaited::Header(len) } else { Awaited::Chunk(len) })
     }
 
     /// To be called when the body is over: whether all of it was there.
@@ -173,6 +195,22 @@ mod tests {
             assert_eq!(seen, frames);
             decoder.finish().unwrap();
         }
+    }
+
+    #[test]
+    fn what_comes_is_known_from_its_head() {
+        let (bytes, _) = body();
+        let mut decoder = Decoder::default();
+        decoder.push(&bytes[..4]);
+        assert_eq!((decoder.next_frame(), decoder.awaited()), (Ok(None), None));
+        decoder.push(&bytes[4..5]);
+        assert_eq!((decoder.next_frame(), decoder.awaited()), (Ok(None), Some(Awaited::Header(2))));
+        decoder.push(&bytes[5..12]);
+        assert!(matches!(decoder.next_frame(), Ok(Some(Frame::Header(_)))));
+        assert_eq!((decoder.next_frame(), decoder.awaited()), (Ok(None), Some(Awaited::Chunk(HASH_LEN + 8))));
+        decoder.push(&bytes[12..]);
+        while decoder.next_frame().unwrap().is_some() {}
+        assert_eq!(decoder.awaited(), None);
     }
 
     #[test]

@@ -17,6 +17,7 @@ pub mod name;
 pub mod node;
 pub mod portable;
 pub mod protocol;
+pub mod text;
 pub mod time;
 pub mod xattr;
 

@@ -1,6 +1,6 @@
 //! What a content consists of: an ordered list of chunks and holes.
 
-use crate::hash::{ChunkHash, ContentHash, HASH_LEN};
+use crate::hash::{ChunkHash, ContentHash, FileHash, FileHasher, HASH_LEN};
 use base64::Engine as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
@@ -10,8 +10,13 @@ pub const EXTENTS_MAX: usize = 1 << 20;
 /// The longest chunk, in raw bytes.
 pub const CHUNK_LEN_MAX: u32 = 16 * 1024 * 1024;
 
-/// The largest file, in bytes: what a signed 64-bit offset can address.
-pub const FILE_SIZE_MAX: u64 = i64::MAX as u64;
+/// The largest file, in bytes: every program can hold its size exactly, as JSON's numbers do, and the sizes of a thousand of
+/// them can be added up. A server takes no content that is larger.
+pub const FILE_SIZE_MAX: u64 = (1 << 53) - 1;
+
+/// The largest size that the encoding can say, in bytes. Earlier versions took contents up to it, so that stored ones and
+/// those in a feed stay readable.
+pub const ENCODED_SIZE_MAX: u64 = i64::MAX as u64;
 
 const MAGIC: [u8; 4] = *b"smm\x01";
 const TAG_CHUNK: u8 = 1;
@@ -61,7 +66,7 @@ pub enum ManifestError {
     /// Two holes side by side: one content would have two encodings.
     #[error("two holes side by side must be one")]
     AdjacentHoles,
-    /// More than [`EXTENTS_MAX`] extents, or more than [`FILE_SIZE_MAX`] bytes.
+    /// More than [`EXTENTS_MAX`] extents, or more than [`ENCODED_SIZE_MAX`] bytes.
     #[error("the manifest describes more than a file can hold")]
     TooLarge,
 }
@@ -90,9 +95,24 @@ impl Manifest {
                 return Err(ManifestError::AdjacentHoles);
             }
             after_hole = hole;
-            size = size.checked_add(extent.len()).filter(|sum| *sum <= FILE_SIZE_MAX).ok_or(ManifestError::TooLarge)?;
+            size =
+                size.checked_add(extent.len()).filter(|sum| *sum <= ENCODED_SIZE_MAX).ok_or(ManifestError::TooLarge)?;
         }
         Ok(Self { extents, size })
+    }
+
+    /// The same manifest if its file may travel, which has at most [`FILE_SIZE_MAX`] bytes.
+    pub fn for_travel(self) -> Result<Self, ManifestError> {
+        if self.size <= FILE_SIZE_MAX { Ok(self) } else { Err(ManifestError::TooLarge) }
+    }
+
+    /// The SHA-256 of the whole file where the manifest alone proves it: a file of one chunk, or of nothing.
+    pub fn file_hash(&self) -> Option<FileHash> {
+        match self.extents[..] {
+            [] => Some(FileHash::of(b"")),
+            [Extent::Chunk { hash, .. }] => Some(FileHash::from_bytes(*hash.as_bytes())),
+            _ => None,
+        }
     }
 
     /// The extents in file order.
@@ -124,21 +144,9 @@ impl Manifest {
 
     /// The canonical encoding: equal manifests have equal bytes.
     pub fn encode(&self) -> Vec<u8> {
-        let mut out = Vec::with_capacity(MAGIC.len() + self.extents.len() * (9 + HASH_LEN));
+        let mut out = Vec::with_capacity(MAGIC.len() + self.extents.len() * (5 + HASH_LEN));
         out.extend_from_slice(&MAGIC);
-        for extent in &self.extents {
-            match extent {
-                Extent::Chunk { hash, len } => {
-                    out.push(TAG_CHUNK);
-                    out.extend_from_slice(&len.to_le_bytes());
-                    out.extend_from_slice(hash.as_bytes());
-                }
-                Extent::Hole { len } => {
-                    out.push(TAG_HOLE);
-                    out.extend_from_slice(&len.to_le_bytes());
-                }
-            }
-        }
+        put_extents(&self.extents, &mut out);
         out
     }
 
@@ -170,7 +178,35 @@ impl Manifest {
 
     /// The name of this content.
     pub fn content_hash(&self) -> ContentHash {
-        ContentHash::of(&self.encode())
+        let mut hasher = FileHasher::default();
+        hasher.update(&MAGIC);
+        // In pieces: the encoding of a large manifest takes as much memory as the manifest.
+        let mut piece = Vec::with_capacity(self.extents.len().min(PIECE_EXTENTS) * (5 + HASH_LEN));
+        for extents in self.extents.chunks(PIECE_EXTENTS) {
+            piece.clear();
+            put_extents(extents, &mut piece);
+            hasher.update(&piece);
+        }
+        ContentHash::from_bytes(*hasher.finish().as_bytes())
+    }
+}
+
+/// Extents that are encoded at once to be hashed.
+const PIECE_EXTENTS: usize = 1024;
+
+fn put_extents(extents: &[Extent], out: &mut Vec<u8>) {
+    for extent in extents {
+        match extent {
+            Extent::Chunk { hash, len } => {
+                out.push(TAG_CHUNK);
+                out.extend_from_slice(&len.to_le_bytes());
+                out.extend_from_slice(hash.as_bytes());
+            }
+            Extent::Hole { len } => {
+                out.push(TAG_HOLE);
+                out.extend_from_slice(&len.to_le_bytes());
+            }
+        }
     }
 }
 
@@ -259,6 +295,35 @@ mod tests {
             Manifest::new(vec![Extent::Hole { len: u64::MAX }, Extent::Chunk { hash, len: 1 }]),
             Err(ManifestError::TooLarge)
         );
+    }
+
+    #[test]
+    fn larger_files_than_every_program_can_count_are_read_and_do_not_travel() {
+        let hole = |len| Manifest::new(vec![Extent::Hole { len }]).unwrap();
+        let (largest, larger) = (hole(FILE_SIZE_MAX), hole(FILE_SIZE_MAX + 1));
+        assert_eq!(largest.clone().for_travel(), Ok(largest));
+        assert_eq!(larger.clone().for_travel(), Err(ManifestError::TooLarge));
+        assert_eq!(Manifest::decode(&larger.encode()).unwrap(), larger, "what was stored before is read");
+    }
+
+    #[test]
+    fn a_manifest_proves_the_hash_of_files_of_one_chunk_only() {
+        let chunk = |bytes: &[u8]| Extent::Chunk { hash: ChunkHash::of(bytes), len: bytes.len() as u32 };
+        let proved = |extents| Manifest::new(extents).unwrap().file_hash();
+        assert_eq!(proved(vec![]), Some(FileHash::of(b"")));
+        assert_eq!(proved(vec![chunk(b"abc")]), Some(FileHash::of(b"abc")));
+        assert_eq!(proved(vec![chunk(b"abc"), chunk(b"def")]), None);
+        assert_eq!(proved(vec![Extent::Hole { len: 3 }]), None);
+    }
+
+    #[test]
+    fn the_name_is_the_hash_of_the_encoding() {
+        let chunk = |n: u32| Extent::Chunk { hash: ChunkHash::of(&n.to_le_bytes()), len: n + 1 };
+        let pieces = PIECE_EXTENTS as u32;
+        for count in [0, 1, pieces - 1, pieces, pieces + 1, 3 * pieces] {
+            let manifest = Manifest::new((0..count).map(chunk).collect()).unwrap();
+            assert_eq!(manifest.content_hash(), ContentHash::of(&manifest.encode()), "{count}");
+        }
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use crate::hash::{ContentHash, FileHash};
 use crate::ids::{DeviceId, NodeId, Rev};
-use crate::manifest::Manifest;
+use crate::manifest::{FILE_SIZE_MAX, Manifest};
 use crate::name::Name;
 use crate::time::Timestamp;
 use crate::xattr::Xattrs;
@@ -14,6 +14,10 @@ use utoipa::ToSchema;
 
 /// The largest number of names that one node may have.
 pub const NAMES_MAX: usize = 10_000;
+
+/// How many directories may lie in each other below the root, counted for a directory that is made or moved itself. What is
+/// moved with it may lie deeper.
+pub const LEVELS_MAX: usize = 2048;
 
 /// Manifests up to this many extents travel inside the node; longer ones are fetched by content hash.
 pub const INLINE_EXTENTS_MAX: usize = 32;
@@ -65,7 +69,8 @@ pub struct Content {
     pub hash: ContentHash,
     /// Size of the file in bytes.
     pub size: u64,
-    /// SHA-256 of the whole file; absent if nobody has had all of its bytes in hand yet.
+    /// SHA-256 of the whole file; absent if it is not known. Servers of earlier versions told what another client had told
+    /// them, unchecked: it is no proof that two files have the same bytes.
     pub sha256: Option<FileHash>,
     /// The manifest itself if it has at most [`INLINE_EXTENTS_MAX`] extents; otherwise `GET /v1/contents/HASH` has it.
     pub manifest: Option<Manifest>,
@@ -89,6 +94,28 @@ impl Content {
         if self == **empty { empty.clone() } else { Arc::new(self) }
     }
 
+    /// A content as a peer tells it, with no more than what can be checked: a manifest has the hash and the size that it is
+    /// told with, a SHA-256 is only what the manifest proves, and the manifest of a file that may not travel is left out.
+    pub fn checked(mut self) -> Result<Self, ContentError> {
+        if self.manifest.as_ref().is_some_and(|manifest| manifest.size() != self.size) {
+            return Err(ContentError::OtherSize);
+        }
+        if self.manifest.as_ref().is_some_and(|manifest| manifest.content_hash() != self.hash) {
+            return Err(ContentError::OtherHash);
+        }
+        self.keep_proved();
+        if self.size > FILE_SIZE_MAX {
+            // Earlier servers took such files. One of them must not keep the others away; its bytes are refused when they are wanted.
+            self.manifest = None;
+        }
+        Ok(self)
+    }
+
+    /// Forgets a SHA-256 that the manifest does not prove.
+    pub fn keep_proved(&mut self) {
+        self.sha256 = self.manifest.as_ref().and_then(Manifest::file_hash);
+    }
+
     /// The same, with the manifest left out if it is too long to travel inside a node.
     pub fn for_travel(mut self) -> Self {
         if self.manifest.as_ref().is_some_and(|manifest| manifest.extents().len() > INLINE_EXTENTS_MAX) {
@@ -96,6 +123,17 @@ impl Content {
         }
         self
     }
+}
+
+/// Why what a peer tells of a content is refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum ContentError {
+    /// The manifest describes another number of bytes.
+    #[error("the manifest of a content has another size than the content")]
+    OtherSize,
+    /// The manifest does not have the hash that names the content.
+    #[error("the manifest of a content does not have the hash it is named by")]
+    OtherHash,
 }
 
 /// The longest target of a symlink, in bytes, as on Linux.
@@ -195,6 +233,26 @@ mod tests {
         for bad in [vec![], vec![b'a'; 4096], vec![b'a', 0]] {
             assert_eq!(SymlinkTarget::new(bad), Err(TargetError));
         }
+    }
+
+    #[test]
+    fn of_a_told_content_only_what_can_be_checked_is_taken() {
+        use crate::hash::ChunkHash;
+        use crate::manifest::Extent;
+
+        let chunk = |bytes: &[u8]| Extent::Chunk { hash: ChunkHash::of(bytes), len: bytes.len() as u32 };
+        let lie = Some(FileHash::of(b"something else"));
+        let one = Content::of(Manifest::new(vec![chunk(b"abc")]).unwrap(), lie);
+        assert_eq!(one.clone().checked().unwrap().sha256, Some(FileHash::of(b"abc")));
+        let two = Content::of(Manifest::new(vec![chunk(b"abc"), chunk(b"def")]).unwrap(), lie);
+        assert_eq!(two.clone().checked().unwrap(), Content { sha256: None, ..two.clone() });
+        let long = Content { manifest: None, ..two };
+        assert_eq!(long.checked().unwrap().sha256, None);
+        assert_eq!(Content { size: 4, ..one.clone() }.checked(), Err(ContentError::OtherSize));
+        let same_size = Content::of(Manifest::new(vec![chunk(b"abd")]).unwrap(), None);
+        assert_eq!(Content { hash: same_size.hash, ..one }.checked(), Err(ContentError::OtherHash));
+        let hole = |len| Content::of(Manifest::new(vec![Extent::Hole { len }]).unwrap(), None).checked().unwrap();
+        assert!(hole(FILE_SIZE_MAX).manifest.is_some() && hole(FILE_SIZE_MAX + 1).manifest.is_none());
     }
 
     #[test]

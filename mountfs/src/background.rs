@@ -45,6 +45,7 @@ struct Handover {
     passthrough: bool,
     durability: Durability,
     log_file: Option<Vec<u8>>,
+    insecure_http: bool,
     device_name: String,
 }
 
@@ -63,6 +64,7 @@ impl Handover {
             passthrough: config.passthrough,
             durability: config.durability,
             log_file: config.log_file.as_ref().map(bytes),
+            insecure_http: config.insecure_http,
             device_name: config.device_name.clone(),
         }
     }
@@ -82,6 +84,7 @@ impl Handover {
             durability: self.durability,
             foreground: false,
             log_file: self.log_file.map(path),
+            insecure_http: self.insecure_http,
             device_name: self.device_name,
         })
     }
@@ -345,6 +348,7 @@ mod tests {
             durability: Durability::Server,
             foreground: false,
             log_file: Some("/l".into()),
+            insecure_http: true,
             device_name: "d".into(),
         };
         let json = serde_json::to_vec(&Handover::pack(&config)).unwrap();

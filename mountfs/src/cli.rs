@@ -96,6 +96,9 @@ pub struct WatchArgs {
     /// Read the token from this file [default: SYNCMOUNT_TOKEN, else the saved login]
     #[arg(long, value_name = "FILE")]
     pub token_file: Option<PathBuf>,
+    /// Allow http:// to another machine: the token and all files can be read on the way, by a proxy too
+    #[arg(long)]
+    pub insecure_http: bool,
     /// Where the state is kept [default: one per server and folder]
     #[arg(long, value_name = "DIR")]
     pub cache_dir: Option<PathBuf>,
@@ -111,6 +114,12 @@ pub struct WatchArgs {
     /// How often everything is looked at without a hint from the system, like 30s, 10m or 1h
     #[arg(long, value_name = "TIME", value_parser = parse_interval, default_value = "10m")]
     pub scan_interval: Duration,
+    /// Set the set-user-ID and set-group-ID bits here too; without it they are kept and not set
+    #[arg(long)]
+    pub apply_setid: bool,
+    /// Do not confine the process to the folder and its own files where the kernel can (Landlock, seccomp)
+    #[arg(long)]
+    pub no_confinement: bool,
     /// Stay in the foreground
     #[arg(short, long)]
     pub foreground: bool,
@@ -133,6 +142,7 @@ impl WatchArgs {
             server: self.server.clone(),
             folder: self.folder.clone(),
             token_file: self.token_file.clone(),
+            insecure_http: self.insecure_http,
             cache_dir: self.cache_dir.clone(),
             mode: Mode::Watch,
             foreground: self.foreground,
@@ -159,6 +169,9 @@ pub struct MountArgs {
     /// Read the token from this file [default: SYNCMOUNT_TOKEN, else the saved login]
     #[arg(long, value_name = "FILE")]
     pub token_file: Option<PathBuf>,
+    /// Allow http:// to another machine: the token and all files can be read on the way, by a proxy too
+    #[arg(long)]
+    pub insecure_http: bool,
     /// Where cached content and everything not yet sent is kept [default: one per server and folder]
     #[arg(long, value_name = "DIR")]
     pub cache_dir: Option<PathBuf>,
@@ -231,6 +244,9 @@ pub struct LoginArgs {
     /// Read the token from this file instead of asking
     #[arg(long, value_name = "FILE")]
     pub token_file: Option<PathBuf>,
+    /// Allow http:// to another machine: the token and all files can be read on the way, by a proxy too
+    #[arg(long)]
+    pub insecure_http: bool,
 }
 
 /// `syncmount logout URL`.
@@ -470,6 +486,7 @@ mod tests {
             server: Some("http://h:1".into()),
             folder: Some("photos".into()),
             token_file: Some("/t".into()),
+            insecure_http: false,
             cache_dir: Some("/c".into()),
             cache_size: Some(10 << 30),
             mode: Mode::Auto,

@@ -11,8 +11,9 @@ use crate::mountpoint::{self, MountTable};
 use crate::progress::{DrainProgress, VerifyProgress};
 use crate::status::{self, Mode, Pin, Status};
 use crate::store::StateError;
+use crate::terminal;
 use crate::verify_report::VerifyReport;
-use std::io::{self, Write};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -115,28 +116,28 @@ pub async fn status(args: &StatusArgs, dirs: &Dirs) -> Result<(), CommandError> 
     let mut client = connect(dirs, &mountpoint).await?;
     let status = client.status().await?;
     if args.json {
-        return print_json(&status);
+        return Ok(terminal::say_json(&status)?);
     }
-    Ok(writeln!(io::stdout(), "{}", status.describe(status::now()))?)
+    Ok(terminal::say(status.describe(status::now()))?)
 }
 
 async fn status_of_all(json: bool, dirs: &Dirs) -> Result<(), CommandError> {
     let (alive, silent) = control::running(dirs).await?;
     for error in silent {
-        eprintln!("syncmount: {error}");
+        terminal::complain(error);
     }
     let dead = dead_mounts(dirs)?;
     for path in &dead {
-        eprintln!("syncmount: {}", CommandError::Dead(path.clone()));
+        terminal::complain(CommandError::Dead(path.clone()));
     }
     if json {
-        return print_json(&alive);
+        return Ok(terminal::say_json(&alive)?);
     }
     if alive.is_empty() && dead.is_empty() {
-        writeln!(io::stdout(), "Nothing is mounted.")?;
+        terminal::say("Nothing is mounted.")?;
     }
     for status in &alive {
-        writeln!(io::stdout(), "{}", status.describe(status::now()))?;
+        terminal::say(status.describe(status::now()))?;
     }
     Ok(())
 }
@@ -150,12 +151,6 @@ fn dead_mounts(dirs: &Dirs) -> Result<Vec<PathBuf>, StartError> {
         }
     }
     Ok(dead)
-}
-
-fn print_json(value: &impl serde::Serialize) -> Result<(), CommandError> {
-    let mut stdout = io::stdout().lock();
-    serde_json::to_writer_pretty(&mut stdout, value).map_err(io::Error::from)?;
-    Ok(writeln!(stdout)?)
 }
 
 /// `syncmount umount FOLDER`. Without `--force` it unmounts nothing before everything is sent.
@@ -173,15 +168,18 @@ pub async fn umount(args: &UmountArgs, dirs: &Dirs) -> Result<(), CommandError> 
         Drained::TimedOut(status) => {
             let left = status.pending();
             client.stop(true).await?;
-            eprintln!("syncmount: left: {left}; the next `syncmount {}` goes on with it", mountpoint.display());
+            terminal::complain(format_args!(
+                "left: {left}; the next `syncmount {}` goes on with it",
+                mountpoint.display()
+            ));
         }
         Drained::All(status) => {
             client.stop(args.force).await?;
             if let Err(error) = check_unsent(&mountpoint, &status) {
-                eprintln!("syncmount: {error}");
+                terminal::complain(error);
             }
         }
-        Drained::Ended => eprintln!("syncmount: {}", CommandError::Ended(mountpoint.clone())),
+        Drained::Ended => terminal::complain(CommandError::Ended(mountpoint.clone())),
     }
     let limit = limit.map(|limit| limit.max(END_MIN));
     if !client.gone(limit).await? {
@@ -194,7 +192,7 @@ pub async fn umount(args: &UmountArgs, dirs: &Dirs) -> Result<(), CommandError> 
 
 fn clear(mountpoint: &Path) -> Result<(), CommandError> {
     mountpoint::clear_if_dead(mountpoint)?;
-    eprintln!("syncmount: cleared the dead mount at {}; what was pending is kept", mountpoint.display());
+    terminal::complain(format_args!("cleared the dead mount at {}; what was pending is kept", mountpoint.display()));
     Ok(())
 }
 
@@ -231,9 +229,9 @@ pub async fn verify_cache(args: &VerifyArgs, dirs: &Dirs) -> Result<(), CommandE
         (None, None) => unreachable!("clap asks for one of them"),
     };
     if args.json {
-        print_json(&report)?;
+        terminal::say_json(&report)?;
     } else {
-        writeln!(io::stdout(), "{}", report.describe())?;
+        terminal::say(report.describe())?;
     }
     match report.damaged {
         0 => Ok(()),
@@ -271,7 +269,7 @@ fn verify_unused(cache_dir: &Path) -> Result<VerifyReport, CommandError> {
         error => CommandError::Cache(error),
     })?;
     for sentence in repaired {
-        eprintln!("syncmount: {sentence}");
+        terminal::complain(sentence);
     }
     Ok((&verified).into())
 }
@@ -309,10 +307,10 @@ async fn list_pins(args: &PinArgs, dirs: &Dirs) -> Result<(), CommandError> {
     }
     let pins = all.into_iter().flat_map(|(_, pins)| pins);
     if args.json {
-        return print_json(&pins.collect::<Vec<_>>());
+        return Ok(terminal::say_json(&pins.collect::<Vec<_>>())?);
     }
     for pin in pins {
-        writeln!(io::stdout(), "{}", pin.describe())?;
+        terminal::say(pin.describe())?;
     }
     Ok(())
 }

@@ -6,7 +6,7 @@
 use crate::cli::{Durability, MountArgs};
 use crate::login::Logins;
 use crate::mountpoint;
-use crate::remote::{ServerUrl, UrlError};
+use crate::remote::{HttpRemote, ServerUrl, SetupError, UrlError};
 use crate::system::{self, files, private};
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -167,6 +167,12 @@ pub enum StartError {
         /// What was to be mounted on.
         folder: PathBuf,
     },
+    /// Nothing would be encrypted.
+    #[error(
+        "{0} is another machine and http:// encrypts nothing: the token and all files could be read on the way; use https://, \
+         or give --insecure-http"
+    )]
+    InClear(String),
     /// An option that a plain folder cannot keep.
     #[error("{0} needs a mount, and this folder is kept in step as a plain one; leave the option out")]
     MountOnly(&'static str),
@@ -213,6 +219,7 @@ impl StartError {
             | Self::NoServer { .. }
             | Self::FolderName(_)
             | Self::CannotMount { .. }
+            | Self::InClear(_)
             | Self::MountOnly(_) => 2,
             Self::Background { code, .. } => *code,
             Self::NoToken { .. }
@@ -374,6 +381,8 @@ pub struct MountConfig {
     pub foreground: bool,
     /// Where the log goes; `None` is stderr. Always set in the background.
     pub log_file: Option<PathBuf>,
+    /// The token may go through a proxy that can read it.
+    pub insecure_http: bool,
     /// What conflict copies and versions call this machine. Can be part of a file name.
     pub device_name: String,
 }
@@ -390,6 +399,7 @@ impl MountConfig {
             (None, None) => only_server(&logins, &mountpoint)?,
         };
         let earlier = earlier.filter(|earlier| earlier.server == server);
+        let is_known = earlier.is_some() || logins.servers().any(|known| known == server);
         let folder = match (&args.folder, &earlier) {
             (Some(given), _) => folder_name(given)?,
             (None, Some(earlier)) => earlier.folder.clone(),
@@ -397,6 +407,8 @@ impl MountConfig {
         };
         let earlier = earlier.filter(|earlier| earlier.folder == folder);
         let token = find_token(args, env, &logins, &server)?;
+        // What was saved or mounted already goes on; its status says how it goes.
+        refuse_in_clear(&server, args.insecure_http || is_known)?;
         let cache_dir = match (&args.cache_dir, earlier) {
             (Some(given), _) => mountpoint::absolute(given)?,
             (None, Some(earlier)) => earlier.cache_dir,
@@ -421,8 +433,14 @@ impl MountConfig {
             durability: args.durability,
             foreground: args.foreground,
             log_file,
+            insecure_http: args.insecure_http,
             device_name: device_name(&system::host_name()),
         })
+    }
+
+    /// The folder of its server, which is at `url`.
+    pub(crate) fn remote(&self, url: &ServerUrl) -> Result<HttpRemote, SetupError> {
+        HttpRemote::new_through(url, &self.folder, self.token.expose(), self.insecure_http)
     }
 
     /// Makes the cache directory, for this user alone.
@@ -461,6 +479,12 @@ fn folder_name(given: &str) -> Result<String, StartError> {
         return Err(StartError::FolderName(given.escape_default().to_string()));
     }
     Ok(given.into())
+}
+
+/// Refuses a server to which a token would go in clear over a network, unless that is `allowed`.
+pub(crate) fn refuse_in_clear(server: &str, allowed: bool) -> Result<(), StartError> {
+    let is_in_clear = server.parse::<ServerUrl>()?.is_in_clear();
+    if is_in_clear && !allowed { Err(StartError::InClear(server.into())) } else { Ok(()) }
 }
 
 fn find_token(args: &MountArgs, env: &Environment, logins: &Logins, server: &str) -> Result<Secret, StartError> {
@@ -697,6 +721,29 @@ mod tests {
         assert!(matches!(resolve(&args, &world), Err(StartError::Io { .. })));
         fs::write(world.path("token"), "file\n").unwrap();
         assert_eq!(resolve(&args, &world).unwrap().token.expose(), "file");
+    }
+
+    #[test]
+    fn http_to_another_machine_is_refused_unless_it_is_asked_for_or_goes_on() {
+        let mut world = World::new();
+        world.env.token = Some("variable".into());
+        let resolve = |args: &MountArgs, world: &World| MountConfig::resolve(args, &world.env);
+        for fine in ["https://h", "http://localhost:1", "http://127.0.0.1:1", "http://[::1]:1"] {
+            resolve(&world.args(Some(fine)), &world).unwrap();
+        }
+        let args = world.args(Some("http://h"));
+        let refused = resolve(&args, &world).unwrap_err();
+        assert_eq!(refused.exit_code(), 2);
+        assert!(matches!(&refused, StartError::InClear(server) if server == "http://h"), "{refused}");
+        let asked = MountArgs { insecure_http: true, ..args.clone() };
+        let config = resolve(&asked, &world).unwrap();
+        assert!(config.insecure_http);
+        config.remember(&world.env.dirs).unwrap();
+        assert!(!resolve(&args, &world).unwrap().insecure_http, "it goes on, and its proxy is asked for again");
+        let other = world.args(Some("http://other"));
+        assert!(matches!(resolve(&other, &world), Err(StartError::InClear(_))));
+        world.log_in("http://other", "saved-by-an-earlier-version");
+        resolve(&other, &world).unwrap();
     }
 
     #[test]

@@ -5,7 +5,7 @@ use crate::config::MountConfig;
 use crate::driver::{Client, KEPT_TENTHS, OpenError};
 use crate::ports::{Remote, RemoteError};
 use crate::ready::Ready;
-use crate::remote::HttpRemote;
+use crate::remote::{HttpRemote, ServerUrl};
 use crate::status::{Problem, ProblemKind};
 use indicatif::HumanBytes;
 use std::sync::Arc;
@@ -47,7 +47,19 @@ pub(crate) fn open_client(
 ) -> Result<Arc<Client>, OpenError> {
     let identity = format!("{} at {}", config.folder, config.server);
     let name = &config.device_name;
-    Client::open_store(&config.cache_dir, config.cache_size, &identity, name, remote, runtime.clone())
+    let client = Client::open_store(&config.cache_dir, config.cache_size, &identity, name, remote, runtime.clone())?;
+    if config.server.parse().is_ok_and(|url: ServerUrl| url.is_in_clear()) {
+        client.note(in_clear(&config.server));
+    }
+    Ok(client)
+}
+
+/// What is said of a server that is reached without encryption, over a network.
+fn in_clear(server: &str) -> String {
+    format!(
+        "nothing that goes to {server} and comes from there is encrypted: the token and all files can be read on the way. Use \
+         https://. A proxy is only used for it with --insecure-http"
+    )
 }
 
 pub(crate) async fn check_server(remote: &HttpRemote, config: &MountConfig) -> Result<(), JoinError> {
@@ -73,6 +85,9 @@ pub(crate) fn await_first_state(client: &Client, ready: &Ready) -> anyhow::Resul
             said = Instant::now();
             ready.wait("reading the list of files from the server");
         }
+        if let Some((_, why)) = client.unsound() {
+            anyhow::bail!("{why}");
+        }
         if !client.link.is_online() && begin.elapsed() > Duration::from_secs(60) {
             let why = client.link.last_error().map_or_else(String::new, |(_, why)| why);
             anyhow::bail!("the list of files could not be read from the server: {why}");
@@ -86,6 +101,7 @@ pub(crate) fn problems_of(client: &Client) -> Vec<Problem> {
     let about_all = |kind, reason| Problem { kind, path: String::new(), reason };
     let mut problems: Vec<Problem> =
         client.notes().into_iter().map(|note| about_all(ProblemKind::Note, note)).collect();
+    problems.extend(client.unsound().map(|(path, reason)| Problem { kind: ProblemKind::Note, path, reason }));
     problems.extend(client.held().map(|(count, reason)| {
         let removals = if count == 1 { "1 removal".into() } else { format!("{count} removals") };
         about_all(ProblemKind::Held, format!("{removals}: {reason}"))
@@ -101,6 +117,14 @@ pub(crate) fn problems_of(client: &Client) -> Vec<Problem> {
             "what is pinned takes more than the {room} of the cache that it may have; files left out: {}. Mount with a \
              larger --cache-size or unpin something",
             pinned.left_out
+        );
+        problems.push(about_all(ProblemKind::Note, reason));
+    }
+    if let Some((files, bytes)) = client.pins_waiting_for_room() {
+        let reason = format!(
+            "the disk of the cache has no room for all that is pinned; files that wait: {files}, of which one needs {} more. \
+             They are fetched when there is room",
+            HumanBytes(bytes)
         );
         problems.push(about_all(ProblemKind::Note, reason));
     }

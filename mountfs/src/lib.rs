@@ -31,6 +31,8 @@ pub mod service;
 pub mod status;
 pub mod store;
 pub mod system;
+pub mod terminal;
 pub mod verify_report;
 pub mod vfs;
+mod wall;
 pub mod watch;

@@ -6,6 +6,7 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
+use syncmount_common::text::LogLines;
 use tracing_subscriber::EnvFilter;
 
 /// A log file that is longer is renamed to `NAME.old`, in place of the one before.
@@ -35,9 +36,12 @@ fn set_up(log_file: Option<&Path>, default: &str) -> Result<(), StartError> {
     let result = match log_file {
         Some(path) => {
             let file = LogFile::open(path).map_err(StartError::io("open the log file", path))?;
-            subscriber.with_ansi(false).with_writer(Mutex::new(file)).try_init()
+            subscriber.with_ansi(false).with_writer(Mutex::new(LogLines::new(file, false))).try_init()
         }
-        None => subscriber.with_ansi(io::stderr().is_terminal()).with_writer(io::stderr).try_init(),
+        None => {
+            let colours = io::stderr().is_terminal();
+            subscriber.with_ansi(colours).with_writer(move || LogLines::new(io::stderr(), colours)).try_init()
+        }
     };
     // Only a second call can fail, and then the first one holds.
     result.or(Ok(()))

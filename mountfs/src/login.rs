@@ -7,9 +7,10 @@ use crate::cli::{LoginArgs, LogoutArgs};
 use crate::config::{self, Dirs, Secret, StartError};
 use crate::ports::{Remote, RemoteError};
 use crate::remote::{HttpRemote, SetupError};
+use crate::terminal;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
-use std::io::{self, BufRead, IsTerminal, Write};
+use std::io::{self, BufRead, IsTerminal};
 use std::path::PathBuf;
 
 /// A line with a token is at most this long; the rest is not read.
@@ -105,13 +106,14 @@ impl Logins {
 /// `syncmount login URL`.
 pub async fn login(args: &LoginArgs, dirs: &Dirs) -> Result<(), LoginError> {
     let server = config::server_url(&args.server)?;
+    config::refuse_in_clear(&server, args.insecure_http)?;
     let token = match &args.token_file {
         Some(path) => Secret::read_file(path)?,
         None => ask(&server)?,
     };
-    check(&server, &token).await?;
+    check(&server, &token, args.insecure_http).await?;
     Logins::save(dirs, &server, &token)?;
-    writeln!(io::stdout(), "Logged in to {server}. Mount with: syncmount FOLDER --server {server}")?;
+    terminal::say(format_args!("Logged in to {server}. Mount with: syncmount FOLDER --server {server}"))?;
     Ok(())
 }
 
@@ -121,7 +123,7 @@ pub fn logout(args: &LogoutArgs, dirs: &Dirs) -> Result<(), LoginError> {
     if !Logins::remove(dirs, &server)? {
         return Err(LoginError::NotLoggedIn(server));
     }
-    writeln!(io::stdout(), "Forgot the token for {server}. It stays valid until it is revoked on the server.")?;
+    terminal::say(format_args!("Forgot the token for {server}. It stays valid until it is revoked on the server."))?;
     Ok(())
 }
 
@@ -140,9 +142,9 @@ fn read_token(input: impl BufRead) -> Result<Secret, LoginError> {
 }
 
 /// Asks the server whether it takes `token`.
-async fn check(server: &str, token: &Secret) -> Result<(), LoginError> {
+async fn check(server: &str, token: &Secret, insecure_http: bool) -> Result<(), LoginError> {
     let url = server.parse().map_err(StartError::from)?;
-    let remote = HttpRemote::new(&url, config::DEFAULT_FOLDER, token.expose())?;
+    let remote = HttpRemote::new_through(&url, config::DEFAULT_FOLDER, token.expose(), insecure_http)?;
     match remote.folder().await {
         // A server without a folder of that name has still looked at the token first.
         Ok(_) | Err(RemoteError::FolderNotFound) => Ok(()),
@@ -238,8 +240,12 @@ mod tests {
         let token_file = Some(root.path().join("token"));
         std::fs::write(root.path().join("token"), "abc\n").unwrap();
 
-        let args = LoginArgs { server: answering("401 Unauthorized", UNAUTHORIZED).await, token_file };
+        let args =
+            LoginArgs { server: answering("401 Unauthorized", UNAUTHORIZED).await, token_file, insecure_http: false };
         assert!(matches!(login(&args, &dirs).await, Err(LoginError::Refused(_))));
+        let args = LoginArgs { server: "http://sync.example.org".into(), ..args };
+        let refused = login(&args, &dirs).await.unwrap_err();
+        assert!(matches!(&refused, LoginError::Start(StartError::InClear(_))), "{refused}");
         let args = LoginArgs { server: "http://127.0.0.1:1".into(), ..args };
         assert!(matches!(login(&args, &dirs).await, Err(LoginError::Unchecked { .. })));
         let args = LoginArgs { server: answering("200 OK", "<html>").await, ..args };

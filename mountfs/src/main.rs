@@ -18,7 +18,7 @@ use syncmount::cli::{CacheCommand, Cli, Command};
 use syncmount::commands::{self, CommandError};
 use syncmount::config::{Dirs, StartError};
 use syncmount::login::{self, LoginError};
-use syncmount::{logging, service};
+use syncmount::{logging, service, terminal};
 
 fn main() -> ExitCode {
     abort_on_panic();
@@ -38,7 +38,7 @@ fn main() -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("syncmount: {}", sentence(&error));
+            terminal::complain(sentence(&error));
             exit_code(&error).into()
         }
     }

@@ -57,7 +57,7 @@ pub fn run(config: &MountConfig, ready: &Ready) -> anyhow::Result<()> {
         .build()
         .context("cannot start the runtime")?;
     let url: ServerUrl = config.server.parse().map_err(StartError::ServerUrl)?;
-    let remote = Arc::new(HttpRemote::new(&url, &config.folder, config.token.expose())?);
+    let remote = Arc::new(config.remote(&url)?);
     let patience = runtime.spawn(say_now_and_then(ready.clone(), "checking the cache folder"));
     let client = open_client(config, remote.clone(), runtime.handle());
     patience.abort();

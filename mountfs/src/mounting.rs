@@ -7,7 +7,7 @@ use syncmount::cli::{Mode, MountArgs};
 use syncmount::config::{Environment, MountConfig};
 use syncmount::ready::Ready;
 use syncmount::watch::{self, Options};
-use syncmount::{logging, mount, mountpoint};
+use syncmount::{logging, mount, mountpoint, terminal};
 
 /// `syncmount FOLDER`: checks everything that can be checked here, then mounts in this process or in one of its own.
 pub(crate) fn run(args: &MountArgs) -> anyhow::Result<()> {
@@ -22,7 +22,7 @@ pub(crate) fn run(args: &MountArgs) -> anyhow::Result<()> {
         logging::init_quiet()?;
     }
     if mountpoint::prepare(&config, &env.dirs)? {
-        eprintln!("syncmount: cleared a dead mount at {}", config.mountpoint.display());
+        terminal::complain(format_args!("cleared a dead mount at {}", config.mountpoint.display()));
     }
     config.create_cache_dir()?;
     if args.foreground {
@@ -30,7 +30,7 @@ pub(crate) fn run(args: &MountArgs) -> anyhow::Result<()> {
         return mount::run(&config, &ready);
     }
     let arguments: Vec<_> = std::env::args_os().skip(1).collect();
-    Ok(background::start(&config, &arguments, |why| eprintln!("syncmount: {why}"))?)
+    Ok(background::start(&config, &arguments, |why| terminal::complain(format_args!("{why}")))?)
 }
 
 /// The same in the process that [`background::start`] has started.
@@ -48,7 +48,7 @@ fn is_to_be_watched(args: &MountArgs, says: bool) -> bool {
         Mode::Watch => true,
         Mode::Auto => mountpoint::why_no_fuse().is_some_and(|why| {
             if says {
-                eprintln!("syncmount: the folder is not mounted but watched, because {why}");
+                terminal::complain(format_args!("the folder is not mounted but watched, because {why}"));
             }
             true
         }),

@@ -3,6 +3,7 @@
 use crate::watching;
 use syncmount::cli::{Mode, MountArgs};
 use syncmount::config::StartError;
+use syncmount::terminal;
 use syncmount::watch::Options;
 
 /// `syncmount FOLDER`: the folder is watched.
@@ -12,7 +13,7 @@ pub(crate) fn run(args: &MountArgs) -> anyhow::Result<()> {
         return Err(StartError::CannotMount { why, folder: args.mountpoint.clone() }.into());
     }
     if args.mode == Mode::Auto {
-        eprintln!("syncmount: the folder is watched; it cannot be mounted{why}");
+        terminal::complain(format_args!("the folder is watched; it cannot be mounted{why}"));
     }
     watching::start(args, Options::default())
 }

@@ -1,6 +1,7 @@
 //! What a person sees while everything pending is sent or the cache is read: a bar on a terminal, a line where there is none.
 
 use crate::status::Status;
+use crate::terminal;
 use crate::verify_report::VerifyReport;
 use indicatif::{HumanBytes, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::io::{self, IsTerminal};
@@ -36,7 +37,7 @@ impl DrainProgress {
             bar.set_position(done);
             bar.set_message(left(status));
         } else if let Some(line) = self.offline_line(status) {
-            eprintln!("syncmount: {line}");
+            terminal::complain(line);
         }
     }
 

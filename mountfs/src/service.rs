@@ -7,7 +7,8 @@ use crate::cli::{Mode, ServiceCommand};
 use crate::config::{Dirs, StartError, create_private_dir, earlier_cache_dir, short_hash, write_private_file};
 use crate::mountpoint;
 use crate::system::files::remove_if_there;
-use std::io::{self, Write as _};
+use crate::terminal;
+use std::io;
 use std::path::{Path, PathBuf};
 
 /// Why it was not done; one sentence each.
@@ -158,20 +159,20 @@ pub fn service(command: &ServiceCommand, dirs: &Dirs) -> Result<(), ServiceError
 }
 
 fn print(service: &Service, installs: bool) -> Result<(), ServiceError> {
-    let mut out = io::stdout().lock();
     match &service.file {
-        Some(file) if installs => writeln!(out, "# ~/{file}\n{}\n# {}", service.text, service.enable)?,
-        Some(file) => writeln!(out, "# {}\n# then ~/{file} is removed", service.disable)?,
-        None => writeln!(out, "{}", if installs { &service.enable } else { &service.disable })?,
+        Some(file) if installs => {
+            terminal::say(format_args!("# ~/{file}\n{}\n# {}", service.text, service.enable))?;
+        }
+        Some(file) => terminal::say(format_args!("# {}\n# then ~/{file} is removed", service.disable))?,
+        None => terminal::say(if installs { &service.enable } else { &service.disable })?,
     }
     Ok(())
 }
 
 fn carry_out(service: &Service, installs: bool) -> Result<(), ServiceError> {
-    let mut out = io::stdout().lock();
     let Some(file) = &service.file else {
         let command = if installs { &service.enable } else { &service.disable };
-        return Ok(writeln!(out, "Run this once:\n{command}")?);
+        return Ok(terminal::say(format_args!("Run this once:\n{command}"))?);
     };
     let path = std::env::home_dir().ok_or(StartError::NoHome)?.join(file);
     if installs {
@@ -181,11 +182,13 @@ fn carry_out(service: &Service, installs: bool) -> Result<(), ServiceError> {
         let dir = path.parent().unwrap_or(&path);
         create_private_dir(dir).map_err(StartError::io("make the directory", dir))?;
         write_private_file(&path, service.text.as_bytes()).map_err(StartError::io("write", &path))?;
-        writeln!(out, "Wrote {}. It starts with you from now on after\n{}", path.display(), service.enable)?;
+        let (path, enable) = (path.display(), &service.enable);
+        terminal::say(format_args!("Wrote {path}. It starts with you from now on after\n{enable}"))?;
     } else {
         let was_there = remove_if_there(&path).map_err(StartError::io("remove", &path))?;
         let did = if was_there { "Removed" } else { "There is no" };
-        writeln!(out, "{did} {}. What runs is ended by\n{}", path.display(), service.disable)?;
+        let (path, disable) = (path.display(), &service.disable);
+        terminal::say(format_args!("{did} {path}. What runs is ended by\n{disable}"))?;
     }
     Ok(())
 }

@@ -2,13 +2,12 @@
 //! and how a person reads it.
 
 use crate::config::MountConfig;
-use crate::mountpoint;
 use indicatif::{HumanBytes, HumanCount, HumanDuration};
 use serde::{Deserialize, Serialize};
 use std::fmt::{self, Write as _};
-use std::path::Path;
 use std::time::{Duration, SystemTime};
 use syncmount_common::Timestamp;
+use syncmount_common::text::shown;
 
 /// The most problems that a status lists; the others are counted.
 pub const PROBLEMS_MAX: usize = 1000;
@@ -55,6 +54,9 @@ pub struct Status {
     pub pinned: PinnedSum,
     /// The last thing that went wrong, whether or not it has been overcome.
     pub last_error: Option<LastError>,
+    /// Which parts of the wall around the process the system holds, as words; empty: none was asked for.
+    #[serde(default)]
+    pub confined: String,
     /// What needs a person's eye, at most [`PROBLEMS_MAX`].
     pub problems: Vec<Problem>,
     /// How many more problems there are than listed.
@@ -105,8 +107,8 @@ impl Pin {
         let path = if self.path.is_empty() { "." } else { &self.path };
         let what = format!("{}, {}", counted(self.files, "file", "files"), HumanBytes(self.bytes));
         match self.missing_files {
-            0 => format!("{}: {what}", plain(path)),
-            _ => format!("{}: {what}, {} still to be fetched", plain(path), HumanBytes(self.missing_bytes)),
+            0 => format!("{}: {what}", shown(path)),
+            _ => format!("{}: {what}, {} still to be fetched", shown(path), HumanBytes(self.missing_bytes)),
         }
     }
 }
@@ -202,6 +204,7 @@ impl Status {
             cache_limit: config.cache_size,
             pinned: PinnedSum::default(),
             last_error: None,
+            confined: String::new(),
             problems: Vec::new(),
             problems_more: 0,
             passed_through: 0,
@@ -249,12 +252,12 @@ impl Status {
             (Phase::Draining, _) => "sending what is pending",
         };
         let connected = if self.connected { "connected" } else { "not connected: changes wait on this machine" };
-        let mut out = plain(&self.mountpoint);
+        let mut out = shown(&self.mountpoint);
         let mut line = |name: &str, text: &str| {
             // Writing into a String cannot fail.
             let _ = write!(out, "\n  {name:<11}{text}");
         };
-        line("server", &plain(&format!("{}, folder {}", self.server, self.folder)));
+        line("server", &shown(&format!("{}, folder {}", self.server, self.folder)));
         line("state", &format!("{phase}, {connected}"));
         line("pending", &self.pending());
         if self.only_here > 0 {
@@ -274,11 +277,14 @@ impl Status {
         }
         let sent = format!("{} sent, {} received", HumanBytes(self.bytes_sent), HumanBytes(self.bytes_received));
         line("moved", &format!("{sent} in {}", age(self.since, now)));
+        if !self.confined.is_empty() {
+            line("confined", &self.confined);
+        }
         if let Some(error) = &self.last_error {
-            line("last error", &format!("{} ago: {}", age(error.at, now), plain(&error.message)));
+            line("last error", &format!("{} ago: {}", age(error.at, now), shown(&error.message)));
         }
         for problem in &self.problems {
-            line(problem.kind.word(), &plain(&problem.sentence()));
+            line(problem.kind.word(), &shown(&problem.sentence()));
         }
         if self.problems_more > 0 {
             line("", &format!("and {} more", HumanCount(self.problems_more)));
@@ -321,11 +327,6 @@ fn age(then: Timestamp, now: Timestamp) -> String {
     HumanDuration(Duration::from_secs(nanos / 1_000_000_000)).to_string()
 }
 
-/// Names and messages come from elsewhere and must not steer the terminal.
-fn plain(text: &str) -> String {
-    mountpoint::shown(Path::new(text))
-}
-
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
@@ -348,6 +349,7 @@ pub(crate) mod tests {
             cache_used: 1 << 20,
             cache_limit: 10 << 30,
             pinned: PinnedSum { files: 2, bytes: 4096, missing_bytes: 0 },
+            confined: String::new(),
             last_error: None,
             problems: Vec::new(),
             problems_more: 0,
@@ -372,6 +374,7 @@ pub(crate) mod tests {
             "pinned": {"files": 2, "bytes": 4096, "missing_bytes": 0}, "last_error": {"at": 5, "message": "x"},
             "problems": [{"kind": "set_aside", "path": "a", "reason": "because"}], "problems_more": 0,
             "passed_through": 0, "requests": 3, "bytes_sent": 0, "bytes_received": 5242880, "since": 1000000000000u64,
+            "confined": "",
         });
         assert_eq!(json, expected);
         assert_eq!(serde_json::from_value::<Status>(json).unwrap(), status);

@@ -10,11 +10,18 @@ use syncmount::cli::{Durability, MountArgs, WatchArgs};
 use syncmount::config::{Dirs, Environment, MountConfig, StartError};
 use syncmount::ready::{OnLive, Ready};
 use syncmount::watch::{self, Options};
-use syncmount::{logging, mountpoint};
+use syncmount::{logging, mountpoint, terminal};
+use syncmount_common::text::Shown;
 
 /// How a folder is watched, as the command line says.
 pub(crate) fn options(args: &WatchArgs) -> Options {
-    Options { once: args.once, verify: args.verify, scan_interval: args.scan_interval }
+    Options {
+        once: args.once,
+        verify: args.verify,
+        scan_interval: args.scan_interval,
+        confined: !args.no_confinement,
+        apply_setid: args.apply_setid,
+    }
 }
 
 /// `syncmount watch FOLDER`.
@@ -29,10 +36,9 @@ fn dry_run(args: &MountArgs) -> anyhow::Result<()> {
     let env = Environment::of_process()?;
     let config = MountConfig::resolve(args, &env)?;
     logging::init_quiet()?;
-    let lines = watch::dry_run(&config)?;
-    let mut out = std::io::stdout().lock();
-    for line in lines {
-        std::io::Write::write_all(&mut out, format!("{line}\n").as_bytes())?;
+    for line in watch::dry_run(&config)? {
+        // Names of files may have lines of their own.
+        terminal::say(Shown(line))?;
     }
     Ok(())
 }
@@ -50,7 +56,7 @@ pub(crate) fn start(args: &MountArgs, options: Options) -> anyhow::Result<()> {
         logging::init_quiet()?;
     }
     if mountpoint::prepare_watch(&config, &env.dirs)? {
-        eprintln!("syncmount: cleared a dead mount at {}", config.mountpoint.display());
+        terminal::complain(format_args!("cleared a dead mount at {}", config.mountpoint.display()));
     }
     config.create_cache_dir()?;
     if stays {
@@ -72,7 +78,7 @@ fn refuse_mount_only(args: &MountArgs) -> Result<(), StartError> {
 #[cfg(unix)]
 fn go_into_background(config: &MountConfig) -> anyhow::Result<()> {
     let arguments: Vec<_> = std::env::args_os().skip(1).collect();
-    Ok(background::start(config, &arguments, |why| eprintln!("syncmount: {why}"))?)
+    Ok(background::start(config, &arguments, |why| terminal::complain(format_args!("{why}")))?)
 }
 
 #[cfg(not(unix))]

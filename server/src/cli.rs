@@ -6,13 +6,16 @@ mod admin;
 
 use crate::config::LISTEN_DEFAULT;
 use crate::data::Data;
-use crate::{Config, HoldRule, Server};
+use crate::{Config, HoldRule, Limits, Server, confine, descriptors};
 
 use anyhow::{Context as _, Result};
 use clap::{Args, Parser, Subcommand};
-use std::io::Write as _;
+use std::io::{IsTerminal as _, Write as _};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 use std::process::ExitCode;
+use syncmount_common::text::{LogLines, shown, shown_lines};
+use syncmount_confine::Held;
 use tracing_subscriber::EnvFilter;
 
 /// Holds shared folders and serves them to syncmount clients.
@@ -23,6 +26,9 @@ struct Cli {
     command: Option<Command>,
     #[command(flatten)]
     serve: Option<Serve>,
+    // Not within the other: options that may be missing all together have no others in them.
+    #[command(flatten)]
+    limits: LimitOptions,
 }
 
 #[derive(Args)]
@@ -33,12 +39,75 @@ struct Serve {
     /// Address and port to listen on; port 0 takes any free one
     #[arg(long, value_name = "ADDR", default_value = LISTEN_DEFAULT)]
     listen: String,
-    /// Hold a device that removes more nodes than this within an hour, and more than --hold-part; 0: never
+    /// A proxy that adds TLS stands before --listen: other machines may reach the address
+    #[arg(long)]
+    behind_proxy: bool,
+    /// Other machines may reach --listen over plain HTTP, which shows tokens and files to everyone on the way
+    #[arg(long)]
+    insecure_http: bool,
+    /// Hold back what a token removes beyond this many nodes within an hour, and beyond --hold-part; 0: never
     #[arg(long, value_name = "N", default_value_t = HoldRule::default().removes)]
     hold_removes: u64,
-    /// Hold it only if that is more than this part of the folder; 0: never hold
+    /// Hold it back only if that is more than this part of the folder; 0: never
     #[arg(long, value_name = "PART", default_value_t = HoldRule::default().part, value_parser = part)]
     hold_part: f64,
+    /// Do not confine the process to its data directory and port where the kernel can (Landlock, seccomp)
+    #[arg(long)]
+    no_confinement: bool,
+}
+
+impl Serve {
+    fn config(&self, limits: &LimitOptions) -> Config {
+        let hold = HoldRule { removes: self.hold_removes, part: self.hold_part, ..HoldRule::default() };
+        let Self { behind_proxy, insecure_http, .. } = *self;
+        let mut limits = limits.limits();
+        if behind_proxy && limits.proxies.is_empty() {
+            // Which one it is was not said: the one on this machine, if it is there.
+            limits.proxies = vec![Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()];
+        }
+        Config { hold, limits, behind_proxy, insecure_http, ..Config::new(&self.data).listening_on(&self.listen) }
+    }
+}
+
+/// What clients may make the server hold.
+#[derive(Args)]
+struct LimitOptions {
+    /// Polls that one token may have held at a time
+    #[arg(long, value_name = "N", default_value_t = Limits::default().token_polls_max)]
+    token_polls: usize,
+    /// Other requests that one token may have at a time
+    #[arg(long, value_name = "N", default_value_t = Limits::default().token_requests_max)]
+    token_requests: usize,
+    /// Memory for large bodies, chunks, listings and manifests, in MiB
+    #[arg(long, value_name = "MIB", default_value_t = Limits::default().memory_max >> 20, value_parser = mib)]
+    memory: u64,
+    /// How much of --memory one token may use, in MiB; half of it if not given
+    #[arg(long, value_name = "MIB", value_parser = mib)]
+    token_memory: Option<u64>,
+    /// Bytes a second that each body, sent or received, must move on average; one that is a minute behind is given up
+    #[arg(long, value_name = "BYTES", default_value_t = Limits::default().body_rate)]
+    body_rate: u64,
+    /// Connections at a time; fewer if the limit on open files says so
+    #[arg(long, value_name = "N", default_value_t = Limits::default().connections_max, value_parser = places)]
+    connections: usize,
+    /// Address of a proxy before this server, also several with commas: it may have all connections, any other address half of them
+    #[arg(long, value_name = "IP", value_delimiter = ',')]
+    trusted_proxy: Vec<IpAddr>,
+}
+
+impl LimitOptions {
+    fn limits(&self) -> Limits {
+        Limits {
+            token_polls_max: self.token_polls,
+            token_requests_max: self.token_requests,
+            memory_max: self.memory << 20,
+            token_memory_max: self.token_memory.map_or(self.memory << 19, |memory| memory << 20),
+            body_rate: self.body_rate,
+            connections_max: self.connections,
+            proxies: self.trusted_proxy.clone(),
+            ..Limits::default()
+        }
+    }
 }
 
 #[derive(Subcommand)]
@@ -62,7 +131,7 @@ enum Command {
     /// missing here is taken for removed. A server notices by itself when a client knows more than it does; this command
     /// makes sure before the first one comes.
     Restored(Unnamed),
-    /// Checks every chunk, the index and the database; exit code 0 if all is well, 1 if not
+    /// Checks every chunk, the index and every row of the database; exit code 0 if all is well, 1 if not
     Check(admin::Check),
 }
 
@@ -99,6 +168,17 @@ struct Unnamed {
     data: PathBuf,
 }
 
+/// At least what the largest chunk takes on its way out, at most what is counted.
+fn mib(text: &str) -> Result<u64, String> {
+    let memory = text.parse::<u64>().ok().filter(|memory| (64..=65_536).contains(memory));
+    memory.ok_or_else(|| "memory is a number of MiB from 64 to 65536".to_owned())
+}
+
+fn places(text: &str) -> Result<usize, String> {
+    let places = text.parse::<usize>().ok().filter(|places| (2..=1_000_000).contains(places));
+    places.ok_or_else(|| "connections are a number from 2 to 1000000".to_owned())
+}
+
 fn part(text: &str) -> Result<f64, String> {
     let part = text.parse::<f64>().ok().filter(|part| (0.0..=1.0).contains(part));
     part.ok_or_else(|| "a part is a number from 0 to 1".to_owned())
@@ -109,11 +189,13 @@ pub fn main() -> ExitCode {
     let cli = Cli::parse();
     keep_private();
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    let colours = std::io::stderr().is_terminal();
+    let log = move || LogLines::new(std::io::stderr(), colours);
+    tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colours).with_writer(log).init();
     match run(cli) {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("syncmount-server: {error:#}");
+            complain(&format!("{error:#}"));
             ExitCode::FAILURE
         }
     }
@@ -126,11 +208,16 @@ fn keep_private() {
 }
 
 fn run(cli: Cli) -> Result<ExitCode> {
+    // Before any thread is there: those that are would be left out.
+    let held = match (&cli.command, &cli.serve) {
+        (None, Some(options)) if !options.no_confinement => confine::enter(&options.config(&cli.limits))?,
+        _ => Held::default(),
+    };
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start threads")?;
     runtime.block_on(async {
         match (cli.command, cli.serve) {
             (Some(command), _) => administer(command).await,
-            (None, Some(options)) => serve(options).await.map(|()| ExitCode::SUCCESS),
+            (None, Some(options)) => serve(options.config(&cli.limits), held).await.map(|()| ExitCode::SUCCESS),
             (None, None) => anyhow::bail!("--data DIR is missing: it names the directory that holds everything"),
         }
     })
@@ -149,11 +236,11 @@ async fn administer(command: Command) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-async fn serve(options: Serve) -> Result<()> {
+async fn serve(config: Config, held: Held) -> Result<()> {
     let stop = stop_signal().context("cannot listen for signals")?;
-    let hold = HoldRule { removes: options.hold_removes, part: options.hold_part, ..HoldRule::default() };
-    let config = Config { hold, ..Config::new(options.data).listening_on(options.listen) };
+    descriptors::raise();
     let server = Server::open(config).await?;
+    tracing::info!("confined: {held}");
     say(&format!("token in {}\nlistening on http://{}", server.admin_token().display(), server.address()))?;
     Ok(server.run(stop).await?)
 }
@@ -166,7 +253,7 @@ async fn token(command: Token) -> Result<()> {
         }
         Token::List(place) => {
             let tokens = Data::visit(&place.data)?.tokens().await?;
-            tokens.iter().try_for_each(|token| say(&token.name))
+            tokens.iter().try_for_each(|token| say(&shown(&token.name)))
         }
         Token::Revoke(named) => Ok(Data::visit(&named.place.data)?.revoke_token(&named.name).await?),
     }
@@ -181,15 +268,21 @@ async fn folder(command: Folder) -> Result<()> {
         }
         Folder::List(place) => {
             let list = Data::visit(&place.data)?.folders().await?;
-            list.folders.iter().try_for_each(|folder| say(&format!("{}\t{}", folder.name, folder.id)))
+            list.folders.iter().try_for_each(|folder| say(&format!("{}\t{}", shown(&folder.name), folder.id)))
         }
     }
 }
 
-/// One line for people and scripts; at once, also into a pipe.
+/// One sentence on stderr. That nobody can read it there is no reason to do anything else.
+fn complain(sentence: &str) {
+    let _ = writeln!(std::io::stderr().lock(), "syncmount-server: {}", shown(sentence));
+}
+
+/// One line or several for people and scripts; at once, also into a pipe. Names in it that come from elsewhere are [`shown`] by the
+/// caller; nothing else of it can steer a terminal.
 fn say(line: &str) -> Result<()> {
     let mut out = std::io::stdout().lock();
-    writeln!(out, "{line}").and_then(|()| out.flush()).context("cannot write to stdout")
+    writeln!(out, "{}", shown_lines(line)).and_then(|()| out.flush()).context("cannot write to stdout")
 }
 
 #[cfg(unix)]

@@ -16,7 +16,11 @@ pub struct Config {
     pub listen: String,
     /// Bounds on what clients may make the server hold.
     pub limits: Limits,
-    /// When a device that removes a large part of a folder is held.
+    /// A proxy that adds TLS stands before the address, so that it may be one that other machines reach.
+    pub behind_proxy: bool,
+    /// The address may be one that other machines reach over plain HTTP.
+    pub insecure_http: bool,
+    /// When removes of a large part of a folder are held back.
     pub hold: HoldRule,
 }
 
@@ -24,7 +28,7 @@ impl Config {
     /// The usual settings over a directory.
     pub fn new(data: impl Into<PathBuf>) -> Self {
         let (listen, limits, hold) = (LISTEN_DEFAULT.to_owned(), Limits::default(), HoldRule::default());
-        Self { data: data.into(), listen, limits, hold }
+        Self { data: data.into(), listen, limits, behind_proxy: false, insecure_http: false, hold }
     }
 
     /// The same, on another address.

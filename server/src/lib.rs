@@ -1,8 +1,8 @@
 //! The syncmount server: holds shared folders and serves them over HTTP.
 //!
 //! `api` translates HTTP, `service` has the rules, `meta` and `blob` keep what must survive, `wake` tells held polls of
-//! changes, `cli` is the program's command line. Everything can be used as a library: [`Server`] for a whole server in this process, [`Service`] for one
-//! without sockets.
+//! changes, `descriptors` bounds open files, `cli` is the program's command line. Everything can be used as a library:
+//! [`Server`] for a whole server in this process, [`Service`] for one without sockets.
 
 #![forbid(unsafe_code)]
 #![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used))]
@@ -11,8 +11,11 @@ pub mod api;
 pub mod blob;
 pub mod cli;
 pub mod config;
+pub mod confine;
 pub mod data;
+pub mod descriptors;
 pub mod meta;
+mod private;
 pub mod server;
 pub mod service;
 pub mod wake;

@@ -2,10 +2,11 @@
 
 use crate::api::{self, State};
 use crate::config::Config;
-use crate::data::{Data, DataError};
+use crate::data::{Data, DataError, is_in_use};
+use crate::descriptors;
 use crate::service::{Service, ServiceError};
 use std::io;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, ToSocketAddrs as _};
 use std::path::Path;
 use std::time::Duration;
 use tokio::net::TcpListener;
@@ -29,6 +30,16 @@ pub enum ServerError {
         /// Why it failed.
         source: io::Error,
     },
+    /// Other machines can reach the address, where tokens and files would travel unencrypted.
+    #[error(
+        "other machines can reach {listen} over plain HTTP, which shows tokens and files to everyone on the way: listen on \
+         127.0.0.1 behind a proxy that adds TLS, or say --behind-proxy if such a proxy stands before this address, or \
+         --insecure-http if the network can be trusted"
+    )]
+    InTheOpen {
+        /// What was asked for.
+        listen: String,
+    },
     /// The stores did not close.
     #[error("the data did not close cleanly: {0}")]
     Close(ServiceError),
@@ -48,11 +59,23 @@ pub struct Server {
 impl Server {
     /// Takes the data directory and the address.
     pub async fn open(config: Config) -> Result<Self, ServerError> {
-        let data = Data::take(&config.data).await?;
-        data.service.set_hold_rule(config.hold);
         let refused = |source| ServerError::Listen { listen: config.listen.clone(), source };
         let listener = TcpListener::bind(&config.listen).await.map_err(refused)?;
         let address = listener.local_addr().map_err(refused)?;
+        let is_open = is_in_the_open(address, &config);
+        if is_open && !is_in_use(&config.data) {
+            return Err(ServerError::InTheOpen { listen: config.listen });
+        }
+        let data = Data::take(&config.data).await?;
+        if is_open {
+            if !data.may_listen_in_the_open(address.ip()).await? {
+                return Err(ServerError::InTheOpen { listen: config.listen });
+            }
+            tracing::warn!(%address, "other machines can reach this address over plain HTTP, which shows tokens and files to \
+                everyone on the way: listen on 127.0.0.1 behind a proxy that adds TLS, or say --behind-proxy or --insecure-http");
+        }
+        data.end_upgrade().await?;
+        data.service.set_hold_rule(config.hold);
         Ok(Self { data, listener, address, config })
     }
 
@@ -76,11 +99,15 @@ impl Server {
         let Self { data, listener, config, .. } = self;
         let service = data.service.clone();
         let stopping = CancellationToken::new();
-        let state = State::new(service.clone(), config.limits, stopping.clone());
+        let mut limits = config.limits;
+        limits.connections_max = limits.connections_max.min(descriptors::connections_max());
+        let state = State::new(service.clone(), limits, stopping.clone());
         let tidy = tokio::spawn(keep_tidy(service.clone(), stopping.clone()));
+        let informed = tokio::spawn(keep_informed(service.clone(), stopping.clone()));
         api::serve(listener, state, stop).await;
         stopping.cancel();
         tidy.await.map_err(|_| ServerError::Panicked)?;
+        informed.await.map_err(|_| ServerError::Panicked)?;
         let closed = tokio::task::spawn_blocking(move || service.close()).await;
         drop(data);
         closed.map_err(|_| ServerError::Panicked)?.map_err(ServerError::Close)
@@ -138,4 +165,29 @@ async fn keep_tidy(service: Service, stopping: CancellationToken) {
             }
         }
     }
+}
+
+/// Tells held polls and streams what commands beside the server do: tokens that are revoked, folders that go back.
+async fn keep_informed(service: Service, stopping: CancellationToken) {
+    loop {
+        tokio::select! {
+            () = stopping.cancelled() => return,
+            () = service.follow_others() => (),
+        }
+    }
+}
+
+/// Refuses a new server at an address that other machines reach, before anything is made. An address that cannot be resolved is
+/// refused where the server listens.
+pub(crate) fn refuse_in_the_open(config: &Config) -> Result<(), ServerError> {
+    let mut addresses = config.listen.to_socket_addrs().into_iter().flatten();
+    if addresses.any(|address| is_in_the_open(address, config)) && !is_in_use(&config.data) {
+        return Err(ServerError::InTheOpen { listen: config.listen.clone() });
+    }
+    Ok(())
+}
+
+/// Whether other machines can reach the address, and nothing was said about that.
+fn is_in_the_open(address: SocketAddr, config: &Config) -> bool {
+    !address.ip().to_canonical().is_loopback() && !config.behind_proxy && !config.insecure_http
 }

@@ -29,6 +29,13 @@ impl Wake {
             sender.send_replace(());
         }
     }
+
+    /// Something has changed that may concern every poller, such as which tokens are valid.
+    pub fn all(&self) {
+        for sender in self.folders.lock().values() {
+            sender.send_replace(());
+        }
+    }
 }
 
 impl Ticket {
@@ -57,5 +64,7 @@ mod tests {
         wake.changed(mine);
         assert!(ticket.wait().now_or_never().is_some());
         assert!(ticket.wait().now_or_never().is_none(), "a change wakes once");
+        wake.all();
+        assert!(ticket.wait().now_or_never().is_some());
     }
 }

@@ -7,6 +7,7 @@
 //! order is any: the user goes on while events wait, and the folder looks at any part of the hints.
 
 use crate::pairs::{Shows, Side};
+use crate::pairs_folder::WORK;
 use crate::support::Dice;
 use rand::RngExt as _;
 use std::collections::{BTreeMap, BTreeSet, HashSet, VecDeque};
@@ -196,6 +197,7 @@ impl Run {
             for entry in inside {
                 let path = dir.join(entry.file_name());
                 match entry.file_type()?.is_dir() {
+                    true if path == Path::new(WORK) => {}
                     true => dirs.push(path),
                     false if path == Path::new(".syncmount-folder") => {}
                     false => files.push(path),

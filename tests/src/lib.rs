@@ -2,6 +2,7 @@
 
 pub mod bench;
 pub mod follow;
+pub mod fuzzed;
 pub mod hinted;
 pub mod pairs;
 mod pairs_folder;

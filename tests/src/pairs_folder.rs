@@ -17,6 +17,9 @@ use syncmount_common::{NodeId, Timestamp};
 use syncmount_engine::Engine;
 use tempfile::TempDir;
 
+/// Where a watched folder has files on their way.
+pub(crate) const WORK: &str = ".syncmount-work-0.part";
+
 /// The tree of a side, which its folder looks at.
 #[derive(Clone)]
 pub(crate) struct Shared {
@@ -93,7 +96,7 @@ impl PlainFolder {
     pub(crate) fn new(shared: Shared) -> Self {
         let root = tempfile::tempdir().expect("there is a temporary directory");
         fs::write(root.path().join(".syncmount-folder"), "").expect("it is writable");
-        let folder = Folder::new(shared.clone(), root.path().into(), Vec::new()).expect("it can be read");
+        let folder = Folder::new(shared.clone(), root.path(), Vec::new()).expect("it can be read");
         let told: Arc<Mutex<Vec<Told>>> = Arc::default();
         let tell = told.clone();
         let bytes = folder.bytes(move |what| tell.lock().expect("nobody panics with it").push(what));
@@ -199,7 +202,7 @@ impl PlainFolder {
         self.shared.lives.set(None);
         self.running.clear();
         let rows = self.shared.kept.borrow().iter().map(|(id, row)| (*id, row.clone())).collect();
-        self.folder = Folder::new(self.shared.clone(), self.root.path().into(), rows).map_err(|e| e.to_string())?;
+        self.folder = Folder::new(self.shared.clone(), self.root.path(), rows).map_err(|e| e.to_string())?;
         let tell = self.told.clone();
         self.bytes = self.folder.bytes(move |what| tell.lock().expect("nobody panics with it").push(what));
         Ok(true)
@@ -273,6 +276,11 @@ impl PlainFolder {
                 let path = entry?.path();
                 let name = path.strip_prefix(self.root.path()).map_err(io::Error::other)?.display().to_string();
                 if name == ".syncmount-folder" {
+                    continue;
+                }
+                if name == WORK {
+                    // It stays; what is left in it would be found.
+                    todo.push(path);
                     continue;
                 }
                 let metadata = fs::symlink_metadata(&path)?;

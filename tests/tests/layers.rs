@@ -28,7 +28,7 @@ const RULES: &[Rule] = &[
     Rule {
         within: &["mountfs"],
         words: &["windows_sys", "std::os::windows"],
-        allowed: &["mountfs/src/system", "mountfs/src/watch/platform.rs"],
+        allowed: &["mountfs/src/system", "mountfs/src/watch/beneath/windows.rs"],
     },
     Rule {
         within: &["common", "mountfs", "server"],
@@ -36,6 +36,25 @@ const RULES: &[Rule] = &[
         allowed: &["mountfs/src/watch/hints.rs"],
     },
     Rule { within: &["server"], words: &["object_store::"], allowed: &["server/src/blob"] },
+    // What is printed is escaped in one place of each program.
+    Rule {
+        within: &["common", "mountfs", "server"],
+        words: &[
+            "print!(",
+            "println!(",
+            "stdout().lock()",
+            "stderr().lock()",
+            "writeln!(io::std",
+            "tracing_subscriber::fmt()",
+        ],
+        // The background process speaks over a pipe to the one that printed nothing yet.
+        allowed: &[
+            "mountfs/src/terminal.rs",
+            "mountfs/src/logging.rs",
+            "mountfs/src/background.rs",
+            "server/src/cli.rs",
+        ],
+    },
     Rule {
         within: &["common", "mountfs/engine"],
         words: &["tokio", "std::fs", "std::net", "std::process", "SystemTime", "Instant::now", "std::thread"],
@@ -110,4 +129,58 @@ fn the_engine_and_what_is_common_depend_on_nothing_that_does_io() {
             assert!(!found, "{package} depends on {word}");
         }
     }
+}
+
+/// What reaches something by a path, whatever was put in the place of its directories.
+const BY_PATH: &[&str] = &[
+    "fs::read",
+    "fs::write",
+    "fs::rename",
+    "fs::remove",
+    "fs::create",
+    "fs::metadata",
+    "fs::symlink",
+    "fs::set_permissions",
+    "fs::hard_link",
+    "fs::copy",
+    "fs::canonicalize",
+    "fs::exists",
+    "File::open",
+    "File::create",
+    "File::options",
+    "OpenOptions",
+    ".symlink_metadata(",
+    ".canonicalize(",
+    ".read_dir(",
+    ".read_link(path",
+    ".exists(",
+    "rustix::fs",
+    "CWD",
+    "sync_dir(",
+];
+
+#[test]
+fn watch_mode_touches_its_folder_by_handles_only() {
+    // The first owns the handles. The second copies the state, which does not lie in the folder.
+    let allowed = ["mountfs/src/watch/beneath", "mountfs/src/watch/dry_run.rs"];
+    let (root, mut broken, mut seen) = (root(), Vec::new(), 0);
+    for path in sources(&root.join("mountfs")) {
+        let name = path.strip_prefix(&root).unwrap();
+        if !name.starts_with("mountfs/src/watch") || allowed.iter().any(|allowed| name.starts_with(allowed)) {
+            continue;
+        }
+        seen += 1;
+        let text = fs::read_to_string(&path).unwrap();
+        let code = text.split("#[cfg(test)]\nmod tests").next().unwrap();
+        for (number, line) in code.lines().enumerate() {
+            let words = BY_PATH.iter().filter(|word| uses(line, word));
+            broken.extend(words.map(|word| format!("{}:{}: `{word}`", name.display(), number + 1)));
+        }
+    }
+    assert!(seen > 10, "the sources were found");
+    assert!(broken.is_empty(), "by a path:\n{}", broken.join("\n"));
+    // There, one path is given to the system: that of the root, which its owner has named.
+    let unix = fs::read_to_string(root.join("mountfs/src/watch/beneath/unix.rs")).unwrap();
+    let by_path = unix.lines().filter(|line| uses(line, "CWD") && !line.starts_with("use ")).count();
+    assert_eq!(by_path, unix.matches("openat(CWD, path,").count() + unix.matches("openat(CWD, &self.path,").count());
 }

@@ -40,8 +40,8 @@ pub struct Cursor {
     pub epoch: Epoch,
     /// The last change known.
     pub seq: Seq,
-    /// The tag of the commit that `seq` belongs to; 0: none, and the server does not check it. It tells a server that was
-    /// restored from a backup and has gone on since that this position is not in its history.
+    /// The tag of this position; 0: none, and the server does not check it. It tells a server that was restored from a backup
+    /// and has gone on since that this position is not in its history.
     #[serde(with = "tag", default)]
     #[cfg_attr(feature = "schema", schema(value_type = String))]
     pub tag: u64,

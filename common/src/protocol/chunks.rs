@@ -42,7 +42,7 @@ pub struct ChunkList {
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(ToSchema))]
 pub struct FetchList {
-    /// At most [`HASHES_MAX`].
+    /// At most [`HASHES_MAX`], none of them twice.
     pub chunks: Vec<ChunkHash>,
     /// Some of them, at most [`DELTAS_MAX`], that may be answered by their differences. Only for servers that take it
     /// ([`super::features::Feature::FetchDeltas`]).

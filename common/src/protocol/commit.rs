@@ -25,7 +25,8 @@ use utoipa::ToSchema;
 /// The largest number of operations in one batch.
 pub const OPS_MAX: usize = 10_000;
 
-/// The largest body of one commit, in bytes.
+/// The largest body of one commit, in bytes. A client cuts its batches so that the JSON of one has at most 16 MiB, unless a
+/// single content needs more: a server parses what is longer only while it does nothing else with much memory.
 pub const COMMIT_LEN_MAX: usize = 64 * 1024 * 1024;
 
 /// A content that the batch's operations may refer to.
@@ -34,7 +35,7 @@ pub const COMMIT_LEN_MAX: usize = 64 * 1024 * 1024;
 pub struct NewContent {
     /// What it consists of. Each chunk is known to the server or rides along.
     pub manifest: Manifest,
-    /// SHA-256 of the whole file if it is known.
+    /// SHA-256 of the whole file. A server refuses one that the manifest shows to be wrong, and keeps none; earlier ones did.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub sha256: Option<FileHash>,
 }
@@ -50,7 +51,7 @@ pub struct ChangedContent {
     pub base: ContentHash,
     /// The difference of the manifests ([`crate::delta`]).
     pub delta: Delta,
-    /// SHA-256 of the whole file if it is known.
+    /// SHA-256 of the whole file. A server refuses one that the manifest shows to be wrong, and keeps none; earlier ones did.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub sha256: Option<FileHash>,
 }

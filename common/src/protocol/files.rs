@@ -1,7 +1,8 @@
 //! The plain file API, for people and scripts: `/v1/folders/FOLDER/files/PATH`.
 //!
 //! `GET` of a file answers its bytes (`Range`, `ETag`, `If-None-Match`), of a directory its [`Listing`]. `?info` answers
-//! [`FileInfo`], `?versions` answers [`Versions`], `?version=REV` an older version's bytes. `PUT` stores the body as the
+//! [`FileInfo`] (`?info=sha256` waits until the SHA-256 is computed, if it is not known; an earlier server takes that for
+//! `?info`), `?versions` answers [`Versions`], `?version=REV` an older version's bytes. `PUT` stores the body as the
 //! file (`If-Match`, `If-None-Match: *`; missing directories are made; `?mtime=NANOSECONDS`), with `?dir` it makes a
 //! directory. `DELETE` removes a file, an empty directory, or with `?recursive` a whole one. `PATH` is percent-encoded.
 
@@ -33,7 +34,7 @@ pub struct FileInfo {
     pub mtime: Timestamp,
     /// Size in bytes; 0 for directories.
     pub size: u64,
-    /// SHA-256 of the whole file, if known.
+    /// SHA-256 of the whole file, if the server has computed it.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub sha256: Option<FileHash>,
     /// Names the content; the `ETag` of the file is this in quotes.
@@ -68,7 +69,7 @@ pub struct Version {
     pub received: Timestamp,
     /// Size in bytes.
     pub size: u64,
-    /// SHA-256 of the whole file, if known.
+    /// SHA-256 of the whole file, if the server has computed it.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub sha256: Option<FileHash>,
     /// Names the content.

@@ -1,8 +1,9 @@
 //! `GET /v1/folders/FOLDER/holds`, `POST /v1/folders/FOLDER/holds/DEVICE/allow` and `…/deny`: the stop for mass deletes.
 //!
-//! A device that removes a large part of a folder within an hour is held: a commit of its that removes more is refused with
-//! the error `held` and [`HeldDetails`] until somebody allows it. Other commits of the same device go through. `DEVICE` is
-//! the device's id or its name. Both requests answer the [`Hold`] as it is then and may be repeated.
+//! A token whose devices remove a large part of a folder within an hour is held: a commit with it that removes more is
+//! refused with the error `held` and [`HeldDetails`] until an operator allows it. Other commits go through. `DEVICE` is the
+//! id or the name of the device that was the first to be refused, or `token:NAME`. Both requests want the token `admin`,
+//! answer the [`Hold`] as it is then, and may be repeated. A no also puts back what the same burst took away before.
 
 use super::changes::Device;
 use crate::ids::DeviceId;

@@ -1,4 +1,5 @@
-//! History tags: a random number that the server gives each commit, so that a history that went another way is recognised.
+//! History tags: 64 bits that the server gives each position in a history, so that a history that went another way is
+//! recognised. They mean nothing to a client.
 //!
 //! As text a tag is 16 hexadecimal digits: a JSON number of 64 bits loses its last digits in many languages. 0 stands for
 //! no tag.

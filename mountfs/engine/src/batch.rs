@@ -19,6 +19,10 @@ pub(crate) const OPS_PER_BATCH: usize = 1000;
 /// How many bytes of small files a batch may carry: two of the largest batches fit into the memory set aside for them.
 const INLINE_PER_BATCH: u64 = 4 * 1024 * 1024;
 
+/// What an extent of a manifest takes in JSON, in bytes: a server wants no more than 16 MiB of JSON in one commit that can be
+/// two.
+const EXTENT_LEN: usize = 50;
+
 /// Files up to this size ride inside commits.
 pub const INLINE_FILE_MAX: u64 = 64 * 1024;
 
@@ -67,7 +71,9 @@ impl Engine {
     /// an answer, always with the same op id, then call [`Engine::committed`]. If no attempt has reached the server,
     /// [`CommitAnswer::NotSent`] is an answer too. Whose session it is, the driver knows.
     pub fn next_commit(&mut self, now: Timestamp) -> Option<CommitRequest> {
-        if self.in_flight.is_some() || self.feed.has_news() || self.feed.awaits_page() || self.tree.dirty_len() == 0 {
+        let feed = &self.feed;
+        let listens_first = feed.has_news() || feed.awaits_page() || feed.is_unsound();
+        if self.in_flight.is_some() || listens_first || self.tree.dirty_len() == 0 {
             return None;
         }
         self.end_rests(now);
@@ -233,6 +239,7 @@ impl Engine {
             }
             // A content without its manifest came from the server, which therefore has it.
             if let Some(manifest) = &content.manifest {
+                batch.inline += (manifest.extents().len() * EXTENT_LEN) as u64;
                 batch.contents.push(NewContent { manifest: Manifest::clone(manifest), sha256: content.sha256 });
             }
         }
@@ -399,9 +406,9 @@ fn update_op(id: NodeId, base: Rev, local: &State, synced: &State) -> Part {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::RenameMode;
     use crate::rig::{Rig, name};
-    use syncmount_common::Attrs;
+    use crate::{Draft, PrepareAnswer, RenameMode};
+    use syncmount_common::{Attrs, ChunkHash, Extent};
 
     const ROOT: NodeId = NodeId::ROOT;
 
@@ -419,6 +426,22 @@ mod tests {
         let batches = rig.sync();
         assert_eq!(batches.len(), 1);
         assert_eq!(ids(&batches[0]), HashSet::from([a, b]));
+    }
+
+    #[test]
+    fn files_of_many_extents_go_one_after_another() {
+        let mut rig = Rig::new();
+        let count = (INLINE_PER_BATCH as usize).div_ceil(EXTENT_LEN);
+        for seed in 1..=3 {
+            let body = Body::File(FileBody::Draft(Box::new(Draft { ready: true, size: 1, ..Draft::empty() })));
+            let attrs = Attrs { mode: 0o644, mtime: crate::rig::NOW };
+            let file = rig.engine.create(ROOT, name(&format!("f{seed}")), attrs, body, crate::rig::NOW).unwrap();
+            let chunk = Extent::Chunk { hash: ChunkHash::of(&[seed]), len: 1 };
+            let content = Content::of(Manifest::new(vec![chunk; count]).unwrap(), None);
+            rig.engine.prepared(file, 0, PrepareAnswer::Ready(Arc::new(content)), crate::rig::NOW);
+        }
+        let batches = rig.sync();
+        assert_eq!(batches.iter().map(Vec::len).collect::<Vec<_>>(), [1, 1, 1]);
     }
 
     #[test]

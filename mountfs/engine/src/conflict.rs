@@ -3,6 +3,7 @@
 use crate::state::State;
 use jiff::tz::TimeZone;
 use syncmount_common::name::NAME_LEN_MAX;
+use syncmount_common::text::steers;
 use syncmount_common::{Name, NodeKind, Timestamp};
 
 /// Whether `a` keeps a name that `b` claims too: a directory does, else the newer mtime, else the one that the server
@@ -23,7 +24,8 @@ pub fn conflict_name(name: &Name, device: &str, at: Timestamp, taken: impl Fn(&N
     // A note without an extension behind it has dots of its own.
     let (stem, extension) = split(without_note(name.as_bytes()));
     let stem = without_note(stem);
-    let device: String = device.chars().map(|c| if "/\\:*?\"<>|\0()".contains(c) { '-' } else { c }).take(40).collect();
+    let is_plain = |c: char| !"/\\:*?\"<>|()".contains(c) && !steers(c);
+    let device: String = device.chars().map(|c| if is_plain(c) { c } else { '-' }).take(40).collect();
     let time = time_text(at);
     (1u32..)
         .find_map(|count| {
@@ -99,6 +101,13 @@ mod tests {
         assert_eq!(named("Makefile", &[]), plain);
         assert_eq!(named(plain, &[]), plain);
         assert_eq!(named(plain, &[plain]), "Makefile (conflict, anna's laptop, 2026-11-22 10.15.30 2)");
+    }
+
+    #[test]
+    fn a_device_cannot_steer_a_terminal_by_its_name() {
+        let name = Name::try_from("a.txt").unwrap();
+        let copy = conflict_name(&name, "x\u{202e}\x1b[2J\u{2028}", Timestamp(0), |_| false).to_string();
+        assert_eq!(copy, "a (conflict, x--[2J-, 1970-01-01 00.00.00).txt");
     }
 
     proptest! {

@@ -206,6 +206,10 @@ impl Engine {
         }
         // A large folder that has arrived leaves room for as many.
         self.effects.shrink_to(EFFECTS_ROOM);
+        if self.feed.is_unsound() {
+            // Preparing sends what a commit cannot carry.
+            return None;
+        }
         while self.preparing.len() < PREPARING_MAX {
             let (node, upload) = self.to_prepare.pop_front()?;
             let Some(draft) = self.draft(node) else { continue };
@@ -245,7 +249,7 @@ impl Engine {
     /// Whether bytes of a node may go to the server, as far as names and their rules are known by now.
     pub fn may_be_sent(&self, node: NodeId) -> bool {
         let is_shared = self.tree.get(node).is_some_and(Entry::is_shared);
-        is_shared && !self.rules_asked && self.rescope_first == 0
+        is_shared && !self.rules_asked && self.rescope_first == 0 && !self.feed.is_unsound()
     }
 
     /// Whether [`Self::poll`] may have work, beside what was to be done before the last call.

@@ -25,6 +25,7 @@ mod reconcile;
 #[cfg(test)]
 mod rig;
 mod scope;
+mod soundness;
 mod state;
 mod tree;
 
@@ -36,5 +37,6 @@ pub use observed::{Observation, Taken};
 pub use output::{Changed, CommitAnswer, Effect, Position, PrepareAnswer, Record};
 pub use reconcile::{Copy, Facts, Kept, Merged, merge};
 pub use scope::{RULES_NAME, Rules, Scope};
+pub use soundness::{Fault, Unsound};
 pub use state::{Body, Draft, FileBody, Names, Row, RowSynced, State};
 pub use tree::{Entry, Synced};

@@ -6,7 +6,7 @@ use crate::scope::Scope;
 use crate::state::{Body, Draft, FileBody, Names, State, in_order};
 use smallvec::smallvec;
 use std::sync::Arc;
-use syncmount_common::node::NAMES_MAX;
+use syncmount_common::node::{LEVELS_MAX, NAMES_MAX};
 use syncmount_common::{Attrs, Content, ContentHash, Name, NodeId, NodeKind, Placement, Timestamp, Xattrs};
 
 /// Why a change of the tree is refused. The names are POSIX's.
@@ -36,6 +36,9 @@ pub enum Refusal {
     /// EINVAL: a directory into itself.
     #[error("a directory cannot be moved into itself")]
     IntoItself,
+    /// ENAMETOOLONG: too many directories would lie in each other.
+    #[error("at most 2,048 directories can lie in each other")]
+    TooDeep,
     /// EXDEV: from the folder to where names stay on this machine, of what cannot simply change sides. A copy can.
     #[error("it cannot be moved where names stay on this machine; it can be copied")]
     OtherScope,
@@ -134,6 +137,9 @@ impl Engine {
         self.require_dir(parent)?;
         if self.tree.child(parent, name.as_bytes()).is_some() {
             return Err(Refusal::Exists);
+        }
+        if body == Body::Dir {
+            self.require_level(parent)?;
         }
         let id = self.new_id(now);
         let place = Placement { parent, name };
@@ -260,6 +266,9 @@ impl Engine {
         if self.tree.is_dir(id) && self.tree.is_within(to.parent, id) {
             return Err(Refusal::IntoItself);
         }
+        if self.tree.is_dir(id) && from.parent != to.parent {
+            self.require_level(to.parent)?;
+        }
         match (mode, target) {
             (RenameMode::NoReplace, Some(_)) => Err(Refusal::Exists),
             (RenameMode::Exchange, None) => Err(Refusal::NotFound),
@@ -277,6 +286,14 @@ impl Engine {
                 Ok(Renamed { replaced: None, became: self.replace_place(id, &from, &to, crossing, now) })
             }
         }
+    }
+
+    /// There may be a directory in `parent`, which is not too far below the root for that.
+    fn require_level(&self, parent: NodeId) -> Result<(), Refusal> {
+        let above = |id: &NodeId| self.tree.local(*id)?.names.first().map(|place| place.parent);
+        let levels = std::iter::successors(Some(parent), above).take(LEVELS_MAX + 1).count();
+        // The root is one of them and counts for the directory itself.
+        if levels > LEVELS_MAX { Err(Refusal::TooDeep) } else { Ok(()) }
     }
 
     /// What a node becomes at a place, which it takes from `other`.
@@ -310,6 +327,9 @@ impl Engine {
     ) -> Result<Renamed, Refusal> {
         if self.tree.is_dir(b) && self.tree.is_within(place_a.parent, b) {
             return Err(Refusal::IntoItself);
+        }
+        if self.tree.is_dir(b) && place_a.parent != place_b.parent {
+            self.require_level(place_a.parent)?;
         }
         let (to_b, to_a) = (self.crossing(a, &place_b, Some(b))?, self.crossing(b, &place_a, Some(a))?);
         self.tree.detach(a);
@@ -499,6 +519,27 @@ mod tests {
         assert_eq!(rename("file", ROOT, "no", RenameMode::Exchange), Err(Refusal::NotFound));
         assert_eq!(rename("dir", ROOT, "dir", RenameMode::Replace), Ok(Renamed::default()));
         assert_eq!(rig.engine.remove(ROOT, b"dir", true, NOW), Err(Refusal::NotEmpty));
+    }
+
+    #[test]
+    fn directories_lie_in_each_other_up_to_a_depth() {
+        let mut rig = Rig::new();
+        let mut last = ROOT;
+        for _ in 0..LEVELS_MAX {
+            last = rig.mkdir(last, "d");
+        }
+        rig.file(last, "f", 1);
+        let other = rig.mkdir(ROOT, "other");
+        rig.mkdir(other, "inner");
+        let attrs = Attrs { mode: 0o755, mtime: NOW };
+        assert_eq!(rig.engine.create(last, name("x"), attrs, Body::Dir, NOW), Err(Refusal::TooDeep));
+        let mut rename = |to| rig.engine.rename((ROOT, b"other"), (to, name("x")), RenameMode::Replace, NOW);
+        assert_eq!(rename(last), Err(Refusal::TooDeep));
+        // What lies in something that is moved is not counted.
+        let above = rig.engine.local(last).unwrap().names[0].parent;
+        let mut rename = |to| rig.engine.rename((ROOT, b"other"), (to, name("x")), RenameMode::Replace, NOW);
+        assert!(rename(above).is_ok());
+        rig.sync();
     }
 
     fn place(text: &str) -> Placement {

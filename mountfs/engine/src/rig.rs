@@ -26,6 +26,8 @@ pub(crate) struct Rig {
     /// The end of this device's newest commit.
     own: Option<Cursor>,
     rules: Option<Arc<dyn Rules>>,
+    /// What the server says may be no folder.
+    pub(crate) is_lied_to: bool,
 }
 
 /// What a device has kept at some time.
@@ -66,6 +68,7 @@ impl Rig {
             position: Position::default(),
             own: None,
             rules: None,
+            is_lied_to: false,
         }
     }
 
@@ -95,6 +98,7 @@ impl Rig {
         self.unanswered = record.unanswered.unwrap_or_else(|| self.unanswered.clone());
         self.position = record.position.unwrap_or(self.position);
         self.engine.check();
+        assert!(self.is_lied_to || self.engine.unsound().is_none(), "{:?}", self.engine.unsound());
     }
 
     /// These names stay here from now on.

@@ -79,24 +79,45 @@ pub trait ControlHandler: Send + Sync + 'static {
     fn pins(&self) -> Vec<Pin>;
 }
 
-#[derive(Debug, PartialEq, Serialize, Deserialize)]
+/// A request, one line of JSON.
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "request", rename_all = "snake_case", deny_unknown_fields)]
-enum Request {
+pub enum Request {
+    /// [`ControlHandler::status`].
     Status,
+    /// Wait until everything is sent.
     Drain {
+        /// The longest wait in milliseconds; absent: no limit.
         #[serde(default)]
         timeout_ms: Option<u64>,
     },
+    /// [`ControlHandler::stop`].
     Stop {
+        /// Also if files are open.
         #[serde(default)]
         force: bool,
     },
+    /// [`ControlHandler::verify_cache`].
     VerifyCache,
+    /// [`ControlHandler::pin`].
     Pin {
+        /// The inode number.
         ino: u64,
+        /// `true`: pin; `false`: unpin.
         keep: bool,
     },
+    /// [`ControlHandler::pins`].
     Pins,
+}
+
+impl Request {
+    /// Reads a line without its end.
+    ///
+    /// # Errors
+    /// The line is no request; the text says what is wrong with it.
+    pub fn parse(line: &[u8]) -> Result<Self, String> {
+        serde_json::from_slice(line).map_err(|error| error.to_string())
+    }
 }
 
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
@@ -333,7 +354,7 @@ async fn serve(stream: ServerStream, server: &Server) -> io::Result<()> {
     let mut stream = BufReader::new(stream);
     loop {
         let request = match timeout(LINE_TIMEOUT, read_line(&mut stream, REQUEST_LEN_MAX)).await? {
-            Ok(Some(line)) => serde_json::from_slice(&line).map_err(|error| error.to_string()),
+            Ok(Some(line)) => Request::parse(&line),
             Ok(None) => return Ok(()),
             Err(error) if error.kind() == io::ErrorKind::InvalidData => Err(error.to_string()),
             Err(error) => return Err(error),

@@ -8,6 +8,7 @@ use crate::files::{Overlay, Segment};
 use crate::ports::RemoteError;
 use crate::store::Entry;
 use crate::system::{at, files};
+use indicatif::HumanBytes;
 use lru::LruCache;
 use parking_lot::{Condvar, Mutex};
 use std::collections::{HashMap, HashSet};
@@ -18,6 +19,7 @@ use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+use syncmount_common::manifest::FILE_SIZE_MAX;
 use syncmount_common::{ChunkHash, Content, ContentHash, Extent, Manifest, NodeId};
 use syncmount_engine::{Body, FileBody};
 
@@ -30,6 +32,9 @@ const REQUESTS_MAX: usize = 6;
 /// Manifests kept in memory.
 const MANIFESTS_MAX: usize = 256;
 
+/// How long a manifest is waited for that a local file is to be compared with.
+const COMPARE_PATIENCE: Duration = Duration::from_secs(20);
+
 /// Why bytes of a content cannot be had now.
 #[derive(Debug, thiserror::Error)]
 pub enum ReadError {
@@ -39,6 +44,9 @@ pub enum ReadError {
     /// The server does not have them, or has damaged ones.
     #[error("the server cannot give the bytes: {0}")]
     Unavailable(String),
+    /// The disk cannot hold them: it lacks so many bytes. Nothing was fetched.
+    #[error("the disk has no room for it: {} more are needed; it is fetched when they are there", HumanBytes(*.0))]
+    NoRoom(u64),
     /// The disk.
     #[error(transparent)]
     Io(#[from] io::Error),
@@ -272,22 +280,36 @@ impl Client {
         base: impl FnOnce() -> Option<Arc<Manifest>>,
         deadline: Instant,
     ) -> Result<Arc<Manifest>, ReadError> {
-        if let Some(manifest) = &content.manifest {
-            return Ok(Arc::new(manifest.clone()));
+        if content.size > FILE_SIZE_MAX {
+            return Err(ReadError::Unavailable("it says that the file is larger than a file can be".into()));
         }
-        if let Some(manifest) = self.manifests.known(&content.hash) {
+        if let Some(manifest) = self.manifest_here(content) {
             return Ok(manifest);
         }
         let base = base();
         let manifest = self.until(deadline, || self.remote.manifest(&content.hash, base.as_deref()))?;
         let manifest = Arc::new(manifest);
         self.manifests.remember(content.hash, manifest.clone())?;
+        if manifest.size() != content.size {
+            return Err(ReadError::Unavailable("its description is of another size".into()));
+        }
         Ok(manifest)
     }
 
     /// The manifest of a content, if it is on this machine.
     pub fn manifest_here(&self, content: &Content) -> Option<Arc<Manifest>> {
-        content.manifest.clone().map(Arc::new).or_else(|| self.manifests.known(&content.hash))
+        // Earlier versions took what came inside of a node without a look at it.
+        let inside = content.manifest.as_ref().filter(|manifest| manifest.content_hash() == content.hash);
+        let here = inside.cloned().map(Arc::new).or_else(|| self.manifests.known(&content.hash));
+        here.filter(|manifest| manifest.size() == content.size)
+    }
+
+    /// The manifest of a content that a local file is compared with: what is here, or what the server gives soon.
+    pub fn manifest_to_compare(&self, content: &Content) -> Option<Arc<Manifest>> {
+        let deadline = Instant::now() + if self.link.is_online() { COMPARE_PATIENCE } else { Duration::ZERO };
+        self.manifest_like(content, || None, deadline)
+            .inspect_err(|error| tracing::debug!(%error, "a file cannot be compared with what the server has"))
+            .ok()
     }
 
     /// Repeats a request until it is answered or the time is up.

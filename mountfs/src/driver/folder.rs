@@ -9,10 +9,11 @@ use super::former::Places;
 use super::{Client, ReadError, rows};
 use crate::files::StagingFile;
 use crate::store::{Record, STAGING_ID_MAX};
+use crate::system::{at, files, holes};
 use parking_lot::Mutex;
 use std::collections::{HashMap, HashSet};
 use std::fs::File;
-use std::io::{self, Read as _, Seek as _, Write as _};
+use std::io::{self, Seek as _, Write as _};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use syncmount_common::chunker::{ChunkSizes, Chunker};
@@ -25,9 +26,6 @@ const FETCH_LEN: u64 = 4 * 1024 * 1024;
 
 /// How long one request for chunks may take.
 const FETCH_PATIENCE: Duration = Duration::from_secs(120);
-
-/// Bytes of an older version read at a time.
-const READ_LEN: usize = 1024 * 1024;
 
 /// Files of which it is kept where their chunks are while another is put together.
 const FORMERS_MAX: usize = 2;
@@ -121,7 +119,12 @@ impl Client {
             let mut engine = self.engine.write();
             let more = changes.page.more;
             engine.page(ask, changes.page);
+            self.link.up();
             while engine.poll(super::now()).is_some() {}
+            if let Some(unsound) = engine.unsound() {
+                let why = format!("what the server says is no folder: {unsound}");
+                return Err(crate::ports::RemoteError::Protocol(why));
+            }
             if !more {
                 return Ok(());
             }
@@ -212,18 +215,17 @@ impl Client {
         old: Option<File>,
         known: Option<ContentHash>,
     ) -> Result<(), ReadError> {
-        out.set_len(content.size)?;
         let base = || self.manifest_alike(node, content, known);
         let manifest = self.manifest_like(content, base, Instant::now() + FETCH_PATIENCE)?;
-        if manifest.size() != content.size {
-            return Err(ReadError::Unavailable("its description is of another size".into()));
-        }
         let mut lacking = Lacking { places: HashMap::new(), formers: Vec::new() };
         for (offset, extent) in manifest.with_offsets() {
             if let Extent::Chunk { hash, len } = extent {
                 lacking.places.entry(hash).or_insert((len, Vec::new())).1.push(offset);
             }
         }
+        let data = manifest.chunks().map(|(_, len)| u64::from(len)).sum();
+        let _room = self.folder_space.promise(data, files::free_bytes_beside(out)?).map_err(ReadError::NoRoom)?;
+        out.set_len(content.size)?;
         if let Some(old) = old {
             take_from_old(old, content.size, out, &mut lacking);
         }
@@ -369,28 +371,34 @@ fn take_from_old(old: File, new_len: u64, out: &File, lacking: &mut Lacking) {
 }
 
 /// Answers with all chunks of the other file, none if it is not worth reading.
-fn cut_anew(mut old: &File, new_len: u64, out: &File, lacking: &mut Lacking) -> io::Result<Vec<Extent>> {
+fn cut_anew(old: &File, new_len: u64, out: &File, lacking: &mut Lacking) -> io::Result<Vec<Extent>> {
     let mut extents = Vec::new();
     if old.metadata()?.len() < OLD_LEN_MIN {
         return Ok(extents);
     }
     let mut chunker = Chunker::new(ChunkSizes::for_content(new_len));
-    let mut take = |chunk: &[u8]| {
+    let mut take = |extents: &mut Vec<Extent>, chunk: &[u8]| {
         let hash = ChunkHash::of(chunk);
         if extents.len() < EXTENTS_MAX {
             extents.push(Extent::Chunk { hash, len: chunk.len() as u32 });
         }
         lacking.put(out, &hash, chunk).map(drop)
     };
-    let mut buf = vec![0; READ_LEN];
-    loop {
-        match old.read(&mut buf) {
-            Ok(0) => break,
-            Ok(len) => chunker.push(&buf[..len], &mut take)?,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
+    let mut buf = Vec::new();
+    for part in holes::parts(old, 0..old.metadata()?.len()) {
+        let (part, is_hole) = part?;
+        if is_hole {
+            // What lies behind it was cut as the begin of a file is.
+            chunker.finish(|chunk| take(&mut extents, chunk))?;
+            if extents.len() < EXTENTS_MAX {
+                extents.push(Extent::Hole { len: part.end - part.start });
+            }
+            continue;
         }
+        buf.resize((part.end - part.start) as usize, 0);
+        at::read_exact_at(old, &mut buf, part.start)?;
+        chunker.push(&buf, |chunk| take(&mut extents, chunk))?;
     }
-    chunker.finish(&mut take)?;
+    chunker.finish(|chunk| take(&mut extents, chunk))?;
     Ok(extents)
 }

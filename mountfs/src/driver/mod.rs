@@ -9,6 +9,7 @@ mod border;
 mod clock;
 mod content;
 mod difference;
+mod digest;
 mod durable;
 mod fleeting;
 mod folder;
@@ -26,6 +27,7 @@ mod rules;
 mod session;
 mod settle;
 mod shown;
+mod space;
 mod verify;
 mod write;
 
@@ -71,6 +73,7 @@ pub struct Client {
     parts: parts::Parts,
     known: known::KnownChunks,
     formers: former::Formers,
+    digests: digest::Digests,
     fleeting: fleeting::Fleeting,
     followers: ahead::Followers,
     outbox: outbox::Outbox,
@@ -99,6 +102,11 @@ pub struct Client {
     /// What lay in `lost+found` when it was last looked at.
     lost: Mutex<Vec<Lost>>,
     room: Room,
+    /// The largest size that a file may be given here, in bytes.
+    largest: u64,
+    /// Bytes that are about to be fetched to the disk of the cache, and to that of a watched folder.
+    cache_space: space::Space,
+    folder_space: space::Space,
     /// Numbers that no state of any draft has had before in this process: an answer about an earlier draft of a file must
     /// not be taken for one about the present draft.
     generations: AtomicU64,
@@ -228,6 +236,20 @@ impl Client {
     /// How many removals the server holds back, and its words about that.
     pub fn held(&self) -> Option<(u64, String)> {
         self.engine.read().held().map(|(count, reason)| (count, reason.to_owned()))
+    }
+
+    /// What is wrong with what the server says, as a path (empty if it is about no file that is known here) and a reason.
+    pub fn unsound(&self) -> Option<(String, String)> {
+        let engine = self.engine.read();
+        let unsound = engine.unsound()?;
+        let path =
+            unsound.node.filter(|node| *node != syncmount_common::NodeId::ROOT).and_then(|node| engine.path(node));
+        let name = unsound.name.as_ref().map(|name| format!(", named {name:?} there")).unwrap_or_default();
+        let reason = format!(
+            "what the server says is no folder ({unsound}{name}): nothing of it is taken and nothing is sent until the \
+             server says something else"
+        );
+        Some((path.unwrap_or_default(), reason))
     }
 
     /// Sentences about what happened since the start and concerns no single file.

@@ -8,6 +8,7 @@
 
 use super::{Client, content::ReadError};
 use crate::store::{Cache, Record};
+use crate::system::files;
 use parking_lot::{Mutex, RwLock};
 use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::io;
@@ -26,6 +27,8 @@ pub const KEPT_TENTHS: u64 = 9;
 
 /// How often everything pinned is looked at, whatever has happened.
 const SURVEY_EVERY: Duration = Duration::from_secs(600);
+/// The same while the disk has no room for all.
+const ROOM_EVERY: Duration = Duration::from_secs(30);
 /// The shortest pause between two surveys.
 const SURVEY_PAUSE: Duration = Duration::from_secs(1);
 /// A survey takes at most one part in so many of the time.
@@ -171,6 +174,8 @@ pub(super) struct Pins {
     fresh: Mutex<Vec<Arc<Content>>>,
     /// A survey is due.
     stale: Mutex<bool>,
+    /// Contents for which the disk has no room, and how many bytes it lacks for each.
+    waiting: Mutex<HashMap<ContentHash, u64>>,
     /// Contents that are known to be here whole.
     whole: Mutex<HashSet<ContentHash>>,
     wake: Notify,
@@ -187,6 +192,20 @@ impl Pins {
         *pins.stale.lock() = !book.pins.is_empty();
         drop(book);
         pins
+    }
+
+    /// Notes that a content waits for room on the disk, and how many bytes more it needs; or that it does not.
+    fn note_room(&self, hash: &ContentHash, waits: Option<u64>) {
+        let mut waiting = self.waiting.lock();
+        match waits {
+            Some(bytes) => drop(waiting.insert(*hash, bytes)),
+            None => drop(waiting.remove(hash)),
+        }
+    }
+
+    /// How many contents wait for room on the disk.
+    fn waiting_count(&self) -> usize {
+        self.waiting.lock().len()
     }
 
     fn is_empty(&self) -> bool {
@@ -296,6 +315,12 @@ impl Client {
     /// What the last survey has found of all pins together.
     pub fn pinned_all(&self) -> PinnedAll {
         self.pins.survey.lock().all
+    }
+
+    /// How many pinned contents wait for room on the disk, and how many bytes more the one that needs least does.
+    pub fn pins_waiting_for_room(&self) -> Option<(usize, u64)> {
+        let waiting = self.pins.waiting.lock();
+        Some((waiting.len(), *waiting.values().min()?))
     }
 
     /// What it has found of each. Pins that it does not know yet are listed with nothing in them.
@@ -425,6 +450,8 @@ impl Client {
         }
         self.cache.end_round();
         let Walk { survey, whole, missing, is_more, .. } = walk;
+        let lacking: HashSet<ContentHash> = missing.iter().map(|content| content.hash).collect();
+        self.pins.waiting.lock().retain(|hash, _| lacking.contains(hash));
         *self.pins.whole.lock() = whole;
         *self.pins.survey.lock() = survey;
         if is_more {
@@ -443,13 +470,21 @@ impl Client {
             return Ok(false);
         }
         let entry = self.cached(content, Instant::now() + FETCH_DEADLINE)?;
+        let free = files::free_bytes(self.staging.lost_and_found())?;
+        let room = self.cache_space.promise(entry.missing_bytes(), free);
+        let waits = room.as_ref().err().copied();
+        self.pins.note_room(&content.hash, waits);
+        if waits.is_some() {
+            return Ok(false);
+        }
         let mut at = 0;
-        while at < content.size && !entry.is_whole() {
+        while let Some(next) = entry.next_missing(at) {
             if !self.cache.is_kept(&content.hash) {
                 return Ok(false);
             }
-            let end = content.size.min(at + FETCH_STEP);
-            self.fetch(&entry, at..end, 0, Instant::now() + FETCH_DEADLINE)?;
+            let start = next.start.max(at);
+            let end = content.size.min(start + FETCH_STEP);
+            self.fetch(&entry, start..end, 0, Instant::now() + FETCH_DEADLINE)?;
             at = end;
         }
         Ok(true)
@@ -551,7 +586,11 @@ pub(super) async fn keep_pinned(client: Arc<Client>) {
     loop {
         let is_stale = *client.pins.stale.lock();
         let is_idle = client.pins.is_empty() && !is_stale;
-        let due = last + if is_stale { pause } else { SURVEY_EVERY };
+        let due = match (is_stale, client.pins.waiting_count()) {
+            (true, _) => last + pause,
+            (false, 0) => last + SURVEY_EVERY,
+            (false, _) => last + ROOM_EVERY.max(pause),
+        };
         if Instant::now() >= due && !is_idle {
             let begin = Instant::now();
             let worker = client.clone();

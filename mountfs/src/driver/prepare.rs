@@ -9,10 +9,12 @@ use super::{
     content::ReadError,
     known::{Beneath, Similar},
 };
-use crate::files::{Backing, Overlay, Segment};
+use crate::files::{Backing, Overlay, Run, Segment};
 use crate::ports::RemoteError;
+use crate::system::holes;
 use bytes::Bytes;
 use std::io;
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use syncmount_common::chunker::{ChunkSizes, Chunker};
@@ -23,20 +25,14 @@ use syncmount_engine::{Body, FileBody, INLINE_FILE_MAX, PrepareAnswer};
 /// Bytes read at a time.
 const READ_LEN: usize = 1024 * 1024;
 
-/// Bytes whose segments are looked up at a time.
-const PIECE_LEN: u64 = 1024 * READ_LEN as u64;
-
 /// Raw bytes of chunks that go into one upload.
 const UPLOAD_LEN: usize = 4 * 1024 * 1024;
 
 /// Uploads of one file that run at the same time.
 const UPLOADS_MAX: usize = 3;
 
-/// Zeros that nobody wrote become a hole from this length on.
-const HOLE_LEN_MIN: u64 = 64 * 1024;
-
-/// Hashing the zeros of larger holes for the sake of the whole file's SHA-256 would take minutes.
-const HASHED_HOLES_MAX: u64 = 16 * 1024 * 1024 * 1024;
+/// A file with more bytes in holes has no SHA-256 here: a hole costs one step, however long it is.
+pub(super) const HASHED_HOLES_MAX: u64 = 256 * 1024 * 1024;
 
 /// How long bytes beneath a draft are waited for, at a time.
 const BASE_PATIENCE: Duration = Duration::from_secs(60);
@@ -130,6 +126,7 @@ impl Client {
         let unchanged = || self.require_unchanged(node, generation);
         let ahead = if upload_all && !upload { self.take_ahead(overlay, unchanged)? } else { None };
         let mut cutter = Cutter::new(self, overlay, upload_all, beneath);
+        cutter.holes = self.holes_beneath(overlay)?;
         match (self.reusable(overlay)?, &ahead) {
             (Some(base), _) => cutter.change(&base, unchanged)?,
             (None, Some((ahead, _))) => cutter.rest(ahead, unchanged)?,
@@ -143,6 +140,16 @@ impl Client {
             self.manifests.remember(content.hash, Arc::new(manifest.clone()))?;
         }
         Ok(content)
+    }
+
+    /// The long holes of the content beneath. A large one is not read without knowing them.
+    pub(super) fn holes_beneath(&self, overlay: &Overlay) -> Result<Vec<Range<u64>>, PrepareError> {
+        let Some(base) = overlay.base.as_ref().filter(|_| !overlay.is_self_contained()) else { return Ok(Vec::new()) };
+        let manifest = match self.manifest_here(base) {
+            None if base.size > HASHED_HOLES_MAX => Some(self.manifest(base, Instant::now() + BASE_PATIENCE)?),
+            here => here,
+        };
+        Ok(manifest.map(|manifest| holes_of(&manifest)).unwrap_or_default())
     }
 
     /// The manifest beneath, if cutting only what changed spares fetching the rest.
@@ -163,6 +170,8 @@ pub(super) struct Cutter<'a> {
     sizes: ChunkSizes,
     chunker: Chunker,
     hashed_holes: u64,
+    /// The long holes of the content beneath, in order.
+    pub(super) holes: Vec<Range<u64>>,
     cut: Cut<'a>,
 }
 
@@ -223,7 +232,7 @@ impl Cut<'_> {
 }
 
 impl<'a> Cutter<'a> {
-    fn new(client: &'a Arc<Client>, overlay: &'a Overlay, upload: bool, beneath: Option<Beneath>) -> Self {
+    pub(super) fn new(client: &'a Arc<Client>, overlay: &'a Overlay, upload: bool, beneath: Option<Beneath>) -> Self {
         let sizes = ChunkSizes::for_content(overlay.size);
         let hasher = (zeros_in(overlay) <= HASHED_HOLES_MAX).then(FileHasher::default);
         Self::at(client, overlay, sizes, 0, hasher, Uploads::new(client, overlay, upload, beneath))
@@ -250,50 +259,47 @@ impl<'a> Cutter<'a> {
         uploads: Uploads<'a>,
     ) -> Self {
         let cut = Cut { extents: Vec::new(), at, hasher, hashed: at, uploads };
-        Self { client, overlay, sizes, chunker: Chunker::new(sizes), hashed_holes: 0, cut }
+        Self { client, overlay, sizes, chunker: Chunker::new(sizes), hashed_holes: 0, holes: Vec::new(), cut }
     }
 
     /// All of it, in one pass that also computes the whole file's hash.
     fn whole(&mut self, unchanged: impl Fn() -> Result<(), PrepareError>) -> Result<(), PrepareError> {
         let mut at = self.cut.at;
         while at < self.overlay.size {
-            // Segments are looked up piece by piece: a file written in a million places has a million of them.
-            let end = self.overlay.size.min((at / PIECE_LEN + 1) * PIECE_LEN);
-            for segment in self.overlay.segments(at..end) {
-                match segment {
-                    Segment::Zero(range) if range.end - range.start >= HOLE_LEN_MIN => {
-                        self.hole(range.end - range.start)?;
-                    }
-                    Segment::Staging(range) if range.end - range.start >= HOLE_LEN_MIN => {
-                        self.staged(range, &unchanged)?;
-                    }
-                    segment => self.bytes(segment.range(), &unchanged)?,
+            unchanged()?;
+            let end = match self.long_hole(at)? {
+                Some(end) => {
+                    self.hole(end - at)?;
+                    end
                 }
-            }
+                None => {
+                    let end = self.data_end(at);
+                    self.bytes(at..end, &unchanged)?;
+                    end
+                }
+            };
             at = end;
         }
         Ok(())
     }
 
-    /// A part that the staging file has: holes in it were punched, and are holes of the file.
-    fn staged(
-        &mut self,
-        range: std::ops::Range<u64>,
-        unchanged: &impl Fn() -> Result<(), PrepareError>,
-    ) -> Result<(), PrepareError> {
-        let mut at = range.start;
-        while at < range.end {
-            let data = self.overlay.next_staged(at..range.end)?;
-            if data.start - at >= HOLE_LEN_MIN {
-                self.hole(data.start - at)?;
-                at = data.start;
+    /// Up to where a long hole reaches that begins at `at`.
+    pub(super) fn long_hole(&self, at: u64) -> Result<Option<u64>, PrepareError> {
+        Ok(self.overlay.long_hole(at, &self.holes)?)
+    }
+
+    /// Up to where bytes are read at once from `at` on: not into what may have a long hole.
+    pub(super) fn data_end(&self, at: u64) -> u64 {
+        let limit = self.overlay.size.min(at + READ_LEN as u64);
+        let mut end = at;
+        while end < limit {
+            let (run, next) = self.overlay.run(end, &self.holes);
+            if end > at && run != Run::Base && next - end >= holes::LEN_MIN {
+                break;
             }
-            if at < data.end {
-                self.bytes(at..data.end, unchanged)?;
-            }
-            at = data.end;
+            end = next.min(limit);
         }
-        Ok(())
+        end
     }
 
     fn hole(&mut self, len: u64) -> Result<(), PrepareError> {
@@ -309,7 +315,7 @@ impl<'a> Cutter<'a> {
 
     fn bytes(
         &mut self,
-        range: std::ops::Range<u64>,
+        range: Range<u64>,
         unchanged: &impl Fn() -> Result<(), PrepareError>,
     ) -> Result<(), PrepareError> {
         let mut buf = vec![0; READ_LEN.min((range.end - range.start) as usize)];
@@ -351,12 +357,13 @@ impl<'a> Cutter<'a> {
     }
 
     /// Only what changed and what the cut points around it need; other extents are those of the content beneath.
-    fn change(
+    pub(super) fn change(
         &mut self,
         base: &Manifest,
         unchanged: impl Fn() -> Result<(), PrepareError>,
     ) -> Result<(), PrepareError> {
         self.cut.hasher = None;
+        self.holes = holes_of(base);
         let kept: Vec<(u64, Extent)> = base
             .with_offsets()
             .filter(|(start, extent)| {
@@ -373,12 +380,18 @@ impl<'a> Cutter<'a> {
                 self.cut.known(extent);
                 continue;
             }
+            if let Some(end) = self.long_hole(at)? {
+                self.cut.known(Extent::Hole { len: end - at });
+                at = end;
+                while kept.next_if(|(start, _)| *start < at).is_some() {}
+                continue;
+            }
             at = self.recut(at, &mut kept)?;
         }
         Ok(())
     }
 
-    /// Cuts from `at` on until a cut point falls on the begin of an extent that is kept; returns that place.
+    /// Cuts from `at` on until a cut point falls on the begin of an extent that is kept, or a long hole begins; returns that place.
     fn recut(
         &mut self,
         from: u64,
@@ -390,7 +403,10 @@ impl<'a> Cutter<'a> {
         loop {
             while window.len() < sizes.max && at + (window.len() as u64) < self.overlay.size {
                 let start = at + window.len() as u64;
-                let len = (READ_LEN as u64).min(self.overlay.size - start) as usize;
+                if self.long_hole(start)?.is_some() {
+                    break;
+                }
+                let len = (self.data_end(start) - start) as usize;
                 let filled = window.len();
                 window.resize(filled + len, 0);
                 let got = self.read(start, &mut window[filled..])?;
@@ -410,10 +426,10 @@ impl<'a> Cutter<'a> {
         }
     }
 
-    fn finish(mut self) -> Result<(Manifest, Option<FileHash>), PrepareError> {
+    pub(super) fn finish(mut self) -> Result<(Manifest, Option<FileHash>), PrepareError> {
         self.end_chunk()?;
         self.cut.uploads.finish()?;
-        let manifest = Manifest::new(self.cut.extents)?;
+        let manifest = Manifest::new(self.cut.extents)?.for_travel()?;
         Ok((manifest, self.cut.hasher.map(FileHasher::finish)))
     }
 
@@ -475,15 +491,11 @@ impl<'a> Cutter<'a> {
     }
 
     /// A part that was written without a gap, up to the first hole that the disk knows there; whether there is none.
-    pub(super) fn contiguous(
-        &mut self,
-        range: std::ops::Range<u64>,
-        is_wanted: impl Fn() -> bool,
-    ) -> Result<bool, PrepareError> {
+    pub(super) fn contiguous(&mut self, range: Range<u64>, is_wanted: impl Fn() -> bool) -> Result<bool, PrepareError> {
         let mut at = range.start;
         while at < range.end && !is_wanted() {
             let data = self.overlay.next_staged(at..range.end)?;
-            if data.start - at >= HOLE_LEN_MIN || data.is_empty() {
+            if data.start - at >= holes::LEN_MIN || data.is_empty() {
                 return Ok(false);
             }
             self.bytes(at..data.end, &|| Ok(()))?;
@@ -504,6 +516,15 @@ impl<'a> Cutter<'a> {
         }
         (found, self.cut.uploads.beneath, sent)
     }
+}
+
+/// The long holes of a content, in order.
+pub(super) fn holes_of(manifest: &Manifest) -> Vec<Range<u64>> {
+    let long = |(start, extent): (u64, Extent)| match extent {
+        Extent::Hole { len } if len >= holes::LEN_MIN => Some(start..start + len),
+        Extent::Hole { .. } | Extent::Chunk { .. } => None,
+    };
+    manifest.with_offsets().filter_map(long).collect()
 }
 
 /// How many bytes are zeros that nobody wrote, at least.

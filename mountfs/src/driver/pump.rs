@@ -1,6 +1,6 @@
 //! The tasks that keep a client going: effects of the engine, commits, the feed, and the clock.
 
-use super::{Client, ahead, clock, pins};
+use super::{Client, ahead, clock, digest, pins};
 use crate::ports::{RemoteError, Speaker};
 use bytes::Bytes;
 use std::collections::HashSet;
@@ -66,6 +66,7 @@ impl Pump {
             boxed(feed(client.clone())),
             boxed(clock::run(client.clone())),
             boxed(ahead::run(client.clone())),
+            boxed(digest::run(client.clone())),
             boxed(pins::keep_pinned(client.clone())),
         ] {
             let stop = stop.clone();
@@ -373,6 +374,7 @@ async fn unknown_chunks(client: &Client, held: &[(ChunkHash, Bytes)]) -> Result<
 /// Follows the change feed, and finds the server again when it is lost.
 async fn feed(client: Arc<Client>) {
     let mut backoff = Backoff::default();
+    let mut disbelief = Disbelief::default();
     let mut refused = 0;
     loop {
         let (ask, now, busy, speaker) = {
@@ -384,6 +386,7 @@ async fn feed(client: Arc<Client>) {
             tokio::time::sleep(Duration::from_millis(1)).await;
             continue;
         }
+        disbelief.pause(&client).await;
         let online = client.link.is_online();
         let wait = if now || !online { Duration::ZERO } else { POLL_WAIT };
         let inline = if ask.since.is_some() { INLINE_FILE_MAX } else { 0 };
@@ -431,6 +434,38 @@ async fn feed(client: Arc<Client>) {
                 let random = client.engine.write().random();
                 tokio::time::sleep(backoff.failed(random)).await;
             }
+        }
+    }
+}
+
+/// What the server says is no folder: it is asked again, with pauses.
+#[derive(Default)]
+struct Disbelief {
+    backoff: Backoff,
+    told: Option<String>,
+}
+
+impl Disbelief {
+    /// Waits before a state is asked for again, if the last one was unsound. The log gets each fault once.
+    async fn pause(&mut self, client: &Client) {
+        let fault_of = |engine: &Engine| engine.unsound().map(ToString::to_string);
+        let (unsound, begins) = client.look(|engine| (fault_of(engine), engine.begins_state()));
+        match &unsound {
+            Some(fault) if self.told.as_ref() != Some(fault) => {
+                tracing::warn!("what the server says is no folder ({fault}): nothing of it is taken, nothing is sent");
+                client.link.failed(&format!("what the server says is no folder: {fault}"));
+            }
+            None if self.told.is_some() => {
+                tracing::info!("what the server says is a folder again");
+                self.backoff.succeeded();
+                client.commit_wake.notify_one();
+            }
+            _ => {}
+        }
+        self.told = unsound;
+        if self.told.is_some() && begins {
+            let random = client.engine.write().random();
+            tokio::time::sleep(self.backoff.failed(random)).await;
         }
     }
 }

@@ -2,20 +2,22 @@
 
 use super::durable::Marks;
 use super::{
-    Client, Room, ahead, content, fleeting, former, known, link::Link, outbox::Outbox, parts, pins, rows,
-    session::Voice,
+    Client, Room, ahead, content, digest, fleeting, former, known, link::Link, outbox::Outbox, parts, pins, rows,
+    session::Voice, space,
 };
 use crate::files::OpenFiles;
 use crate::ports::Remote;
 use crate::store::Cache;
 use crate::store::{Staged, StagingDir};
 use crate::store::{State, StateError};
+use crate::system::files;
 use parking_lot::{Mutex, RwLock};
 use std::collections::HashSet;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use syncmount_common::manifest::FILE_SIZE_MAX;
 use syncmount_common::protocol::changes::Device;
 use syncmount_common::{NodeId, Timestamp};
 use syncmount_engine::{Draft, DraftUpdate, Engine, Entry, Expected, Identity};
@@ -40,6 +42,14 @@ pub enum OpenError {
 }
 
 const FOLDER: &str = "folder";
+
+/// The size of the largest file that the disk below `dir` can hold and that may travel.
+fn largest_file(dir: &Path) -> io::Result<u64> {
+    let path = dir.join("probe");
+    let largest = files::largest(&std::fs::File::create(&path)?, FILE_SIZE_MAX);
+    files::remove_if_there(&path)?;
+    Ok(largest)
+}
 
 impl Client {
     /// Opens the store in `dir`, for the folder that `identity` names (server and folder), as a device that people call
@@ -98,6 +108,7 @@ impl Client {
             parts: parts::Parts::default(),
             known: known::KnownChunks::default(),
             formers: former::Formers::default(),
+            digests: digest::Digests::default(),
             fleeting: fleeting::Fleeting::default(),
             followers: ahead::Followers::default(),
             outbox: Outbox::default(),
@@ -117,6 +128,9 @@ impl Client {
             notes: Mutex::new(std::mem::take(&mut notes)),
             lost: Mutex::default(),
             room: Room::default(),
+            largest: largest_file(dir)?,
+            cache_space: space::Space::default(),
+            folder_space: space::Space::default(),
             // 0 is what nobody has written to.
             generations: AtomicU64::new(1),
             unsynced_names: AtomicBool::new(false),

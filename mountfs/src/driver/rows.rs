@@ -7,8 +7,8 @@ use serde::{Deserialize, Serialize};
 use std::io;
 use std::sync::Arc;
 use syncmount_common::hash::FileHash;
-use syncmount_common::{NodeId, Xattrs};
-use syncmount_engine::{Position, Record, Restored, Row, RowSynced, Scope, State};
+use syncmount_common::{Content, NodeId, Xattrs};
+use syncmount_engine::{Body, FileBody, Position, Record, Restored, Row, RowSynced, Scope, State};
 
 const CURSOR: &str = "cursor";
 const AHEAD: &str = "ahead";
@@ -52,6 +52,31 @@ fn encode_row(row: &Row) -> io::Result<Vec<u8>> {
     Ok(data)
 }
 
+/// Leaves out what earlier versions have kept of a file's SHA-256 because a server had told it.
+fn keep_proved(row: &mut Row) {
+    let states = match &mut row.synced {
+        RowSynced::Differs { state, .. } => [row.local.as_mut(), state.as_mut()],
+        RowSynced::Never | RowSynced::SameAsLocal { .. } => [row.local.as_mut(), None],
+    };
+    for state in states.into_iter().flatten() {
+        let Body::File(file) = &state.body else { continue };
+        let contents = match file {
+            FileBody::Clean(content) => [Some(content), None],
+            FileBody::Draft(draft) => [draft.prepared.as_ref(), draft.base.as_ref()],
+        };
+        let is_told = |content: &&Arc<Content>| content.sha256.is_some() && content.size > 0;
+        if !contents.into_iter().flatten().any(|content| is_told(&content)) {
+            continue;
+        }
+        let proved = |content: &mut Arc<Content>| Arc::make_mut(content).keep_proved();
+        match &mut Arc::make_mut(state).body {
+            Body::File(FileBody::Clean(content)) => proved(content),
+            Body::File(FileBody::Draft(draft)) => draft.prepared.iter_mut().chain(&mut draft.base).for_each(proved),
+            Body::Dir | Body::Symlink(_) => {}
+        }
+    }
+}
+
 fn decode_row(data: &[u8]) -> io::Result<Row> {
     let (mut row, mut rest): (Row, _) = postcard::take_from_bytes(data).map_err(other)?;
     while !rest.is_empty() {
@@ -65,6 +90,7 @@ fn decode_row(data: &[u8]) -> io::Result<Row> {
             }
         }
     }
+    keep_proved(&mut row);
     Ok(row)
 }
 
@@ -171,12 +197,31 @@ pub(super) fn decode(loaded: Loaded) -> io::Result<(Restored, Vec<u64>)> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use syncmount_common::{Attrs, Name, Placement, Timestamp};
-    use syncmount_engine::{Body, Names};
+    use syncmount_common::{Attrs, Extent, Manifest, Name, Placement, Timestamp};
+    use syncmount_engine::Names;
 
     fn state(xattrs: Xattrs) -> Arc<State> {
         let names = Names::from_buf([Placement { parent: NodeId::ROOT, name: Name::try_from("a~").unwrap() }]);
         Arc::new(State { names, attrs: Attrs { mode: 0o755, mtime: Timestamp(1) }, body: Body::Dir, xattrs })
+    }
+
+    #[test]
+    fn a_hash_of_a_file_that_an_earlier_version_was_told_does_not_come_back() {
+        let chunk =
+            |bytes: &[u8]| Extent::Chunk { hash: syncmount_common::ChunkHash::of(bytes), len: bytes.len() as u32 };
+        let told = Some(FileHash::of(b"told"));
+        let content = |extents| Arc::new(Content::of(Manifest::new(extents).unwrap(), told));
+        let file =
+            |content| State { body: Body::File(FileBody::Clean(content)), ..State::clone(&state(Xattrs::default())) };
+        let several = file(content(vec![chunk(b"a"), chunk(b"b")]));
+        let single = file(content(vec![chunk(b"a")]));
+        let synced = RowSynced::Differs { rev: 1, content_rev: 1, state: Some(Arc::new(several)) };
+        let row =
+            Row { local: Some(Arc::new(single)), synced, changed: Timestamp(2), offered: false, scope: Scope::Shared };
+        let mut back = decode_row(&encode_row(&row).unwrap()).unwrap();
+        let hash = |state: &State| state.body.content().unwrap().sha256;
+        assert_eq!(hash(back.local.as_ref().unwrap()), Some(FileHash::of(b"a")), "proved by the manifest");
+        assert_eq!(hash(synced_state(&mut back).unwrap()), None);
     }
 
     #[test]

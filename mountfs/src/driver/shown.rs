@@ -1,7 +1,8 @@
 //! Files that the kernel shows by itself, kept in step with the open files whose bytes they are.
 
+use super::prepare::holes_of;
 use super::{Client, WriteError};
-use crate::files::{Backing, Inner, OpenFile, Shown, clear};
+use crate::files::{Backing, Inner, OpenFile, Overlay, Shown, clear};
 use crate::system::at;
 use std::collections::HashSet;
 use std::fs::File;
@@ -9,7 +10,7 @@ use std::io;
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use syncmount_common::{Content, Extent};
+use syncmount_common::{Content, ContentHash, Extent};
 
 /// Smaller files are read faster than the kernel is asked to show them …
 const SHOWN_MIN: u64 = 256 * 1024;
@@ -37,6 +38,33 @@ pub(super) enum Change<'a> {
     Shared,
     /// These bytes are taken over from a file that was changed through a mapping.
     Taken(&'a Arc<Shown>, Range<u64>),
+}
+
+/// The long holes of a content.
+#[derive(Default)]
+struct Holes {
+    of: Option<ContentHash>,
+    ranges: Vec<Range<u64>>,
+}
+
+impl Holes {
+    /// Up to where a long hole of the file reaches that begins at `at`.
+    fn long_at(&self, backing: &Backing, at: u64) -> io::Result<Option<u64>> {
+        let is_known = self.of.is_some() && content_of(backing).map(|content| content.hash) == self.of;
+        let ranges = if is_known { &self.ranges[..] } else { &[] };
+        match backing {
+            Backing::Clean(content) => Overlay::over(content.clone()).long_hole(at, ranges),
+            Backing::Draft(overlay) => overlay.long_hole(at, ranges),
+        }
+    }
+}
+
+/// What a file is, or what lies beneath what was written.
+const fn content_of(backing: &Backing) -> Option<&Arc<Content>> {
+    match backing {
+        Backing::Clean(content) => Some(content),
+        Backing::Draft(overlay) => overlay.base.as_ref(),
+    }
 }
 
 impl Client {
@@ -109,8 +137,9 @@ impl Client {
             let inner = file.inner.write();
             (self.make_private(shown)?, inner.backing.clone())
         };
+        let holes = self.holes_shown(&backing)?;
         for range in self.unlike(has.as_deref(), &backing)? {
-            self.copy_to_shown(file, &target, range)?;
+            self.copy_to_shown(file, &target, range, &holes)?;
         }
         let inner = file.inner.write();
         target.set_len(inner.backing.size())?;
@@ -129,13 +158,37 @@ impl Client {
         Ok(new.map(|(start, extent)| start..start + extent.len()).collect())
     }
 
-    fn copy_to_shown(self: &Arc<Self>, file: &OpenFile, target: &File, range: Range<u64>) -> Result<(), WriteError> {
+    /// The long holes of what a file is or is based on, as long as that is so.
+    fn holes_shown(&self, backing: &Backing) -> Result<Holes, WriteError> {
+        let Some(content) = content_of(backing) else { return Ok(Holes::default()) };
+        let manifest = match self.manifest_here(content) {
+            Some(manifest) => manifest,
+            // Without knowing its holes, what is not large is read.
+            None if content.size <= SHOWN_MAX => return Ok(Holes::default()),
+            None => self.manifest(content, Instant::now() + PATIENCE)?,
+        };
+        Ok(Holes { of: Some(content.hash), ranges: holes_of(&manifest) })
+    }
+
+    fn copy_to_shown(
+        self: &Arc<Self>,
+        file: &OpenFile,
+        target: &File,
+        range: Range<u64>,
+        holes: &Holes,
+    ) -> Result<(), WriteError> {
         let mut buf = vec![0; BLOCK_LEN.min(range.end - range.start) as usize];
         let mut at = range.start;
         while at < range.end {
             let len = {
                 // Nobody changes the bytes between the reading and the writing.
                 let inner = file.inner.write();
+                if let Some(end) = holes.long_at(&inner.backing, at)? {
+                    let end = end.min(range.end);
+                    clear(target, at..end)?;
+                    at = end;
+                    continue;
+                }
                 let len = inner.backing.size().saturating_sub(at).min(range.end - at).min(BLOCK_LEN) as usize;
                 let here = self.read_here(&inner.backing, at, &mut buf[..len])?;
                 if here {

@@ -11,7 +11,6 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
-use syncmount_common::manifest::FILE_SIZE_MAX;
 use syncmount_common::{Attrs, Content, NodeId, Timestamp};
 use syncmount_engine::{Body, DraftUpdate, Engine, Expected, FileBody, Refusal, State};
 
@@ -122,7 +121,7 @@ impl Client {
         self.require_room(data.len() as u64)?;
         self.edit(file, &Change::Bytes(offset, data), |inner| {
             let Backing::Draft(overlay) = &mut inner.backing else { return Ok(()) };
-            let end = offset.checked_add(data.len() as u64).filter(|end| *end <= FILE_SIZE_MAX);
+            let end = offset.checked_add(data.len() as u64).filter(|end| *end <= self.largest);
             let end = end.ok_or(WriteError::TooLarge)?;
             let staging = overlay.staging.as_ref().ok_or_else(|| io::Error::other("a draft without a staging file"))?;
             at::write_all_at(&staging.file, data, offset)?;
@@ -131,9 +130,15 @@ impl Client {
         })
     }
 
+    /// An error if a file may not reach up to `end`: the disk of the cache holds no file of that size, or none travels.
+    pub const fn require_size(&self, end: u64) -> Result<(), WriteError> {
+        if end <= self.largest { Ok(()) } else { Err(WriteError::TooLarge) }
+    }
+
     /// Cuts or extends.
     pub fn set_size(&self, file: &Arc<OpenFile>, size: u64) -> Result<(), WriteError> {
-        if size > FILE_SIZE_MAX {
+        // One that is larger already, by another device, may be cut shorter.
+        if size > self.largest && size > file.inner.read().backing.size() {
             return Err(WriteError::TooLarge);
         }
         self.edit(file, &Change::Size(size), |inner| {
@@ -163,6 +168,7 @@ impl Client {
             Backing::Draft(overlay) => overlay.is_begin_of(content, range.start),
             Backing::Clean(own) => own.size == range.start && (own.size == 0 || own.hash == content.hash),
         };
+        self.require_size(range.end)?;
         if !is_begin(&file.inner.read().backing) {
             return Ok(false);
         }

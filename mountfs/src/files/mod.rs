@@ -8,5 +8,5 @@ mod shown;
 
 pub use open_file::{Backing, Inner, OpenFile, OpenFiles};
 pub(crate) use overlay::clear;
-pub use overlay::{Overlay, Segment, StagingFile};
+pub use overlay::{Overlay, Run, Segment, StagingFile};
 pub use shown::{Pass, Shown};

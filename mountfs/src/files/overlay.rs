@@ -42,6 +42,17 @@ impl Segment {
     }
 }
 
+/// What a part of a file consists of.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Run {
+    /// Bytes that were written.
+    Staging,
+    /// Bytes of the content beneath.
+    Base,
+    /// Zeros, that nobody wrote or that are a hole of the content beneath.
+    Zero,
+}
+
 /// The bytes of a draft. A copy of it is a snapshot of where the bytes are, not of the bytes.
 #[derive(Clone, Debug)]
 pub struct Overlay {
@@ -99,6 +110,44 @@ impl Overlay {
             out.push(Segment::Staging(at..range.end));
         }
         out
+    }
+
+    /// What is at `at`, which lies before the end of the file, and up to where. `holes` are those of the content beneath, in order.
+    pub fn run(&self, at: u64, holes: &[Range<u64>]) -> (Run, u64) {
+        let (is_staged, end) = self.present.run_at(at);
+        let end = end.min(self.size);
+        if is_staged {
+            return (Run::Staging, end);
+        }
+        let base_end = if self.base.is_some() { self.base_len } else { 0 };
+        if at >= base_end {
+            return (Run::Zero, end);
+        }
+        let end = end.min(base_end);
+        match holes.get(holes.partition_point(|hole| hole.end <= at)) {
+            Some(hole) if hole.start <= at => (Run::Zero, end.min(hole.end)),
+            Some(hole) => (Run::Base, end.min(hole.start)),
+            None => (Run::Base, end),
+        }
+    }
+
+    /// Up to where the zeros reach that begin at `at`, if they are long enough to be a hole. One step, however long that is: holes
+    /// of the disk that were punched count too. `holes` are those of the content beneath, in order.
+    pub fn long_hole(&self, at: u64, holes: &[Range<u64>]) -> io::Result<Option<u64>> {
+        let mut end = at;
+        while end < self.size {
+            let (run, next) = self.run(end, holes);
+            let zeros = match run {
+                Run::Zero => next,
+                Run::Staging if next - end >= holes::LEN_MIN => self.next_staged(end..next)?.start,
+                Run::Staging | Run::Base => end,
+            };
+            end = zeros;
+            if zeros < next {
+                break;
+            }
+        }
+        Ok((end - at >= holes::LEN_MIN).then_some(end))
     }
 
     fn beneath(&self, range: Range<u64>, out: &mut Vec<Segment>) {
@@ -186,16 +235,19 @@ impl Overlay {
 
     /// The same with its own bytes in another staging file, which is empty. The overlay's may have lost its name.
     pub fn copied_to(&self, to: &File) -> io::Result<Self> {
-        let mut buf = vec![0; COPY_LEN];
+        let mut buf = Vec::new();
         if let Some(from) = &self.staging {
-            for range in self.present.iter() {
-                let mut at = range.start;
-                while at < range.end {
-                    let part = &mut buf[..(range.end - at).min(COPY_LEN as u64) as usize];
-                    at::read_exact_at(&from.file, part, at)?;
-                    at::write_all_at(to, part, at)?;
-                    at += part.len() as u64;
+            for part in self.present.iter().flat_map(|range| holes::parts(&from.file, range)) {
+                let (part, is_hole) = part?;
+                if is_hole {
+                    if to.metadata()?.len() < part.end {
+                        to.set_len(part.end)?;
+                    }
+                    continue;
                 }
+                buf.resize((part.end - part.start) as usize, 0);
+                at::read_exact_at(&from.file, &mut buf, part.start)?;
+                at::write_all_at(to, &buf, part.start)?;
             }
         }
         Ok(Self { staging: None, ..self.clone() })

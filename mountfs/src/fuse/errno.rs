@@ -39,6 +39,7 @@ fn of_refusal(refusal: Refusal) -> Errno {
         Refusal::NotEmpty => Errno::ENOTEMPTY,
         Refusal::IntoItself => Errno::EINVAL,
         Refusal::OtherScope => Errno::EXDEV,
+        Refusal::TooDeep => Errno::ENAMETOOLONG,
         Refusal::TooManyNames => Errno::EMLINK,
         Refusal::OneName => Errno::EPERM,
         Refusal::Stale => Errno::EIO,
@@ -76,6 +77,7 @@ fn of_read(error: &ReadError) -> Errno {
     match error {
         ReadError::Unreachable => Errno::ETIMEDOUT,
         ReadError::Unavailable(_) => Errno::EIO,
+        ReadError::NoRoom(_) => Errno::ENOSPC,
         ReadError::Io(error) => of_io(error),
     }
 }

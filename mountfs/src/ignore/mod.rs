@@ -72,17 +72,24 @@ impl Rules {
     }
 
     fn dir_is_ignored(&self, dir: &[&Name]) -> bool {
-        let Some((_, parents)) = dir.split_last() else { return false };
-        let key = join(dir.iter().copied());
-        if let Some(known) = self.dirs.lock().get(&key) {
-            return *known;
+        let (joined, ends) = join_with_ends(dir);
+        let mut unknown = dir.len();
+        let mut ignored = false;
+        while unknown > 0 {
+            if let Some(known) = self.dirs.lock().get(&joined[..ends[unknown - 1]]) {
+                ignored = *known;
+                break;
+            }
+            unknown -= 1;
         }
-        let ignored = self.dir_is_ignored(parents) || self.is_ignored_itself(dir, true);
-        let mut dirs = self.dirs.lock();
-        if dirs.len() >= REMEMBERED_MAX {
-            dirs.clear();
+        for depth in unknown + 1..=dir.len() {
+            ignored = ignored || self.is_ignored_itself(&dir[..depth], true);
+            let mut dirs = self.dirs.lock();
+            if dirs.len() >= REMEMBERED_MAX {
+                dirs.clear();
+            }
+            dirs.insert(joined[..ends[depth - 1]].to_vec(), ignored);
         }
-        dirs.insert(key, ignored);
         ignored
     }
 
@@ -96,8 +103,10 @@ impl Rules {
             return false;
         }
         let from_files = || {
+            let (joined, ends) = join_with_ends(path);
             (0..path.len()).rev().find_map(|depth| {
-                let file = self.files.get(&join(path[..depth].iter().copied()))?;
+                let end = if depth == 0 { 0 } else { ends[depth - 1] };
+                let file = self.files.get(&joined[..end])?;
                 file.verdict(&path[depth..], is_dir)
             })
         };
@@ -113,14 +122,20 @@ impl syncmount_engine::Rules for Rules {
 }
 
 fn join<'a>(names: impl Iterator<Item = &'a Name>) -> Joined {
-    let mut joined = Vec::new();
+    join_with_ends(&names.collect::<Vec<_>>()).0
+}
+
+/// All names as a path, and where each of them ends in it.
+fn join_with_ends(names: &[&Name]) -> (Joined, Vec<usize>) {
+    let (mut joined, mut ends) = (Vec::new(), Vec::with_capacity(names.len()));
     for name in names {
         if !joined.is_empty() {
             joined.push(b'/');
         }
         joined.extend_from_slice(name.as_bytes());
+        ends.push(joined.len());
     }
-    joined
+    (joined, ends)
 }
 
 #[cfg(test)]

@@ -333,6 +333,7 @@ mod tests {
                 durability: crate::cli::Durability::Local,
                 foreground: true,
                 log_file: None,
+                insecure_http: false,
                 device_name: "d".into(),
             }
         }

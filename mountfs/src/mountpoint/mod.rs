@@ -21,6 +21,7 @@ use crate::control;
 use std::fs;
 use std::io;
 use std::path::{Component, Path, PathBuf};
+use syncmount_common::text;
 
 /// As many symlinks as the kernel follows.
 const SYMLINKS_MAX: usize = 40;
@@ -85,16 +86,9 @@ pub fn is_mounted(mountpoint: &Path) -> Result<bool, StartError> {
     Ok(MountTable::read()?.at(mountpoint).is_some_and(|mount| mount.is_ours()))
 }
 
-/// A path for a person's eyes: bytes that are not text and characters that would steer a terminal are written as escapes.
+/// A path for a person's eyes.
 pub fn shown(path: &Path) -> String {
-    let mut out = String::new();
-    for chunk in path.as_os_str().as_encoded_bytes().utf8_chunks() {
-        for c in chunk.valid().chars() {
-            if c.is_control() { out.extend(c.escape_default()) } else { out.push(c) }
-        }
-        out.extend(chunk.invalid().iter().flat_map(|byte| std::ascii::escape_default(*byte)).map(char::from));
-    }
-    out
+    text::shown_bytes(path.as_os_str().as_encoded_bytes())
 }
 
 /// Everything that must hold before a folder is watched. Clears a dead mount of ours, and answers whether there was one.

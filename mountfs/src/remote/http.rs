@@ -24,8 +24,8 @@ use std::time::Duration;
 use syncmount_common::delta;
 use syncmount_common::envelope::{self, ENVELOPE_LEN_MAX};
 use syncmount_common::frame::{self, Decoder, Frame};
-use syncmount_common::manifest::EXTENTS_MAX;
-use syncmount_common::protocol::changes::{Ask, INLINE_LEN_MAX, WAIT_S_MAX};
+use syncmount_common::manifest::{EXTENTS_MAX, ManifestError};
+use syncmount_common::protocol::changes::{Ask, ChangesPage, INLINE_LEN_MAX, WAIT_S_MAX};
 use syncmount_common::protocol::chunks::{
     Alike, ChunkList, FetchList, HASHES_MAX, MissingReply, PUT_LEN_MAX, PutReply,
 };
@@ -34,7 +34,7 @@ use syncmount_common::protocol::error::ErrorCode;
 use syncmount_common::protocol::features::{self, Feature, Features};
 use syncmount_common::protocol::folders::FolderInfo;
 use syncmount_common::protocol::{VERSION, VERSION_HEADER};
-use syncmount_common::{ChunkHash, ContentHash, Manifest};
+use syncmount_common::{ChunkHash, Content, ContentHash, Manifest};
 
 const CONNECT: Duration = Duration::from_secs(5);
 const SMALL: Duration = Duration::from_secs(30);
@@ -117,8 +117,14 @@ impl fmt::Debug for HttpRemote {
 }
 
 impl HttpRemote {
-    /// Gets ready to talk about `folder`. Makes no connection yet.
+    /// Gets ready to talk about `folder`. Makes no connection yet. The proxy that the environment names is used for encrypted
+    /// connections to other machines only.
     pub fn new(base: &ServerUrl, folder: &str, token: &str) -> Result<Self, SetupError> {
+        Self::new_through(base, folder, token, false)
+    }
+
+    /// The same; with `proxy_reads` the proxy may be one that reads the token, since nothing is encrypted.
+    pub fn new_through(base: &ServerUrl, folder: &str, token: &str, proxy_reads: bool) -> Result<Self, SetupError> {
         if matches!(folder, "" | "." | "..") {
             return Err(SetupError::Folder(folder.to_owned()));
         }
@@ -126,8 +132,8 @@ impl HttpRemote {
         Ok(Self {
             base: base.clone(),
             folder: folder.to_owned(),
-            poll: client(base, &headers)?,
-            data: client(base, &headers)?,
+            poll: client(base, &headers, proxy_reads)?,
+            data: client(base, &headers, proxy_reads)?,
             counters: Arc::default(),
             features: AtomicU32::default(),
         })
@@ -265,7 +271,7 @@ impl HttpRemote {
             return whole_manifest(hash, &bytes);
         }
         let bad = |error| RemoteError::Corrupt(format!("the manifest {hash}: {error}"));
-        delta::apply(base, &bytes, hash, EXTENTS_MAX).map_err(bad)
+        delta::apply(base, &bytes, hash, EXTENTS_MAX).map_err(bad)?.for_travel().map_err(|error| refused(hash, error))
     }
 
     async fn get_content(
@@ -434,14 +440,14 @@ impl Incoming {
 
     async fn into_changes(self) -> Result<Changes, RemoteError> {
         if !self.is_framed() {
-            return Ok(Changes { page: self.into_json().await?, chunks: Vec::new() });
+            return Ok(Changes { page: checked(self.into_json().await?)?, chunks: Vec::new() });
         }
         let features = self.features;
         let mut frames = Frames::new(self);
         let Some(Frame::Header(json)) = frames.next().await? else {
             return Err(RemoteError::Protocol("the server's reply lacks its header".to_owned()));
         };
-        let page = reply::parse(&json, features)?;
+        let page = checked(reply::parse(&json, features)?)?;
         let mut chunks = Vec::new();
         while let Some(Frame::Chunk(hash, envelope)) = frames.next().await? {
             chunks.push((hash, open(hash, envelope).await?));
@@ -531,7 +537,20 @@ fn whole_manifest(hash: &ContentHash, bytes: &[u8]) -> Result<Manifest, RemoteEr
     if !hash.matches(bytes) {
         return Err(RemoteError::Corrupt(format!("the manifest {hash} does not have the hash it is named by")));
     }
-    Manifest::decode(bytes).map_err(|error| RemoteError::Protocol(format!("the manifest {hash}: {error}")))
+    Manifest::decode(bytes).and_then(Manifest::for_travel).map_err(|error| refused(hash, error))
+}
+
+fn refused(hash: &ContentHash, error: ManifestError) -> RemoteError {
+    RemoteError::Corrupt(format!("the manifest {hash}: {error}"))
+}
+
+/// A page with no more of its contents than what can be checked.
+fn checked(mut page: ChangesPage) -> Result<ChangesPage, RemoteError> {
+    for node in &mut page.nodes {
+        let content = node.content.take().map(Content::checked).transpose();
+        node.content = content.map_err(|error| RemoteError::Corrupt(format!("the node {}: {error}", node.id)))?;
+    }
+    Ok(page)
 }
 
 async fn open(hash: ChunkHash, envelope: Bytes) -> Result<Vec<u8>, RemoteError> {
@@ -586,7 +605,7 @@ fn common_headers(token: &str) -> Result<HeaderMap, SetupError> {
     ]))
 }
 
-fn client(base: &ServerUrl, headers: &HeaderMap) -> Result<Client, SetupError> {
+fn client(base: &ServerUrl, headers: &HeaderMap, proxy_reads: bool) -> Result<Client, SetupError> {
     // An error means that a provider is installed already, which is as good.
     drop(rustls::crypto::ring::default_provider().install_default());
     let builder = Client::builder()
@@ -600,6 +619,8 @@ fn client(base: &ServerUrl, headers: &HeaderMap) -> Result<Client, SetupError> {
         .http1_only();
     // Without encryption no certificates are needed, and a small container has none.
     let builder = if base.is_https() { builder } else { builder.tls_certs_only([]) };
+    let goes_straight = base.is_loopback() || (base.is_in_clear() && !proxy_reads);
+    let builder = if goes_straight { builder.no_proxy() } else { builder };
     builder.build().map_err(|error| SetupError::Tls(error.to_string()))
 }
 

@@ -488,3 +488,50 @@ fn what_cannot_be_a_folder_or_a_token_is_refused() {
         assert_eq!(HttpRemote::new(&url, "f", token).err(), Some(SetupError::Token), "{token:?}");
     }
 }
+
+fn told(content: Content) -> ChangesPage {
+    let node = syncmount_common::Node {
+        id: syncmount_common::NodeId::from_bytes([9; 16]),
+        rev: 9,
+        kind: syncmount_common::NodeKind::File,
+        deleted: false,
+        names: Vec::new(),
+        attrs: syncmount_common::Attrs { mode: 0o644, mtime: syncmount_common::Timestamp(0) },
+        xattrs: syncmount_common::Xattrs::default(),
+        content: Some(content),
+        target: None,
+        author: DeviceId::from_bytes([4; 16]),
+        content_rev: 9,
+        content_author: DeviceId::from_bytes([4; 16]),
+    };
+    ChangesPage { nodes: vec![node], ..page() }
+}
+
+#[test]
+fn of_what_a_page_tells_of_contents_only_what_can_be_checked_is_taken() {
+    let chunk = |bytes: &[u8]| Extent::Chunk { hash: ChunkHash::of(bytes), len: bytes.len() as u32 };
+    let lie = Some(syncmount_common::FileHash::of(b"not these bytes"));
+    let good = Content::of(Manifest::new(vec![chunk(b"a"), chunk(b"b")]).unwrap(), lie);
+    let other = Manifest::new(vec![chunk(b"b"), chunk(b"a")]).unwrap().content_hash();
+    let ask = |content: Content| {
+        let server = Server::start(move |_| json(&told(content.clone())));
+        block_on(server.remote().changes(Ask::default(), Duration::ZERO, 0, None))
+    };
+    let page = ask(good.clone()).unwrap().page;
+    assert_eq!(page.nodes[0].content, Some(Content { sha256: None, ..good.clone() }));
+    for bad in [Content { size: 3, ..good.clone() }, Content { hash: other, ..good }] {
+        assert!(matches!(ask(bad), Err(RemoteError::Corrupt(_))));
+    }
+    let hole = |len| Content::of(Manifest::new(vec![Extent::Hole { len }]).unwrap(), None);
+    let largest = syncmount_common::manifest::FILE_SIZE_MAX;
+    let manifest = |content| ask(content).unwrap().page.nodes[0].content.clone().unwrap().manifest;
+    assert!(manifest(hole(largest)).is_some() && manifest(hole(largest + 1)).is_none());
+}
+
+#[test]
+fn a_manifest_of_more_than_a_file_may_have_is_refused() {
+    let manifest = Manifest::new(vec![Extent::Hole { len: 1 << 53 }]).unwrap();
+    let (hash, bytes) = (manifest.content_hash(), manifest.encode());
+    let server = Server::start(move |_| reply("200 OK", "application/octet-stream", &bytes));
+    assert!(matches!(block_on(server.remote().manifest(&hash, None)), Err(RemoteError::Corrupt(_))));
+}

@@ -6,6 +6,7 @@
 use reqwest::Url;
 use serde::{Deserialize, Serialize};
 use std::fmt;
+use std::net::IpAddr;
 use std::str::FromStr;
 
 /// The base address of a server: `https://HOST[:PORT][/PREFIX]`.
@@ -43,6 +44,21 @@ impl ServerUrl {
             path.pop_if_empty().extend(segments);
         }
         url
+    }
+
+    /// Whether the server is on this machine, so that nothing said to it leaves it: an address of the loopback network, or
+    /// `localhost`.
+    pub fn is_loopback(&self) -> bool {
+        let host = self.0.host_str().unwrap_or_default();
+        match host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>() {
+            Ok(address) => address.to_canonical().is_loopback(),
+            Err(_) => host.strip_suffix('.').unwrap_or(host).eq_ignore_ascii_case("localhost"),
+        }
+    }
+
+    /// Whether the token and all files go over a network as they are, for whoever is on the way to read.
+    pub fn is_in_clear(&self) -> bool {
+        !self.is_https() && !self.is_loopback()
     }
 
     /// Whether connections are encrypted.
@@ -124,6 +140,21 @@ mod tests {
             assert_eq!(url.join(&["v1", "x"]).as_str(), joined);
             assert_eq!(parse(&url.to_string()).unwrap().join(&["v1", "x"]).as_str(), joined);
         }
+    }
+
+    #[test]
+    fn what_leaves_this_machine_in_clear_is_told_apart() {
+        for text in
+            ["http://localhost:1", "http://LOCALHOST.", "http://127.9.9.9", "http://[::1]", "http://[::ffff:127.0.0.1]"]
+        {
+            assert!(parse(text).unwrap().is_loopback() && !parse(text).unwrap().is_in_clear(), "{text}");
+        }
+        for text in
+            ["http://h", "http://10.0.0.1", "http://localhost.example", "http://127.0.0.1.example", "http://[::]"]
+        {
+            assert!(parse(text).unwrap().is_in_clear(), "{text}");
+        }
+        assert!(!parse("https://h").unwrap().is_in_clear());
     }
 
     #[test]

@@ -94,6 +94,15 @@ impl RangeSet {
         gaps
     }
 
+    /// Whether an offset is in the set, and up to where that is so of those behind it; `u64::MAX` if it is so of all.
+    pub fn run_at(&self, offset: u64) -> (bool, u64) {
+        if let Some((_, end)) = self.last_starting_up_to(offset).filter(|(_, end)| *end > offset) {
+            return (true, end);
+        }
+        let next = self.ranges.range(offset..).next();
+        (false, next.map_or(u64::MAX, |(start, _)| *start))
+    }
+
     /// The ranges, in order.
     pub fn iter(&self) -> impl DoubleEndedIterator<Item = Range<u64>> + '_ {
         self.ranges.iter().map(|(start, end)| *start..*end)
@@ -243,5 +252,26 @@ mod tests {
             assert!(serde_json::from_str::<RangeSet>(bad).is_err(), "{bad}");
         }
         assert_eq!(serde_json::from_str::<RangeSet>("[[0,2],[3,4]]").unwrap().count(), 2);
+    }
+
+    #[test]
+    fn a_run_ends_where_something_else_begins() {
+        let mut set = RangeSet::new();
+        set.insert(10..20);
+        set.insert(30..u64::MAX);
+        assert_eq!(
+            [0, 9, 10, 19, 20, 29, 30, 99].map(|at| set.run_at(at)),
+            [
+                (false, 10),
+                (false, 10),
+                (true, 20),
+                (true, 20),
+                (false, 30),
+                (false, 30),
+                (true, u64::MAX),
+                (true, u64::MAX),
+            ]
+        );
+        assert_eq!(RangeSet::new().run_at(5), (false, u64::MAX));
     }
 }

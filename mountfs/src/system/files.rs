@@ -116,6 +116,48 @@ pub(crate) fn free_bytes(dir: &Path) -> io::Result<u64> {
     disk_space(dir).map(|(free, _)| free)
 }
 
+/// Bytes that may still be written to the file system on which `file` is. Windows does not tell that of an open file, and nothing
+/// is refused there before it is tried.
+pub(crate) fn free_bytes_beside(file: &File) -> io::Result<u64> {
+    #[cfg(unix)]
+    {
+        let stat = rustix::fs::fstatvfs(file)?;
+        Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
+    }
+    #[cfg(not(unix))]
+    {
+        let _ = file;
+        Ok(u64::MAX)
+    }
+}
+
+/// The largest size, up to `limit` bytes, that a file can have on the file system on which `file` is, and that this process may
+/// give it. Asked by seeking, which Linux refuses beyond that size; other systems do not say so before a file is made longer.
+pub(crate) fn largest(file: &File, limit: u64) -> u64 {
+    #[cfg(unix)]
+    {
+        use rustix::fs::{SeekFrom, seek};
+        use rustix::process::{Resource, getrlimit};
+        let allowed = getrlimit(Resource::Fsize).current.unwrap_or(u64::MAX).min(limit);
+        let is_possible = |size: u64| seek(file, SeekFrom::Start(size)).is_ok();
+        if is_possible(allowed) {
+            return allowed;
+        }
+        // Possible up to the first, not up to the second.
+        let (mut some, mut more) = (0, allowed);
+        while more - some > 1 {
+            let middle = some + (more - some) / 2;
+            if is_possible(middle) { some = middle } else { more = middle }
+        }
+        some
+    }
+    #[cfg(not(unix))]
+    {
+        let _ = file;
+        limit
+    }
+}
+
 /// Bytes of the file at `path` that are on disk rather than holes, never more than its length.
 pub(crate) fn stored_bytes(path: &Path, metadata: &fs::Metadata) -> u64 {
     #[cfg(unix)]
@@ -132,6 +174,16 @@ pub(crate) fn stored_bytes(path: &Path, metadata: &fs::Metadata) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn the_largest_file_is_what_the_disk_takes() {
+        let file = tempfile::tempfile().unwrap();
+        let largest = largest(&file, 1 << 62);
+        file.set_len(largest).unwrap();
+        assert!(largest == 1 << 62 || file.set_len(largest + 1).is_err(), "{largest}");
+        assert_eq!(super::largest(&file, 1000), 1000);
+    }
     use std::cell::{Cell, RefCell};
 
     const DENIED: i32 = 5;

@@ -8,6 +8,12 @@ use std::fs::File;
 use std::io;
 use std::ops::Range;
 
+/// Holes of the disk become holes of a content from this length on, in bytes.
+pub(crate) const LEN_MIN: u64 = 64 * 1024;
+
+/// The longest part of a file with data that is read at once, in bytes.
+const PART_LEN: u64 = 1024 * 1024;
+
 /// Says that what is not written to `file` shall take no room. Only Windows must be told so; where that is refused the file
 /// is stored in full.
 pub(crate) fn allow(file: &File) {
@@ -79,6 +85,47 @@ pub(crate) fn next_data(file: &File, from: u64) -> io::Result<Option<u64>> {
     match super::windows::next_data(file, from..len) {
         // Without knowing of holes everything counts as data.
         Err(error) if error.kind() == io::ErrorKind::Unsupported => Ok((from < len).then_some(from)),
+        found => found,
+    }
+}
+
+/// The parts of `range` in turn: whether each is a hole of at least [`LEN_MIN`] bytes, which costs one step however long
+/// it is. Other parts have at most [`PART_LEN`] bytes.
+pub(crate) fn parts(file: &File, range: Range<u64>) -> impl Iterator<Item = io::Result<(Range<u64>, bool)>> {
+    let mut at = range.start;
+    // Up to where there is data, as far as is known.
+    let mut data_end = at;
+    std::iter::from_fn(move || {
+        if at >= range.end {
+            return None;
+        }
+        if at >= data_end {
+            let data = match next_data_or_here(file, at) {
+                Ok(data) => data.map_or(range.end, |data| data.min(range.end)),
+                Err(error) => {
+                    at = range.end;
+                    return Some(Err(error));
+                }
+            };
+            if data - at >= LEN_MIN {
+                let hole = at..data;
+                at = data;
+                return Some(Ok((hole, true)));
+            }
+            data_end = data.saturating_add(PART_LEN).min(range.end);
+        }
+        let part = at..data_end;
+        at = data_end;
+        Some(Ok((part, false)))
+    })
+}
+
+/// A disk that does not tell has data everywhere.
+fn next_data_or_here(file: &File, from: u64) -> io::Result<Option<u64>> {
+    match next_data(file, from) {
+        Err(error) if matches!(error.kind(), io::ErrorKind::InvalidInput | io::ErrorKind::Unsupported) => {
+            Ok(Some(from))
+        }
         found => found,
     }
 }

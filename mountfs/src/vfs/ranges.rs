@@ -2,7 +2,7 @@
 
 use super::{Handle, READ_DEADLINE, Result, Vfs, VfsError, on_one_state, room};
 use crate::driver::Client;
-use crate::files::{Backing, Overlay, Segment};
+use crate::files::{Backing, Overlay, Run, Segment};
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::Instant;
@@ -60,6 +60,7 @@ impl Vfs {
     pub fn fallocate(&self, fh: u64, range: Range<u64>, what: Allocate) -> Result<()> {
         let handle = self.writer(fh)?;
         let size = handle.file.inner.read().backing.size();
+        self.client.require_size(range.end)?;
         match what {
             Allocate::Room(keep_size) => {
                 self.client.require_room(range.end - range.start)?;
@@ -183,6 +184,14 @@ fn find(data: &[Range<u64>], from: u64, end: u64, sought: Sought) -> Option<u64>
 fn seek_draft(client: &Client, overlay: &Overlay, from: u64, sought: Sought) -> Option<u64> {
     let mut at = from;
     while at < overlay.size {
+        let (run, run_end) = overlay.run(at, &[]);
+        if run == Run::Zero {
+            if sought == Sought::Hole {
+                return Some(at);
+            }
+            at = run_end;
+            continue;
+        }
         let end = overlay.size.min(at.saturating_add(PIECE));
         let mut data = Vec::new();
         for segment in overlay.segments(at..end) {

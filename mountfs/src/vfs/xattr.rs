@@ -8,7 +8,7 @@ use syncmount_engine::{Engine, Refusal};
 
 /// How a file stands: `remote`, `partial`, `cached`, `pinned`, `pending` or `conflict`.
 const STATE: &[u8] = b"user.syncmount.state";
-/// The SHA-256 of the whole file as 64 hexadecimal digits, if it is known.
+/// The SHA-256 of the whole file as 64 hexadecimal digits, once this machine has proved it.
 const SHA256: &[u8] = b"user.syncmount.sha256";
 
 impl Vfs {
@@ -98,8 +98,7 @@ impl Vfs {
         if self.client.open_attrs(node).is_some() {
             return Err(VfsError::NoXattr);
         }
-        let known = self.client.look(|engine| engine.local(node)?.body.content()?.sha256);
-        known.map(|hash| hash.to_string().into_bytes()).ok_or(VfsError::NoXattr)
+        self.client.file_hash(node).map(|hash| hash.to_string().into_bytes()).ok_or(VfsError::NoXattr)
     }
 }
 

@@ -3,23 +3,27 @@
 //! Before anything of the user's is moved, replaced or removed it is looked at once more. What is not as it was seen is
 //! left alone, looked at anew, and told to the tree; only then it is decided again.
 
-use super::folder::{Folder, Job};
+use super::beneath::Spot;
+use super::folder::{Folder, Job, Old};
 use super::host::Host;
-use super::index::{DEPTH_MAX, Index, Item, Known};
+use super::index::{Index, Item, Known};
 use super::names;
 use super::observe::{draft_item, rightful};
 use super::platform::{self, Print, PrintKind};
 use crate::driver::ItemId;
-use std::fs;
+use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
-use syncmount_common::{Attrs, Content, ContentHash, Name, NodeId};
+use syncmount_common::{Attrs, Content, Name, NodeId};
 use syncmount_engine::{Body, Engine, FileBody, State};
 
 /// How many things are done before a record is kept of them.
 const RECORD_AFTER: usize = 256;
+
+/// How many things are done for each other's sake at a time: a longer row is taken up again from its other end.
+const NESTED_MAX: usize = 128;
 
 /// Contents that are on their way at the same time.
 const RUNNING_MAX: usize = 64;
@@ -30,26 +34,26 @@ pub struct Part(Print);
 
 impl Part {
     /// Of what was put together for `job`: its mode and mtime are set, and it is synced.
-    pub fn finish(job: &Job, file: &fs::File) -> io::Result<Self> {
-        platform::set_mode(&job.part, job.attrs.mode)?;
+    pub fn finish(job: &Job, file: &File) -> io::Result<Self> {
+        platform::set_file_mode(file, job.mode)?;
         platform::set_file_mtime(file, job.attrs.mtime)?;
         file.sync_all()?;
         Print::of_file(file).map(Self)
     }
 
     /// Makes the empty file for `job`.
-    pub fn begin(job: &Job) -> io::Result<fs::File> {
-        let dir = job.part.parent().unwrap_or(Path::new(""));
-        platform::in_writable(dir, || platform::create_private(&job.part))
+    pub fn begin(job: &Job) -> io::Result<File> {
+        job.part.create_private()
     }
 }
 
 /// Something that is to take its place.
 struct Announced {
     node: NodeId,
-    /// Where it is until then, and what it looks like there.
+    /// The directory that it is to lie in.
     dir: ItemId,
-    part: PathBuf,
+    /// Where it is until then, and what it looks like there.
+    part: Spot,
     print: Print,
     attrs: Attrs,
     known: Known,
@@ -94,7 +98,20 @@ pub(crate) fn differs(engine: &Engine, index: &Index, node: NodeId) -> bool {
 }
 
 fn same_attrs(item: &Item, state: &State) -> bool {
-    item.print.kind == PrintKind::Symlink && item.attrs.mtime == state.attrs.mtime || item.attrs == state.attrs
+    same_attrs_as(item.attrs, item.print.kind, state)
+}
+
+fn same_attrs_as(attrs: Attrs, kind: PrintKind, state: &State) -> bool {
+    kind == PrintKind::Symlink && attrs.mtime == state.attrs.mtime || attrs == state.attrs
+}
+
+fn clear_part(part: &Spot, known: &Known) {
+    let cleared = if *known == Known::Dir { part.remove_dir() } else { part.remove_file() };
+    if let Err(error) = cleared
+        && !platform::is_absent(&error)
+    {
+        tracing::warn!(?part, %error, "cannot be removed");
+    }
 }
 
 fn same_bytes(engine: &Engine, item: &Item, id: ItemId, node: NodeId, state: &State) -> bool {
@@ -107,12 +124,18 @@ fn same_bytes(engine: &Engine, item: &Item, id: ItemId, node: NodeId, state: &St
     }
 }
 
+/// Whether what is at a place is what the index says. With `bytes` it must not have been written to either.
+fn is_as_known(spot: &Spot, item: &Item, bytes: bool) -> io::Result<bool> {
+    let there = spot.print()?;
+    Ok(there.is_some_and(|there| if bytes { there.same_bytes(&item.print) } else { there.same_file(&item.print) }))
+}
+
 impl<H: Host> Folder<H> {
     /// Does what is to be done, as far as it can be done now.
     pub fn work(&mut self) -> io::Result<()> {
         self.retry_due(Instant::now());
         let mut done = 0;
-        while self.running.len() < RUNNING_MAX {
+        while self.running.len() < RUNNING_MAX && !self.is_over() {
             self.todo.extend(self.index.lock().take_ousted());
             let Some(node) = self.todo.pop_first() else { break };
             if self.running.contains_key(&node) {
@@ -125,6 +148,8 @@ impl<H: Host> Folder<H> {
                 self.keep()?;
             }
         }
+        // Where an open directory keeps its owner from moving it, none stays open.
+        self.leave_works(|dir| dir.is_some() || cfg!(windows));
         self.keep()
     }
 
@@ -155,7 +180,7 @@ impl<H: Host> Folder<H> {
         if node == NodeId::ROOT {
             return Ok(Outcome::Done);
         }
-        if stack.len() > DEPTH_MAX || stack.contains(&node) {
+        if stack.len() > NESTED_MAX || stack.contains(&node) {
             return Ok(Outcome::Later(None));
         }
         let (state, id) = self.with(|engine, index| {
@@ -186,8 +211,7 @@ impl<H: Host> Folder<H> {
     ) -> io::Result<Outcome> {
         let Some(place) = state.names.first() else { return Ok(Outcome::Done) };
         if self.index.lock().of_node(place.parent).is_none() {
-            let above = self.apply(place.parent, stack);
-            self.enter(place.parent, above);
+            self.show_above(place.parent, stack);
         }
         let Some(dir) = self.index.lock().of_node(place.parent) else { return Ok(Outcome::Later(None)) };
         let Some(name) = self.spelling(node, id, dir, &place.name) else {
@@ -207,6 +231,26 @@ impl<H: Host> Folder<H> {
         }
     }
 
+    /// Makes the directories above something that are not there yet, those further up first.
+    fn show_above(&mut self, parent: NodeId, stack: &mut Vec<NodeId>) {
+        let missing = self.with(|engine, index| {
+            let above = |node: &NodeId| Some(engine.local(*node)?.names.first()?.parent);
+            let is_missing = |node: &NodeId| *node != NodeId::ROOT && index.of_node(*node).is_none();
+            std::iter::successors(Some(parent), above).take_while(is_missing).take(engine.len()).collect::<Vec<_>>()
+        });
+        for node in missing.into_iter().rev() {
+            if self.is_over() || self.index.lock().of_node(node).is_some() {
+                continue;
+            }
+            let outcome = self.apply(node, stack);
+            let is_done = matches!(outcome, Ok(Outcome::Done));
+            self.enter(node, outcome);
+            if !is_done {
+                return;
+            }
+        }
+    }
+
     /// How a node's name is spelled on this disk. One that is there already stays spelled as it is.
     fn spelling(&self, node: NodeId, id: Option<ItemId>, dir: ItemId, name: &Name) -> Option<Arc<[u8]>> {
         let index = self.index.lock();
@@ -214,10 +258,10 @@ impl<H: Host> Folder<H> {
         if let Some(item) = item.filter(|item| item.parent == dir && item.tree_name().as_ref() == Some(name)) {
             return Some(item.name.clone());
         }
-        let path = index.path(&self.root, dir)?;
+        let path = index.path(dir)?;
         let is_taken = |local: &[u8]| {
             // Most names are free, and the disk knows that faster than all that is there is compared.
-            let is_free = || Print::at(&path.join(platform::os_name(local))).is_ok_and(|there| there.is_none());
+            let is_free = || self.root.print(&path.join(platform::os_name(local))).is_ok_and(|there| there.is_none());
             !names::TELLS_CASES
                 && !is_free()
                 && index.children(dir).any(|(other, other_id)| Some(other_id) != id && names::clash(other, local))
@@ -263,45 +307,40 @@ impl<H: Host> Folder<H> {
             Body::Symlink(target) => Known::Symlink(target.clone()),
             Body::File(_) => return Ok(Outcome::Later(None)),
         };
-        let above = path.parent().unwrap_or(&self.root).to_path_buf();
-        let part = self.fresh_part(&above);
-        let made = self.make_at(&part, &known, state.attrs).and_then(|print| {
-            let new = Announced { node, dir, part: part.clone(), print, attrs: state.attrs, known: known.clone() };
-            self.put_new(&new, state, dir, name, &path)
+        let Some(spot) = self.reach(&path)? else { return Ok(Outcome::Later(None)) };
+        let part = self.fresh_part(dir)?;
+        let made = self.make_at(&part, &known, state.attrs).and_then(|(print, attrs)| {
+            let new = Announced { node, dir, part: part.clone(), print, attrs, known: known.clone() };
+            self.put_new(&new, state, name, &spot, &path)
         });
         if !matches!(made, Ok(Outcome::Done)) {
-            self.clear_part(&part, &known);
+            clear_part(&part, &known);
         }
-        self.forget_part(&part);
         match made {
-            Err(error) if platform::is_absent(&error) => Ok(self.in_the_way(&above)),
+            Err(error) if platform::is_absent(&error) => Ok(self.in_the_way(path.parent().unwrap_or(&path))),
             made => made,
         }
     }
 
-    /// Makes a directory or a symlink.
-    fn make_at(&self, path: &Path, known: &Known, attrs: Attrs) -> io::Result<Print> {
-        platform::in_writable(path.parent().unwrap_or(&self.root), || match known {
-            Known::Symlink(target) => platform::make_link(target, path),
-            _ => fs::create_dir(path),
-        })?;
-        self.set_attrs(path, known, attrs)?;
-        Print::at(path)?.ok_or_else(|| io::ErrorKind::NotFound.into())
-    }
-
-    fn clear_part(&self, part: &Path, known: &Known) {
-        let cleared = if *known == Known::Dir { fs::remove_dir(part) } else { fs::remove_file(part) };
-        if let Err(error) = cleared
-            && !platform::is_absent(&error)
-        {
-            tracing::warn!(path = %part.display(), %error, "cannot be removed");
+    /// Makes a directory or a symlink, and tells the attributes that it has there.
+    fn make_at(&self, part: &Spot, known: &Known, mut attrs: Attrs) -> io::Result<(Print, Attrs)> {
+        match known {
+            Known::Symlink(target) => part.make_link(target)?,
+            _ => {
+                part.make_dir()?;
+                // Only what its owner may write to goes from one directory to another: the rest of it is done there.
+                attrs.mode |= 0o300;
+            }
         }
+        let print = part.print()?.ok_or(io::ErrorKind::NotFound)?;
+        self.set_attrs(part, &print, attrs)?;
+        Ok((part.print()?.ok_or(io::ErrorKind::NotFound)?, attrs))
     }
 
     /// Says, before something takes its place, what it is: should this process be killed then, it is known again there and
     /// not taken for something that the user has made.
     fn announce(&mut self, new: &Announced, label: Option<Name>) -> io::Result<ItemId> {
-        let name: Arc<[u8]> = new.part.file_name().and_then(platform::name_bytes).unwrap_or_default().into();
+        let name: Arc<[u8]> = platform::name_bytes(new.part.name()).unwrap_or_default().into();
         let rows = {
             let mut index = self.index.lock();
             let (id, former) = (index.fresh_id(), index.of_node(new.node));
@@ -324,38 +363,49 @@ impl<H: Host> Folder<H> {
         }
     }
 
-    /// Puts something new in a place that is free.
+    /// Puts something new in a place that is free: at `spot`, whose path is `path`.
     fn put_new(
         &mut self,
         new: &Announced,
         state: &State,
-        dir: ItemId,
         name: &Arc<[u8]>,
+        spot: &Spot,
         path: &Path,
     ) -> io::Result<Outcome> {
         let tree_name = state.names.first().map(|place| place.name.clone());
         let id = self.announce(new, tree_name.clone())?;
-        let above = path.parent().unwrap_or(&self.root);
-        let put = platform::in_writable(above, || platform::rename_new(&new.part, path));
-        let print = put.and_then(|()| Print::at(path));
+        let put = spot.dir().in_writable(|| new.part.rename_new(spot));
+        let print = put.and_then(|()| spot.print());
         match print {
             Ok(Some(print)) => {
                 let label = tree_name.filter(|label| *label.as_bytes() != **name);
                 self.index.lock().edit(id, |item| {
-                    *item = Item { parent: dir, name: name.clone(), label, print, ..item.clone() };
+                    *item = Item { name: name.clone(), label, print, ..item.clone() };
                 });
-                self.note_dir(dir);
+                self.note_dir(new.dir);
+                if !same_attrs_as(new.attrs, new.print.kind, state) {
+                    self.todo.insert(new.node);
+                }
                 return Ok(Outcome::Done);
             }
             Ok(None) => {}
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
             Err(error) => {
                 self.take_back(id, None, new.node);
-                return Err(error);
+                return self.elsewhere(new, error);
             }
         }
         self.take_back(id, None, new.node);
         Ok(self.in_the_way(path))
+    }
+
+    /// A directory on another disk, or under another quota, gets what comes into it from a directory of its own.
+    fn elsewhere(&mut self, new: &Announced, error: io::Error) -> io::Result<Outcome> {
+        if error.kind() != io::ErrorKind::CrossesDevices || !self.foreign.insert(new.dir) {
+            return Err(error);
+        }
+        self.todo.insert(new.node);
+        Ok(Outcome::Later(None))
     }
 
     fn note_dir(&mut self, dir: ItemId) {
@@ -411,34 +461,39 @@ impl<H: Host> Folder<H> {
     /// Puts something aside whose place another node is to have before its own is free.
     fn park(&mut self, id: ItemId) -> io::Result<()> {
         let Some((path, item)) = self.found(id) else { return Ok(()) };
-        let Some(dir) = path.parent().map(Path::to_path_buf) else { return Ok(()) };
-        if !self.is_as_known(&path, &item, false)? {
+        let Some(spot) = self.reach(&path)? else { return Ok(()) };
+        if !is_as_known(&spot, &item, false)? {
             self.look_again(&path);
             return Ok(());
         }
-        let part = self.fresh_part(&dir);
-        platform::in_writable(&dir, || platform::rename_new(&path, &part))?;
+        let part = self.free_name(spot.dir())?;
+        spot.dir().in_writable(|| spot.rename_new(&part))?;
         let label = item.tree_name();
-        let name: Arc<[u8]> = part.file_name().and_then(platform::name_bytes).unwrap_or_default().into();
+        let name: Arc<[u8]> = platform::name_bytes(part.name()).unwrap_or_default().into();
         self.index.lock().edit(id, |item| {
             item.name = name;
             item.label = label;
         });
         self.note_dir(item.parent);
-        self.forget_part(&part);
         self.todo.insert(item.node);
         Ok(())
     }
 
+    /// Where an item is below the root.
     fn found(&self, id: ItemId) -> Option<(PathBuf, Item)> {
         let index = self.index.lock();
-        Some((index.path(&self.root, id)?, index.get(id)?.clone()))
+        Some((index.path(id)?, index.get(id)?.clone()))
     }
 
-    /// Whether what is at `path` is what the index says. With `bytes` it must not have been written to either.
-    fn is_as_known(&self, path: &Path, item: &Item, bytes: bool) -> io::Result<bool> {
-        let there = Print::at(path)?;
-        Ok(there.is_some_and(|there| if bytes { there.same_bytes(&item.print) } else { there.same_file(&item.print) }))
+    /// The place at a path. `None` if what is above is not there as directories: it is looked at again.
+    fn reach(&mut self, path: &Path) -> io::Result<Option<Spot>> {
+        match self.root.spot(path) {
+            Err(error) if platform::is_absent(&error) => {
+                self.look_again(path);
+                Ok(None)
+            }
+            spot => spot.map(Some),
+        }
     }
 
     /// Renames or moves. `Some` if it cannot be done now.
@@ -478,12 +533,14 @@ impl<H: Host> Folder<H> {
             return Ok(Some(Outcome::Later(None)));
         };
         let to = to.join(platform::os_name(name));
-        if !self.is_as_known(&from, &item, false)? {
+        let (Some(old), Some(new)) = (self.reach(&from)?, self.reach(&to)?) else {
+            return Ok(Some(Outcome::Later(None)));
+        };
+        if !is_as_known(&old, &item, false)? {
             return Ok(Some(self.in_the_way(&from)));
         }
-        let (above, below) = (from.parent().unwrap_or(&self.root), to.parent().unwrap_or(&self.root));
-        let rename = || platform::in_writable(below, || platform::rename_new(&from, &to));
-        match platform::in_writable(above, rename) {
+        let rename = || new.dir().in_writable(|| old.rename_new(&new));
+        match old.dir().in_writable(rename) {
             Ok(()) => {}
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Ok(Some(self.in_the_way(&to))),
             Err(error) if platform::is_absent(&error) => return Ok(Some(self.in_the_way(&from))),
@@ -534,7 +591,8 @@ impl<H: Host> Folder<H> {
                         Known::Content(hash) => Some(hash),
                         _ => None,
                     };
-                    self.start(node, content, state.attrs, item.parent, Some((path, known)))
+                    let old = Old { root: self.root.clone(), path, known };
+                    self.start(node, content, state.attrs, item.parent, Some(old))
                 }
                 Body::File(FileBody::Clean(_)) => {
                     // A draft that the tree does not have any more: whatever the file is, it is told.
@@ -545,16 +603,17 @@ impl<H: Host> Folder<H> {
             };
         }
         if !same_attrs(&item, state) {
-            if !self.is_as_known(&path, &item, item.known != Known::Dir)? {
+            let Some(spot) = self.reach(&path)? else { return Ok(Outcome::Later(None)) };
+            if !is_as_known(&spot, &item, item.known != Known::Dir)? {
                 return Ok(self.in_the_way(&path));
             }
             if item.attrs.mode != state.attrs.mode && item.print.kind != PrintKind::Symlink {
-                platform::set_mode(&path, state.attrs.mode)?;
+                spot.set_mode(&item.print, self.modes.on_disk(state.attrs.mode))?;
             }
             if item.attrs.mtime != state.attrs.mtime {
-                platform::set_mtime(&path, item.print.kind, state.attrs.mtime)?;
+                spot.set_mtime(item.print.kind, state.attrs.mtime)?;
             }
-            if let Some(print) = Print::at(&path)? {
+            if let Some(print) = spot.print()?.filter(|print| print.same_file(&item.print)) {
                 self.index.lock().edit(id, |item| {
                     item.print = print;
                     item.attrs = state.attrs;
@@ -570,19 +629,15 @@ impl<H: Host> Folder<H> {
         self.index.lock().edit(id, |item| item.print.mtime ^= 1);
     }
 
-    fn set_attrs(&self, path: &Path, known: &Known, attrs: Attrs) -> io::Result<()> {
-        let kind = match known {
-            Known::Dir => PrintKind::Dir,
-            Known::Symlink(_) => PrintKind::Symlink,
-            Known::Content(_) | Known::Draft => PrintKind::File,
-        };
+    fn set_attrs(&self, spot: &Spot, print: &Print, attrs: Attrs) -> io::Result<()> {
+        let kind = print.kind;
         if kind != PrintKind::Symlink {
-            platform::set_mode(path, attrs.mode)?;
+            spot.set_mode(print, self.modes.on_disk(attrs.mode))?;
         }
-        match platform::set_mtime(path, kind, attrs.mtime) {
+        match spot.set_mtime(kind, attrs.mtime) {
             // A time that this disk cannot hold is no reason to lack the file.
             Err(error) if kind == PrintKind::Symlink => {
-                tracing::debug!(path = %path.display(), %error, "the time of a symlink cannot be set");
+                tracing::debug!(?spot, %error, "the time of a symlink cannot be set");
                 Ok(())
             }
             set => set,
@@ -596,12 +651,18 @@ impl<H: Host> Folder<H> {
         content: &Arc<Content>,
         attrs: Attrs,
         dir: ItemId,
-        old: Option<(PathBuf, Option<ContentHash>)>,
+        old: Option<Old>,
     ) -> io::Result<Outcome> {
-        let Some(path) = self.path_of(dir) else { return Ok(Outcome::Later(None)) };
-        let part = self.fresh_part(&path);
-        self.running.insert(node, (content.hash, part.clone()));
-        self.jobs.push(Job { node, content: content.clone(), attrs, dir, part, old });
+        let part = match self.fresh_part(dir) {
+            Err(error) if platform::is_absent(&error) => {
+                let path = self.path_of(dir).unwrap_or_default();
+                return Ok(self.in_the_way(&path));
+            }
+            part => part?,
+        };
+        let mode = self.modes.on_disk(attrs.mode);
+        self.running.insert(node, content.hash);
+        self.jobs.push(Job { node, content: content.clone(), attrs, mode, part, old });
         Ok(Outcome::Running)
     }
 
@@ -613,12 +674,11 @@ impl<H: Host> Folder<H> {
             Err(reason) => Ok(Outcome::Later(Some(reason.clone()))),
         };
         if let Ok(Part(print)) = result
-            && Print::at(&job.part).is_ok_and(|there| there.is_some_and(|there| there.same_file(print)))
-            && let Err(error) = fs::remove_file(&job.part)
+            && job.part.print().is_ok_and(|there| there.is_some_and(|there| there.same_file(print)))
+            && let Err(error) = job.part.remove_file()
         {
-            tracing::warn!(path = %job.part.display(), %error, "cannot be removed");
+            tracing::warn!(part = ?job.part, %error, "cannot be removed");
         }
-        self.forget_part(&job.part);
         self.enter(job.node, outcome);
     }
 
@@ -637,17 +697,12 @@ impl<H: Host> Folder<H> {
         let mut stack = vec![job.node];
         let new = Announced {
             node: job.node,
-            dir: job.dir,
+            dir,
             part: job.part.clone(),
             print,
             attrs: job.attrs,
             known: Known::Content(job.content.hash),
         };
-        if self.path_of(job.dir).as_deref() != job.part.parent() {
-            // Its directory has moved away with it.
-            self.todo.insert(job.node);
-            return Ok(Outcome::Later(None));
-        }
         if let Some(id) = id {
             let here = self.index.lock().get(id).map(|item| (item.parent, item.name.clone()));
             if here != Some((dir, name.clone()))
@@ -670,7 +725,8 @@ impl<H: Host> Folder<H> {
                     return Ok(Outcome::Later(None));
                 };
                 self.todo.insert(job.node);
-                match self.put_new(&new, &state, dir, &name, &path) {
+                let Some(spot) = self.reach(&path)? else { return Ok(Outcome::Later(None)) };
+                match self.put_new(&new, &state, &name, &spot, &path) {
                     Err(error) if platform::is_absent(&error) => Ok(self.in_the_way(path.parent().unwrap_or(&path))),
                     put => put,
                 }
@@ -681,23 +737,26 @@ impl<H: Host> Folder<H> {
     /// Puts a new version in the place of `old`, if that is as it was seen.
     fn put_over(&mut self, new: &Announced, old: ItemId, state: &State) -> io::Result<Outcome> {
         let Some((path, item)) = self.found(old) else { return Ok(Outcome::Later(None)) };
-        if !self.is_as_known(&path, &item, true)? {
+        let Some(spot) = self.reach(&path)? else { return Ok(Outcome::Later(None)) };
+        if !is_as_known(&spot, &item, true)? {
             return Ok(self.in_the_way(&path));
         }
         let former = self.index.lock().of_node(new.node);
         let tree_name = state.names.first().map(|place| place.name.clone());
         let id = self.announce(new, tree_name.clone())?;
-        let is_expected = |path: &Path| self.is_as_known(path, &item, true);
-        let above = path.parent().unwrap_or(&self.root);
-        let replaced = match platform::in_writable(above, || platform::replace(&new.part, &path, is_expected)) {
-            Ok(true) => Print::at(&path),
+        let is_expected = |spot: &Spot| is_as_known(spot, &item, true);
+        let replaced = match spot.dir().in_writable(|| new.part.replace(&spot, is_expected)) {
+            Ok(true) => spot.print(),
             Ok(false) => Ok(None),
             Err(error) if platform::is_absent(&error) => Ok(None),
             Err(error) => Err(error),
         };
         let Ok(Some(print)) = replaced else {
             self.take_back(id, former, new.node);
-            return replaced.map(|_| self.in_the_way(&path));
+            return match replaced {
+                Ok(_) => Ok(self.in_the_way(&path)),
+                Err(error) => self.elsewhere(new, error),
+            };
         };
         let label = tree_name.filter(|label| *label.as_bytes() != *item.name);
         let (dir, name) = (item.parent, item.name);
@@ -751,10 +810,24 @@ impl<H: Host> Folder<H> {
     }
 
     fn remove_dir(&mut self, id: ItemId, stack: &mut Vec<NodeId>) -> io::Result<Outcome> {
-        let inside: Vec<ItemId> = self.index.lock().children(id).map(|(_, child)| child).collect();
+        // What lies deepest first: each directory is empty when it is its turn.
+        let inside = self.with(|engine, index| {
+            let children = |dir| index.children(dir).map(|(_, child)| child).collect::<Vec<_>>();
+            let (mut inside, mut at) = (children(id), 0);
+            while let Some(child) = inside.get(at).copied() {
+                if index.node(child).is_some_and(|node| engine.local(node).is_none()) {
+                    inside.extend(children(child));
+                }
+                at += 1;
+            }
+            inside
+        });
         let mut why = None;
-        for child in inside {
+        for child in inside.into_iter().rev() {
             let Some(node) = self.index.lock().node(child) else { continue };
+            if self.is_over() {
+                return Ok(Outcome::Later(None));
+            }
             let outcome = self.apply(node, stack);
             if let Ok(Outcome::Later(Some(reason))) = &outcome {
                 why = Some(reason.clone());
@@ -765,16 +838,14 @@ impl<H: Host> Folder<H> {
             return Ok(Outcome::Later(why));
         }
         let Some((path, item)) = self.found(id) else { return Ok(Outcome::Done) };
-        if !self.is_as_known(&path, &item, false)? {
+        let Some(spot) = self.reach(&path)? else { return Ok(Outcome::Later(None)) };
+        if !is_as_known(&spot, &item, false)? {
             return Ok(self.in_the_way(&path));
         }
-        let above = path.parent().unwrap_or(&self.root);
-        match platform::in_writable(above, || fs::remove_dir(&path)) {
+        match spot.dir().in_writable(|| spot.remove_dir()) {
             Ok(()) => {}
             Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty => {
-                if let Ok(below) = path.strip_prefix(&self.root) {
-                    self.look_again.trees.insert(below.to_path_buf());
-                }
+                self.look_again.trees.insert(path);
                 let reason = "it was removed on another device, and here something is in it that is not shared";
                 return Ok(Outcome::Later(Some(reason.into())));
             }
@@ -788,19 +859,18 @@ impl<H: Host> Folder<H> {
     /// Removes a file, if it is as it was seen also in the moment in which it loses its name.
     fn remove_file(&mut self, id: ItemId) -> io::Result<Outcome> {
         let Some((path, item)) = self.found(id) else { return Ok(Outcome::Done) };
-        if !self.is_as_known(&path, &item, true)? {
+        let Some(spot) = self.reach(&path)? else { return Ok(Outcome::Later(None)) };
+        if !is_as_known(&spot, &item, true)? {
             return Ok(self.in_the_way(&path));
         }
-        let above = path.parent().unwrap_or(&self.root).to_path_buf();
-        let part = self.fresh_part(&above);
-        let removed = platform::in_writable(&above, || {
-            platform::rename_new(&path, &part)?;
-            if matches!(self.is_as_known(&part, &item, true), Ok(true)) {
-                return fs::remove_file(&part).map(|()| true);
+        let part = self.free_name(spot.dir())?;
+        let removed = spot.dir().in_writable(|| {
+            spot.rename_new(&part)?;
+            if matches!(is_as_known(&part, &item, true), Ok(true)) {
+                return part.remove_file().map(|()| true);
             }
-            platform::rename_new(&part, &path).map(|()| false)
+            part.rename_new(&spot).map(|()| false)
         });
-        self.forget_part(&part);
         if !removed? {
             return Ok(self.in_the_way(&path));
         }
@@ -816,7 +886,7 @@ impl<H: Host> Folder<H> {
             .map(|(node, reason)| {
                 let path = self.with(|engine, index| {
                     let shown = engine.path(node).map(PathBuf::from);
-                    shown.or_else(|| index.of_node(node).and_then(|id| index.path(Path::new(""), id)))
+                    shown.or_else(|| index.of_node(node).and_then(|id| index.path(id)))
                 });
                 (path.unwrap_or_default(), reason)
             })

@@ -1,5 +1,6 @@
 //! What would be done: everything is decided as ever, on a copy of the state, and nothing is carried out.
 
+use super::beneath::Root;
 use super::folder::Folder;
 use super::index::folder_id;
 use super::marker::MarkerError;
@@ -10,7 +11,8 @@ use crate::config::{Dirs, MountConfig, StartError};
 use crate::control::ControlSocket;
 use crate::driver::Client;
 use crate::join::open_client;
-use crate::remote::{HttpRemote, ServerUrl};
+use crate::remote::ServerUrl;
+use crate::terminal;
 use anyhow::Context;
 use std::collections::BTreeSet;
 use std::fs;
@@ -25,7 +27,7 @@ struct Copied(PathBuf);
 impl Drop for Copied {
     fn drop(&mut self) {
         if let Err(error) = fs::remove_dir_all(&self.0) {
-            eprintln!("syncmount: {} cannot be removed: {error}", self.0.display());
+            terminal::complain(format_args!("{} cannot be removed: {error}", self.0.display()));
         }
     }
 }
@@ -36,15 +38,16 @@ pub fn dry_run(config: &MountConfig) -> anyhow::Result<Vec<String>> {
     let _claim = ControlSocket::claim(&dirs, &config.mountpoint)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
     let url: ServerUrl = config.server.parse().map_err(StartError::ServerUrl)?;
-    let remote = Arc::new(HttpRemote::new(&url, &config.folder, config.token.expose())?);
+    let remote = Arc::new(config.remote(&url)?);
     let copy = copy_state(&config.cache_dir)?;
     let config = &MountConfig { cache_dir: copy.0.clone(), cache_size: 1 << 20, ..config.clone() };
     let client = open_client(config, remote, runtime.handle())?;
     let rows = client.take_items();
-    if folder_id(&rows).is_some() && !config.mountpoint.join(names::MARKER).exists() {
+    let root = Root::open(&config.mountpoint)?;
+    if folder_id(&rows).is_some() && root.print(Path::new(names::MARKER))?.is_none() {
         return Err(MarkerError::Lost(runner::lost(&config.mountpoint)).into());
     }
-    let mut folder = Folder::new(client.clone(), config.mountpoint.clone(), rows)?;
+    let mut folder = Folder::at(client.clone(), root, rows)?;
     client.read_feed().with_context(|| format!("{} cannot be asked", config.server))?;
     let rules = Rules { rested_before: i64::MAX, all: false, clears: false };
     let seen = folder.scan(&Scope::everything(), rules, &BTreeSet::new());
@@ -116,7 +119,7 @@ fn outgoing(client: &Client) -> Vec<String> {
 fn incoming(folder: &Folder<Arc<Client>>) -> Vec<String> {
     let line = |node: &NodeId| {
         folder.with(|engine, index| {
-            let here = index.of_node(*node).and_then(|id| index.path(Path::new(""), id));
+            let here = index.of_node(*node).and_then(|id| index.path(id));
             let here = here.map(|path| path.display().to_string());
             match (engine.local(*node), here) {
                 (None, None) => None,

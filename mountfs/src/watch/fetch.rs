@@ -1,13 +1,11 @@
-//! Putting contents together, beside the folder's own thread: a few at a time, each in a file beside its place.
+//! Putting contents together, beside the folder's own thread: a few at a time, each in a file that only this process's user may reach.
 
 use super::apply::Part;
 use super::folder::Job;
 use super::inbox::Inbox;
-use super::platform;
 use crate::driver::{Client, ReadError};
 use parking_lot::{Condvar, Mutex};
 use std::collections::VecDeque;
-use std::fs;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
@@ -80,14 +78,14 @@ fn next(queue: &(Mutex<Queue>, Condvar)) -> Option<Job> {
 
 fn put_together(client: &Arc<Client>, job: &Job) -> Result<Part, String> {
     let file = Part::begin(job).map_err(|error| error.to_string())?;
-    let old = job.old.as_ref().and_then(|(path, _)| platform::open_to_read(path).ok());
-    let known = job.old.as_ref().and_then(|(_, known)| *known);
+    let old = job.old.as_ref().and_then(|old| old.open().ok());
+    let known = job.old.as_ref().and_then(|old| old.known);
     let filled = client.write_content(job.node, &job.content, &file, old, known);
     let done = filled.and_then(|()| Part::finish(job, &file).map_err(ReadError::Io));
     drop(file);
     done.map_err(|error| {
-        if let Err(error) = fs::remove_file(&job.part) {
-            tracing::warn!(path = %job.part.display(), %error, "cannot be removed");
+        if let Err(error) = job.part.remove_file() {
+            tracing::warn!(part = ?job.part, %error, "cannot be removed");
         }
         match error {
             ReadError::Unreachable => "its bytes are on their way; the server cannot be reached now".into(),

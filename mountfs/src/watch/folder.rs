@@ -4,20 +4,24 @@
 //! [`Folder::work`] brings the disk to what the tree shows. Contents are fetched elsewhere, by whoever takes the
 //! [`Job`]s, and put in place here. After a crash both comparisons are made again, and nothing else is needed.
 
+use super::beneath::{Dir, Root, Spot};
 use super::host::Host;
 use super::index::Index;
+use super::modes::Modes;
 use super::names;
 use super::observe::{Doubts, Removals};
-use super::platform::Print;
+use super::platform::{self, Print};
 use super::rules::Ignored;
 use super::scan::{Rules, Scan, Scope, Seen};
 use crate::driver::{FolderBytes, ItemId, ItemRow};
 use parking_lot::{Mutex, RwLock};
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::ffi::OsString;
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 use syncmount_common::{Attrs, Content, ContentHash, NodeId};
 use syncmount_engine::Engine;
@@ -69,21 +73,71 @@ pub struct Open {
     pub dirs: BTreeSet<PathBuf>,
 }
 
-/// A content that is to be put together in a file beside its place.
+/// A content that is to be put together.
 #[derive(Clone, Debug)]
 pub struct Job {
     /// Whose it is.
     pub node: NodeId,
     /// The content.
     pub content: Arc<Content>,
-    /// Mode and mtime that the file is to have.
+    /// Mode and mtime that the tree has.
     pub attrs: Attrs,
-    /// The directory in which it is put together.
-    pub dir: ItemId,
+    /// The permission bits that the file gets.
+    pub(crate) mode: u32,
     /// Where it is put together; nothing is there yet.
-    pub part: PathBuf,
-    /// An earlier version, of which chunks may be taken, and its content.
-    pub old: Option<(PathBuf, Option<ContentHash>)>,
+    pub(crate) part: Spot,
+    /// An earlier version, of which chunks may be taken.
+    pub(crate) old: Option<Old>,
+}
+
+/// An earlier version of a file.
+#[derive(Clone)]
+pub(crate) struct Old {
+    pub(crate) root: Root,
+    /// Where it was below that.
+    pub(crate) path: PathBuf,
+    /// Its content, if that is known.
+    pub(crate) known: Option<ContentHash>,
+}
+
+impl Old {
+    /// Opens what is there now.
+    pub(crate) fn open(&self) -> io::Result<File> {
+        self.root.spot(&self.path)?.open_to_read()
+    }
+}
+
+impl std::fmt::Debug for Old {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Old").field("path", &self.path).field("known", &self.known).finish_non_exhaustive()
+    }
+}
+
+/// A directory in which files are put together before they take their places. Only this process's user may enter it, so
+/// that no other user can put anything in the place of one.
+struct Work {
+    above: Dir,
+    name: OsString,
+    dir: Dir,
+    /// What the disk calls it.
+    file: u64,
+}
+
+impl Work {
+    fn is_there(&self) -> bool {
+        let there = self.above.spot(&self.name).and_then(|spot| spot.print());
+        there.is_ok_and(|there| there.is_some_and(|there| there.file == self.file))
+    }
+
+    /// Goes if it is empty.
+    fn leave(self) {
+        let Self { above, name, dir, .. } = self;
+        drop(dir);
+        let removed = above.spot(&name).and_then(|spot| above.in_writable(|| spot.remove_dir()));
+        if let Err(error) = removed {
+            tracing::debug!(%error, "a directory for files on their way is left");
+        }
+    }
 }
 
 /// How many entries of a directory are looked at for one that is like a file which comes into it.
@@ -110,7 +164,8 @@ pub(crate) struct Later {
 /// A watched folder.
 pub struct Folder<H> {
     pub(crate) host: H,
-    pub(crate) root: PathBuf,
+    pub(crate) root: Root,
+    pub(crate) modes: Modes,
     pub(crate) index: Arc<Mutex<Index>>,
     /// Nodes to compare with the disk.
     pub(crate) todo: BTreeSet<NodeId>,
@@ -118,8 +173,8 @@ pub struct Folder<H> {
     pub(crate) later: HashMap<NodeId, Later>,
     /// Nodes whose place on the disk has something that is to stay until they take it, by what it stood for.
     pub(crate) heirs: HashMap<NodeId, NodeId>,
-    /// Contents on their way, and where they are put together.
-    pub(crate) running: HashMap<NodeId, (ContentHash, PathBuf)>,
+    /// Contents on their way.
+    pub(crate) running: HashMap<NodeId, ContentHash>,
     pub(crate) jobs: Vec<Job>,
     /// What turned out not to be as the index has it while something was to be done.
     pub(crate) look_again: Scope,
@@ -129,20 +184,27 @@ pub struct Folder<H> {
     /// Directories whose names changed since the last record.
     pub(crate) unsynced: BTreeSet<PathBuf>,
     ignored: RwLock<Ignored>,
-    parts: HashSet<PathBuf>,
+    /// Where files are put together: those for one directory alone, and for all others.
+    works: HashMap<Option<ItemId>, Work>,
+    /// Directories that need a place of their own for that.
+    pub(crate) foreign: HashSet<ItemId>,
     next_part: u64,
-    /// What the root is called by the disk.
-    identity: Option<u64>,
+    /// Loops over many things end when this is set.
+    ends: Arc<AtomicBool>,
 }
 
 impl<H: Host> Folder<H> {
     /// The folder at `root` with what was kept of it.
-    pub fn new(host: H, root: PathBuf, rows: Vec<(ItemId, Vec<u8>)>) -> io::Result<Self> {
+    pub fn new(host: H, root: &Path, rows: Vec<(ItemId, Vec<u8>)>) -> io::Result<Self> {
+        Self::at(host, Root::open(root)?, rows)
+    }
+
+    pub(crate) fn at(host: H, root: Root, rows: Vec<(ItemId, Vec<u8>)>) -> io::Result<Self> {
         let index = Index::restore(rows).map_err(io::Error::other)?;
-        let identity = Print::at(&root)?.map(|print| print.file);
         Ok(Self {
             host,
             root,
+            modes: Modes::default(),
             index: Arc::new(Mutex::new(index)),
             todo: BTreeSet::new(),
             later: HashMap::new(),
@@ -154,10 +216,25 @@ impl<H: Host> Folder<H> {
             shown: Vec::new(),
             unsynced: BTreeSet::new(),
             ignored: RwLock::default(),
-            parts: HashSet::new(),
+            works: HashMap::new(),
+            foreign: HashSet::new(),
             next_part: std::process::id().into(),
-            identity,
+            ends: Arc::default(),
         })
+    }
+
+    /// Which permission bits it takes part in.
+    pub(crate) fn set_modes(&mut self, modes: Modes) {
+        self.modes = modes;
+    }
+
+    /// Loops over many things end soon after `ends` is set.
+    pub(crate) fn end_with(&mut self, ends: Arc<AtomicBool>) {
+        self.ends = ends;
+    }
+
+    pub(crate) fn is_over(&self) -> bool {
+        self.ends.load(Ordering::Relaxed)
     }
 
     /// Where the bytes of its files are, for whoever sends them. `tell` is told of items that are not as they were seen,
@@ -168,14 +245,13 @@ impl<H: Host> Folder<H> {
 
     /// Whether the root is what it was: there, the same, with its marker.
     pub(crate) fn is_reachable(&self) -> bool {
-        let same =
-            Print::at(&self.root).is_ok_and(|print| print.is_some_and(|print| Some(print.file) == self.identity));
-        same && Print::at(&self.root.join(names::MARKER)).is_ok_and(|print| print.is_some())
+        self.root.is_reachable()
     }
 
     /// Looks at the disk.
     pub(crate) fn scan(&self, scope: &Scope, rules: Rules, rested: &BTreeSet<PathBuf>) -> Seen {
-        Scan::new(&self.root, &self.index, rules, &self.parts, rested, &self.ignored).run(scope)
+        let works = self.works.values().map(|work| work.file).collect();
+        Scan::new(&self.root, &self.index, rules, (&works, &self.ends), rested, &self.ignored).run(scope)
     }
 
     /// Looks at everything, whatever was touched when, and tells the tree. For whoever does this step by step.
@@ -248,19 +324,43 @@ impl<H: Host> Folder<H> {
         std::mem::take(&mut self.jobs)
     }
 
-    pub(crate) fn fresh_part(&mut self, dir: &Path) -> PathBuf {
+    /// A name for something on its way into a directory, where no other user can reach it.
+    pub(crate) fn fresh_part(&mut self, dir: ItemId) -> io::Result<Spot> {
+        let work = self.work_for(dir)?;
+        self.free_name(&work)
+    }
+
+    /// A name of ours that is free.
+    pub(crate) fn free_name(&mut self, dir: &Dir) -> io::Result<Spot> {
         loop {
             self.next_part = self.next_part.wrapping_mul(0x5851_F42D_4C95_7F2D).wrapping_add(0x1405_7B7E_F767_814F);
-            let part = dir.join(names::part_name(self.next_part));
-            if Print::at(&part).is_ok_and(|print| print.is_none()) {
-                self.parts.insert(part.clone());
-                return part;
+            let spot = dir.spot(names::part_name(self.next_part).as_ref())?;
+            if spot.print()?.is_none() {
+                return Ok(spot);
             }
         }
     }
 
-    pub(crate) fn forget_part(&mut self, part: &Path) {
-        self.parts.remove(part);
+    fn work_for(&mut self, dir: ItemId) -> io::Result<Dir> {
+        let path = self.path_of(dir).ok_or(io::ErrorKind::NotFound)?;
+        let (top, target) = (self.root.dir(Path::new(""))?, self.root.dir(&path)?);
+        let is_foreign = self.foreign.contains(&dir) || target.family()? != top.family()?;
+        let (key, above) = if is_foreign { (Some(dir), target) } else { (None, top) };
+        if let Some(work) = self.works.get(&key).filter(|work| work.is_there()) {
+            return Ok(work.dir.clone());
+        }
+        let (name, dir) = above.private()?;
+        let file = dir.print()?.file;
+        self.works.insert(key, Work { above, name, dir: dir.clone(), file });
+        Ok(dir)
+    }
+
+    /// Removes directories in which files were put together, if nothing is on its way.
+    pub(crate) fn leave_works(&mut self, is_left: impl Fn(&Option<ItemId>) -> bool) {
+        if self.running.is_empty() && !self.works.is_empty() {
+            let left: Vec<_> = self.works.extract_if(|dir, _| is_left(dir)).collect();
+            left.into_iter().for_each(|(_, work)| work.leave());
+        }
     }
 
     /// When the next of what failed is due.
@@ -286,8 +386,8 @@ impl<H: Host> Folder<H> {
     /// Keeps what has changed of the index; names before that.
     pub(crate) fn keep(&mut self) -> io::Result<()> {
         for dir in std::mem::take(&mut self.unsynced) {
-            match super::platform::sync_dir(&dir) {
-                Err(error) if !super::platform::is_absent(&error) => return Err(error),
+            match self.root.dir(&dir).and_then(|dir| dir.sync()) {
+                Err(error) if !platform::is_absent(&error) => return Err(error),
                 _ => {}
             }
         }
@@ -308,14 +408,12 @@ impl<H: Host> Folder<H> {
     }
 
     pub(crate) fn path_of(&self, id: ItemId) -> Option<PathBuf> {
-        self.index.lock().path(&self.root, id)
+        self.index.lock().path(id)
     }
 
     /// A path is not as the index has it.
     pub(crate) fn look_again(&mut self, path: &Path) {
-        if let Ok(below) = path.strip_prefix(&self.root) {
-            self.look_again.again.insert(below.to_path_buf());
-        }
+        self.look_again.again.insert(path.to_path_buf());
     }
 }
 
@@ -329,7 +427,7 @@ pub enum Told {
 }
 
 struct Bytes {
-    root: PathBuf,
+    root: Root,
     index: Arc<Mutex<Index>>,
     tell: Box<dyn Fn(Told) + Send + Sync>,
 }
@@ -337,29 +435,29 @@ struct Bytes {
 impl Bytes {
     fn found(&self, item: ItemId) -> Option<(PathBuf, Print)> {
         let index = self.index.lock();
-        Some((index.path(&self.root, item)?, index.get(item)?.print))
+        Some((index.path(item)?, index.get(item)?.print))
     }
 
-    fn moving(&self, path: &Path) {
-        if let Ok(below) = path.strip_prefix(&self.root) {
-            (self.tell)(Told::Path(below.to_path_buf()));
-        }
+    fn is_at(&self, path: &Path, is_it: impl Fn(&Print) -> bool) -> bool {
+        self.root.print(path).is_ok_and(|there| there.is_some_and(|there| is_it(&there)))
+    }
+
+    fn moving(&self, path: PathBuf) {
+        (self.tell)(Told::Path(path));
     }
 }
 
 impl FolderBytes for Bytes {
     fn open(&self, item: ItemId) -> io::Result<Option<File>> {
         let Some((path, print)) = self.found(item) else { return Ok(None) };
-        let opened = super::platform::open_to_read(&path);
+        let opened = self.root.spot(&path).and_then(|spot| spot.open_to_read());
         let is_same = |file: &File| Print::of_file(file).is_ok_and(|found| found.same_bytes(&print));
         match opened {
             Ok(file) if is_same(&file) => Ok(Some(file)),
             // Another thing may be in its place, which cannot be opened as a file.
-            Err(error) if Print::at(&path).is_ok_and(|there| there.is_some_and(|there| there.same_file(&print))) => {
-                Err(error)
-            }
+            Err(error) if self.is_at(&path, |there| there.same_file(&print)) => Err(error),
             Ok(_) | Err(_) => {
-                self.moving(&path);
+                self.moving(path);
                 Ok(None)
             }
         }
@@ -368,9 +466,9 @@ impl FolderBytes for Bytes {
     fn is_as_seen(&self, item: ItemId, file: &File) -> bool {
         let Some((path, print)) = self.found(item) else { return false };
         let is_same = Print::of_file(file).is_ok_and(|found| found.same_bytes(&print));
-        let is_there = Print::at(&path).is_ok_and(|there| there.is_some_and(|there| there.same_bytes(&print)));
+        let is_there = self.is_at(&path, |there| there.same_bytes(&print));
         if !(is_same && is_there) {
-            self.moving(&path);
+            self.moving(path);
         }
         is_same && is_there
     }

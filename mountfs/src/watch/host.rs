@@ -3,7 +3,7 @@
 use crate::driver::{Client, ItemRow};
 use std::io;
 use std::sync::Arc;
-use syncmount_common::Timestamp;
+use syncmount_common::{Content, Manifest, Timestamp};
 use syncmount_engine::Engine;
 
 /// The tree behind a folder, and the place where items are kept with it.
@@ -16,6 +16,10 @@ pub trait Host {
     fn keep(&self, items: Vec<ItemRow>) -> io::Result<()>;
     /// The next number of a state of a draft.
     fn next_generation(&self) -> u64;
+    /// The manifest of a content that a file is to be compared with, if it can be had now.
+    fn manifest(&self, content: &Content) -> Option<Arc<Manifest>> {
+        content.manifest.clone().map(Arc::new)
+    }
 }
 
 impl Host for Arc<Client> {
@@ -33,5 +37,9 @@ impl Host for Arc<Client> {
 
     fn next_generation(&self) -> u64 {
         self.draft_generation()
+    }
+
+    fn manifest(&self, content: &Content) -> Option<Arc<Manifest>> {
+        self.manifest_to_compare(content)
     }
 }

@@ -7,6 +7,8 @@ use super::scan::Scope;
 use parking_lot::{Condvar, Mutex};
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 use syncmount_common::NodeId;
 
@@ -38,6 +40,8 @@ pub(crate) struct Mail {
 pub(crate) struct Inbox {
     mail: Mutex<Mail>,
     arrived: Condvar,
+    /// For loops that cannot wait for mail.
+    ends: Arc<AtomicBool>,
 }
 
 impl Inbox {
@@ -107,7 +111,13 @@ impl Inbox {
         self.put(|mail| mail.asked = mail.asked.max(question));
     }
 
+    /// Set when the folder is to be left.
+    pub(crate) fn ends(&self) -> Arc<AtomicBool> {
+        self.ends.clone()
+    }
+
     pub(crate) fn stop(&self) {
+        self.ends.store(true, Ordering::Relaxed);
         self.put(|mail| mail.is_over = true);
     }
 

@@ -12,7 +12,7 @@ use super::platform::PrintKind;
 use crate::driver::{ItemId, ItemRow, OLD_LEN_MIN};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use syncmount_common::{Attrs, Content, ContentHash, Name, NodeId, Placement, SymlinkTarget};
 use syncmount_engine::{Body, FileBody, Names, State};
@@ -240,8 +240,8 @@ impl Index {
         std::iter::successors(Some(id), parent).take(self.items.len() + 1).any(|id| id == dir)
     }
 
-    /// The path of an item below `root`. None if it is not known, or too long.
-    pub(crate) fn path(&self, root: &Path, id: ItemId) -> Option<PathBuf> {
+    /// The path of an item below the root. None if it is not known, or too long.
+    pub(crate) fn path(&self, id: ItemId) -> Option<PathBuf> {
         let mut names = Vec::new();
         let mut at = id;
         while at != ROOT_ITEM {
@@ -253,9 +253,7 @@ impl Index {
             names.push(item.name.clone());
             at = item.parent;
         }
-        let mut path = root.to_path_buf();
-        path.extend(names.iter().rev().map(|name| super::platform::os_name(name)));
-        Some(path)
+        Some(names.iter().rev().map(|name| super::platform::os_name(name)).collect())
     }
 
     /// Puts an item, in the place of what was known of it. Another one that stood for its node stands for nothing then.
@@ -407,7 +405,7 @@ mod tests {
         let rows = index.take_rows().into_iter().map(|(id, row)| (id, row.unwrap())).collect();
         let back = Index::restore(rows).unwrap();
         back.check();
-        assert_eq!(back.path(Path::new("/x"), file), Some(PathBuf::from("/x/e/f")));
+        assert_eq!(back.path(file), Some(PathBuf::from("e/f")));
         assert_eq!(back.get(file), index.get(file));
         assert!(back.next > file);
     }

@@ -5,6 +5,7 @@
 //! else says what is to be done, so both are made again from a look at everything after a crash. Knows nothing of mounts.
 
 mod apply;
+mod beneath;
 mod dry_run;
 mod fetch;
 mod folder;
@@ -14,6 +15,7 @@ mod host;
 mod inbox;
 mod index;
 mod marker;
+mod modes;
 mod names;
 mod observe;
 mod platform;

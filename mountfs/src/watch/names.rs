@@ -12,6 +12,9 @@ pub(crate) const PART_PREFIX: &str = ".syncmount-";
 /// What the names of marks begin with.
 const MARK_PREFIX: &str = ".syncmount-mark-";
 
+/// What the names of directories begin with in which files are put together.
+const WORK_PREFIX: &str = ".syncmount-work-";
+
 /// What they end with.
 pub(crate) const PART_SUFFIX: &str = ".part";
 
@@ -33,6 +36,17 @@ pub(crate) fn is_mark(name: &[u8]) -> bool {
 /// A name for a mark.
 pub(crate) fn mark_name(number: u64) -> String {
     format!("{MARK_PREFIX}{number}{PART_SUFFIX}")
+}
+
+/// What a directory for files that are being put together is called, if this many other names are taken. Programs of before
+/// take it for such a file.
+pub(crate) fn work_name(number: u32) -> String {
+    format!("{WORK_PREFIX}{number}{PART_SUFFIX}")
+}
+
+/// Whether a name is that of such a directory.
+pub(crate) fn is_work(name: &[u8]) -> bool {
+    is_part(name) && name.starts_with(WORK_PREFIX.as_bytes())
 }
 
 /// A name for a file that is being put together.
@@ -75,6 +89,9 @@ mod tests {
     #[test]
     fn names_of_ours_are_nobodys() {
         assert!(is_ours(MARKER.as_bytes()) && is_ours(part_name(7).as_bytes()) && is_mark(mark_name(7).as_bytes()));
+        assert!(
+            is_ours(work_name(0).as_bytes()) && is_work(work_name(3).as_bytes()) && !is_work(part_name(7).as_bytes())
+        );
         assert!(!is_ours(b".syncmount-folder2") && !is_mark(part_name(7).as_bytes()));
         let name = Name::try_from(MARKER).unwrap();
         assert_eq!(disk_name(&name, NodeId::ROOT, |_| false), None);

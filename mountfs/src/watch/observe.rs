@@ -8,8 +8,9 @@ use super::folder::{Folder, Report};
 use super::hash;
 use super::host::Host;
 use super::index::{DEPTH_MAX, Index, Item, Known, ROOT_ITEM};
+use super::modes::Modes;
 use super::names;
-use super::platform::{self, Print, PrintKind};
+use super::platform::{self, PrintKind};
 use super::scan::{Scope, Seen, Sighting};
 use crate::driver::{ItemId, draft_of_item};
 use std::collections::{BTreeSet, HashMap, HashSet};
@@ -87,11 +88,14 @@ impl Doubts {
 }
 
 /// What files are whose bytes have to be known before they are told.
-type Hashes = HashMap<ItemId, Arc<Content>>;
+type Hashes = HashMap<ItemId, hash::Known>;
 
 impl<H: Host> Folder<H> {
     /// Tells the tree what was seen. Returns whether anything was; what could not be told is left in `doubts`.
     pub(crate) fn take_seen(&mut self, seen: Seen, removals: Removals<'_>, doubts: &mut Doubts) -> io::Result<bool> {
+        if seen.is_cut {
+            return Ok(false);
+        }
         self.report(&seen);
         self.find_put_aside(&seen);
         let finding = self.resolve(seen, removals, doubts);
@@ -100,10 +104,10 @@ impl<H: Host> Folder<H> {
         }
         let hashes = self.hash_rivals(&finding);
         let generations: Vec<u64> = finding.sightings.iter().map(|_| self.host.next_generation()).collect();
-        let index = self.index.clone();
+        let (index, modes) = (self.index.clone(), self.modes);
         let told = self.host.change(|engine, now| {
             let mut index = index.lock();
-            let told = Telling::new(engine, &mut index, now, &hashes).tell(&finding, &generations);
+            let told = Telling::new(engine, &mut index, now, &hashes, modes).tell(&finding, &generations);
             (told, index.take_rows())
         });
         debug_assert!(
@@ -246,14 +250,16 @@ impl<H: Host> Folder<H> {
         };
         let Some(dir) = self.path_of_sighting(item.parent, here) else { return Place::Taken };
         match above {
-            Some(above) if !Print::at(&dir).is_ok_and(|there| there.is_some_and(|there| there.same_file(&above))) => {
+            Some(above)
+                if !self.root.print(&dir).is_ok_and(|there| there.is_some_and(|there| there.same_file(&above))) =>
+            {
                 return Place::Astray(item.parent);
             }
             // The folder itself is known by its marker.
             None if !self.is_reachable() => return Place::Taken,
             _ => {}
         }
-        match Print::at(&dir.join(platform::os_name(&item.name))) {
+        match self.root.print(&dir.join(platform::os_name(&item.name))) {
             Ok(None) => Place::Left,
             Ok(Some(there)) if !there.same_file(&item.print) => Place::Left,
             Ok(Some(_)) | Err(_) => Place::Taken,
@@ -268,7 +274,7 @@ impl<H: Host> Folder<H> {
 
     fn path_below(&self, dir: ItemId, name: &[u8], here: &Here<'_>) -> Option<PathBuf> {
         let dir = self.path_of_sighting(dir, here)?;
-        Some(dir.strip_prefix(&self.root).ok()?.join(platform::os_name(name)))
+        Some(dir.join(platform::os_name(name)))
     }
 
     /// Leaves out what may not be told to be gone yet, and what was seen in the place of that: one place has one item.
@@ -368,23 +374,29 @@ impl<H: Host> Folder<H> {
     /// Files that may be the very bytes that the tree has there are read before anything is called a conflict.
     fn hash_rivals(&mut self, finding: &Finding) -> Hashes {
         let index = self.index.clone();
-        let wanted: Vec<(ItemId, u64)> = self.host.look(|engine| {
+        let wanted: Vec<(ItemId, u64, Vec<Arc<Content>>)> = self.host.look(|engine| {
             let index = index.lock();
             let dirs = DirNodes::of(finding, &index, engine);
             finding
                 .sightings
                 .iter()
-                .filter(|seen| needs_hash(seen, &index, engine, &dirs))
-                .map(|seen| (seen.id, seen.print.size))
+                .filter_map(|seen| {
+                    let node = rival(seen, &index, engine, &dirs)?;
+                    let body = engine.local(node).map(|state| &state.body);
+                    let rivals = body.and_then(Body::content).cloned().into_iter().collect();
+                    Some((seen.id, seen.print.size, rivals))
+                })
                 .collect()
         });
         let mut hashes = Hashes::new();
         let by_id: Here<'_> = finding.sightings.iter().map(|seen| (seen.id, seen)).collect();
-        for (id, size) in wanted {
+        for (id, size, rivals) in wanted {
             let Some(path) = self.path_of_sighting(id, &by_id) else { continue };
-            let read = platform::open_to_read(&path).and_then(|file| hash::content_of(&file, size));
+            let manifest = |content: &Content| self.host.manifest(content);
+            let opened = self.root.spot(&path).and_then(|spot| spot.open_to_read());
+            let read = opened.and_then(|file| hash::Known::read(&file, size, &rivals, manifest, &|| self.is_over()));
             match read {
-                Ok(content) => drop(hashes.insert(id, Arc::new(content))),
+                Ok(known) => drop(hashes.insert(id, known)),
                 Err(error) => tracing::debug!(path = %path.display(), %error, "not read to be compared"),
             }
         }
@@ -406,9 +418,7 @@ impl<H: Host> Folder<H> {
             names.push(platform::os_name(name));
             at = dir;
         }
-        let mut path = self.root.clone();
-        path.extend(names.iter().rev());
-        Some(path)
+        Some(names.iter().rev().collect())
     }
 }
 
@@ -448,28 +458,26 @@ impl DirNodes {
     }
 }
 
-fn needs_hash(seen: &Sighting, index: &Index, engine: &Engine, dirs: &DirNodes) -> bool {
+/// The node whose bytes a file may have, if that has to be known before it is told.
+fn rival(seen: &Sighting, index: &Index, engine: &Engine, dirs: &DirNodes) -> Option<NodeId> {
     if seen.print.kind != PrintKind::File {
-        return false;
+        return None;
     }
     let Some(item) = index.get(seen.id) else {
         // Something of this name may be there that was not seen yet.
-        let rival = dirs
-            .node(seen.dir, index)
-            .and_then(|dir| engine.child(dir, names::tree_name(&seen.name)?.as_bytes()))
-            .and_then(|node| engine.local(node));
-        return rival.is_some_and(|rival| matches!(rival.body, Body::File(_)) && rival.body.size() == seen.print.size);
+        let node = engine.child(dirs.node(seen.dir, index)?, names::tree_name(&seen.name)?.as_bytes())?;
+        let body = &engine.local(node)?.body;
+        return (matches!(body, Body::File(_)) && body.size() == seen.print.size).then_some(node);
     };
-    if item.print == seen.print {
-        return true;
-    }
     let here = engine.local(item.node).map(|state| &state.body);
-    match (&item.known, here) {
+    let is_wanted = match (&item.known, here) {
+        _ if item.print == seen.print => true,
         (Known::Draft, Some(body)) => body.draft().is_none(),
         _ if item.print.same_bytes(&seen.print) => false,
         (Known::Content(hash), Some(body)) => body.draft().is_none() && body.content_hash() != Some(*hash),
         _ => false,
-    }
+    };
+    is_wanted.then_some(item.node)
 }
 
 /// Tells the tree what was found, and enters it into the index.
@@ -478,6 +486,7 @@ struct Telling<'a> {
     index: &'a mut Index,
     now: Timestamp,
     hashes: &'a Hashes,
+    modes: Modes,
     /// Nodes of items that are new or stand for another node from now on.
     nodes: HashMap<ItemId, NodeId>,
     /// Nodes that are new, or that new items stand for.
@@ -487,9 +496,9 @@ struct Telling<'a> {
 }
 
 impl<'a> Telling<'a> {
-    fn new(engine: &'a mut Engine, index: &'a mut Index, now: Timestamp, hashes: &'a Hashes) -> Self {
+    fn new(engine: &'a mut Engine, index: &'a mut Index, now: Timestamp, hashes: &'a Hashes, modes: Modes) -> Self {
         let (nodes, new) = (HashMap::new(), HashSet::new());
-        Self { engine, index, now, hashes, nodes, new, observations: Vec::new(), items: Vec::new() }
+        Self { engine, index, now, hashes, modes, nodes, new, observations: Vec::new(), items: Vec::new() }
     }
 
     /// Returns the nodes that have to be compared with the disk.
@@ -537,7 +546,7 @@ impl<'a> Telling<'a> {
         }
         let here = self.engine.local(item.node).and_then(|state| state.body.content().cloned());
         if let (Some(here), Some(read)) = (here, self.hashes.get(&id))
-            && hash::same_bytes(&here, read)
+            && read.is(&here)
         {
             item.known = Known::Content(here.hash);
         }
@@ -558,7 +567,7 @@ impl<'a> Telling<'a> {
         // A name that was spelled otherwise here keeps its own.
         let label = old.as_ref().filter(keeps_label).and_then(|old| old.label.clone());
         let name = label.clone().unwrap_or(name);
-        let attrs = attrs_of(seen, old.as_ref(), self.now);
+        let attrs = attrs_of(seen, old.as_ref(), self.modes, self.now);
         let Some(item) = old else {
             let Some(parent) = self.living_dir(seen.dir) else { return };
             let place = Placement { parent, name };
@@ -614,12 +623,11 @@ impl<'a> Telling<'a> {
         match &item.known {
             Known::Content(hash) => {
                 let agreed = self.engine.local(item.node).and_then(|state| state.body.content().cloned());
-                read.hash != *hash
-                    && agreed.is_none_or(|agreed| agreed.hash != *hash || !hash::same_bytes(&agreed, read))
+                read.content.hash != *hash && agreed.is_none_or(|agreed| agreed.hash != *hash || !read.is(&agreed))
             }
             Known::Draft => {
                 let draft = self.engine.local(item.node).and_then(|state| state.body.draft()?.prepared.clone());
-                draft.is_some_and(|prepared| !hash::same_bytes(&prepared, read))
+                draft.is_some_and(|prepared| !read.is(&prepared))
             }
             Known::Dir | Known::Symlink(_) => false,
         }
@@ -660,7 +668,7 @@ impl<'a> Telling<'a> {
                 Known::Symlink(target.clone())
             }
             (Body::File(FileBody::Clean(content)), PrintKind::File) => match self.hashes.get(&seen.id) {
-                Some(read) if hash::same_bytes(content, read) => Known::Content(content.hash),
+                Some(read) if read.is(content) => Known::Content(content.hash),
                 _ => return false,
             },
             _ => return false,
@@ -690,7 +698,7 @@ impl<'a> Telling<'a> {
                     staging: Some(draft_of_item(seen.id)),
                     present: if size > 0 { vec![(0, size)] } else { Vec::new() },
                     ready: true,
-                    prepared: self.hashes.get(&seen.id).cloned(),
+                    prepared: self.hashes.get(&seen.id).map(|known| known.content.clone()),
                     ..Draft::empty()
                 };
                 (Known::Draft, Body::File(FileBody::Draft(Box::new(draft))))
@@ -708,14 +716,30 @@ impl<'a> Telling<'a> {
         self.observations.push(Observation { node: item.node, base, found: None });
     }
 
-    /// The node of a directory in which something was found. One that is gone from the tree comes back.
+    /// The node of a directory in which something was found. One that is gone from the tree comes back, and those above it.
     fn living_dir(&mut self, dir: ItemId) -> Option<NodeId> {
-        let node = self.node_of(dir)?;
-        if dir == ROOT_ITEM || self.new.contains(&node) || self.engine.local(node).is_some() {
-            return Some(node);
+        let (mut gone, mut at) = (Vec::new(), dir);
+        let mut parent = loop {
+            let node = self.node_of(at)?;
+            if at == ROOT_ITEM || self.new.contains(&node) || self.engine.local(node).is_some() {
+                break node;
+            }
+            let item = self.index.get(at).cloned()?;
+            gone.push(at);
+            at = item.parent;
+            if gone.len() > DEPTH_MAX {
+                return None;
+            }
+        };
+        for dir in gone.into_iter().rev() {
+            parent = self.bring_back(dir, parent)?;
         }
+        Some(parent)
+    }
+
+    /// Brings a directory back that is gone from the tree, into one that is there.
+    fn bring_back(&mut self, dir: ItemId, parent: NodeId) -> Option<NodeId> {
         let item = self.index.get(dir).cloned()?;
-        let parent = self.living_dir(item.parent)?;
         let name = item.tree_name()?;
         let heir = self.engine.child(parent, name.as_bytes()).filter(|heir| {
             self.index.of_node(*heir).is_none() && self.engine.local(*heir).is_some_and(|state| state.body == Body::Dir)
@@ -763,8 +787,12 @@ fn known_of(seen: &Sighting) -> Known {
 }
 
 /// What the user has set is what the disk shows otherwise than before.
-fn attrs_of(seen: &Sighting, old: Option<&Item>, now: Timestamp) -> Attrs {
-    let mode = old.filter(|old| old.print.mode == seen.print.mode).map_or(seen.print.mode, |old| old.attrs.mode);
+fn attrs_of(seen: &Sighting, old: Option<&Item>, modes: Modes, now: Timestamp) -> Attrs {
+    let mode = match old {
+        Some(old) if old.print.mode == seen.print.mode => old.attrs.mode,
+        Some(old) => modes.in_tree(seen.print.mode, old.attrs.mode),
+        None => seen.print.mode,
+    };
     let mtime = match (seen.print.kind, old) {
         (PrintKind::Dir, Some(old)) => old.attrs.mtime,
         (PrintKind::Dir, None) => now,

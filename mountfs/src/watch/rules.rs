@@ -1,5 +1,6 @@
 //! Which names of the disk stay on this machine, by the `.syncignore` files that lie in the folder.
 
+use super::beneath::Dir;
 use super::platform::{self, Print, PrintKind};
 use crate::ignore::{FILE_LEN_MAX, FILE_NAME, Rules};
 use std::collections::HashMap;
@@ -16,24 +17,24 @@ pub(crate) struct Ignored {
 }
 
 impl Ignored {
-    /// Reads the rules in a directory again if they look otherwise than before.
-    pub(crate) fn look(&mut self, root: &Path, dir: &Path) {
-        let path = root.join(dir).join(FILE_NAME);
+    /// Reads the rules in a directory, which lies at `dir`, again if they look otherwise than before.
+    pub(crate) fn look(&mut self, here: &Dir, dir: &Path) {
+        let Ok(spot) = here.spot(FILE_NAME.as_ref()) else { return };
         let names = names_of(dir);
         let names: Vec<&Name> = names.iter().collect();
-        match Print::at(&path) {
+        match spot.print() {
             Ok(Some(print)) if print.kind == PrintKind::File => {
                 if self.files.get(dir) == Some(&print) {
                     return;
                 }
                 let mut bytes = Vec::new();
-                let read = platform::open_to_read(&path).and_then(|file| read_to(file, &mut bytes));
+                let read = spot.open_to_read().and_then(|file| read_to(file, &mut bytes));
                 if let Err(error) = read {
-                    tracing::warn!(path = %path.display(), %error, "cannot be read; the rules stay as they were");
+                    tracing::warn!(dir = %dir.display(), %error, "the rules cannot be read; they stay as they were");
                     return;
                 }
                 for bad in self.rules.set(&names, &bytes) {
-                    tracing::warn!(path = %path.display(), line = bad.line, "means nothing: {}", bad.reason);
+                    tracing::warn!(dir = %dir.display(), line = bad.line, "means nothing: {}", bad.reason);
                 }
                 self.files.insert(dir.to_path_buf(), print);
             }
@@ -67,15 +68,16 @@ mod tests {
     #[test]
     fn a_file_of_rules_counts_from_the_moment_it_is_there_until_it_goes() {
         let dir = tempfile::tempdir().unwrap();
+        let here = super::super::beneath::Root::open(dir.path()).unwrap().dir(Path::new("")).unwrap();
         let mut ignored = Ignored::default();
-        ignored.look(dir.path(), Path::new(""));
+        ignored.look(&here, Path::new(""));
         assert!(!ignored.is_ignored(Path::new("a/x.log"), false));
         assert!(ignored.is_ignored(Path::new("a/~$x.docx"), false), "by the defaults");
         std::fs::write(dir.path().join(FILE_NAME), "*.log\n").unwrap();
-        ignored.look(dir.path(), Path::new(""));
+        ignored.look(&here, Path::new(""));
         assert!(ignored.is_ignored(Path::new("a/x.log"), false));
         std::fs::remove_file(dir.path().join(FILE_NAME)).unwrap();
-        ignored.look(dir.path(), Path::new(""));
+        ignored.look(&here, Path::new(""));
         assert!(!ignored.is_ignored(Path::new("a/x.log"), false));
     }
 }

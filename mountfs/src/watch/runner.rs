@@ -16,7 +16,6 @@ use crate::driver::Client;
 use crate::status::{Problem, ProblemKind};
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -191,6 +190,7 @@ impl Runner {
             self.show();
         }
         self.take_mark();
+        self.folder.leave_works(|_| true);
         if let Err(error) = self.folder.keep() {
             tracing::error!("what is known of the folder cannot be kept: {error}");
         }
@@ -198,7 +198,7 @@ impl Runner {
 
     /// Hints begin before the first look, so that there is no gap between them.
     fn listen(&mut self) {
-        match Hints::start(&self.folder.root, &self.inbox) {
+        match Hints::start(self.folder.root.path(), &self.inbox) {
             Ok(hints) => self.hints = Some(hints),
             Err(why) => self.without_hints(why),
         }
@@ -299,7 +299,9 @@ impl Runner {
         }
         self.marks += 1;
         let path = PathBuf::from(names::mark_name(self.marks));
-        let is_made = self.hints.is_some() && fs::write(self.folder.root.join(&path), []).is_ok();
+        // One that is there already is none of this process's, or was put there by another user.
+        let make = || self.folder.root.spot(&path)?.create_private();
+        let is_made = self.hints.is_some() && make().is_ok();
         if is_made {
             self.mark = Some(Mark { path, since: Instant::now(), question: self.asked });
             self.marked = std::mem::take(&mut self.doubts);
@@ -329,7 +331,7 @@ impl Runner {
     fn take_mark(&mut self) -> Option<u64> {
         let mark = self.mark.take()?;
         // One that is left is cleared by the next look at everything.
-        drop(fs::remove_file(self.folder.root.join(mark.path)));
+        drop(self.folder.root.spot(&mark.path).and_then(|spot| spot.remove_file()));
         Some(mark.question)
     }
 
@@ -487,7 +489,7 @@ impl Runner {
             return None;
         }
         self.next_root = now + ROOT_INTERVAL;
-        (!self.folder.is_reachable()).then(|| lost(&self.folder.root))
+        (!self.folder.is_reachable()).then(|| lost(self.folder.root.path()))
     }
 
     fn show(&self) {

@@ -3,6 +3,7 @@
 //! Three answers about everything: there, gone, not known. What cannot be read is not known, and nothing follows from it.
 //! Looking changes nothing, here or there.
 
+use super::beneath::{Dir, Root, Spot};
 use super::index::{DEPTH_MAX, Index, Item, ROOT_ITEM};
 use super::names;
 use super::platform::{self, Print, PrintKind};
@@ -10,11 +11,12 @@ use super::rules::Ignored;
 use crate::driver::ItemId;
 use parking_lot::RwLock;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
-use std::fs::{self, Metadata};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use syncmount_common::SymlinkTarget;
+use syncmount_common::node::LEVELS_MAX;
 
 /// What is to be looked at.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -94,6 +96,8 @@ pub(crate) struct Seen {
     pub(crate) passed: bool,
     /// How many things were looked at.
     pub(crate) looked_at: u64,
+    /// The look was broken off: nothing follows from it.
+    pub(crate) is_cut: bool,
 }
 
 /// How to look.
@@ -109,11 +113,13 @@ pub(crate) struct Rules {
 
 /// One look at the disk.
 pub(crate) struct Scan<'a> {
-    root: &'a Path,
+    root: &'a Root,
     index: &'a parking_lot::Mutex<Index>,
     rules: Rules,
-    /// Files that are being put together: not left over.
-    parts: &'a HashSet<PathBuf>,
+    /// Directories in which files are being put together, by what the disk calls them: not left over.
+    works: &'a HashSet<u64>,
+    /// Asked between two entries: whether to break off.
+    ends: &'a AtomicBool,
     /// Paths that count as rested, whatever their times say.
     rested: &'a BTreeSet<PathBuf>,
     ignored: &'a RwLock<Ignored>,
@@ -132,10 +138,10 @@ pub(crate) struct Scan<'a> {
 
 impl<'a> Scan<'a> {
     pub(crate) fn new(
-        root: &'a Path,
+        root: &'a Root,
         index: &'a parking_lot::Mutex<Index>,
         rules: Rules,
-        parts: &'a HashSet<PathBuf>,
+        (works, ends): (&'a HashSet<u64>, &'a AtomicBool),
         rested: &'a BTreeSet<PathBuf>,
         ignored: &'a RwLock<Ignored>,
     ) -> Self {
@@ -143,7 +149,8 @@ impl<'a> Scan<'a> {
             root,
             index,
             rules,
-            parts,
+            works,
+            ends,
             rested,
             ignored,
             seen: Seen::default(),
@@ -169,64 +176,84 @@ impl<'a> Scan<'a> {
             by_dir.entry(path.parent().unwrap_or(Path::new(""))).or_default().push(path);
         }
         for path in by_dir.into_values().flatten() {
+            if self.is_over() {
+                break;
+            }
             self.is_hint = scope.paths.contains(path);
             self.path(path);
         }
+        self.seen.is_cut = self.is_over();
         self.seen
     }
 
-    /// Looks up one name, and everything below it if it is new.
+    fn is_over(&self) -> bool {
+        self.ends.load(Ordering::Relaxed)
+    }
+
+    /// Looks up one name, and everything below it if it is new. If a directory above is not known, or is not at its path, it
+    /// is looked up instead.
     fn path(&mut self, path: &Path) {
-        let Some((dir, known)) = self.nearest_dir(path) else { return };
-        if known != path.parent().unwrap_or(Path::new("")) {
+        let Some(dirs) = self.known_dirs(path) else { return };
+        let prefix = |len: usize| path.iter().take(len).collect::<PathBuf>();
+        let above = path.iter().count().saturating_sub(1);
+        let last = dirs.len() - 1;
+        // Above one that is there all are.
+        let astray = if self.is_in_place(dirs[last], &prefix(last)) {
+            None
+        } else {
+            (1..last).find(|depth| !self.is_in_place(dirs[*depth], &prefix(*depth))).or(Some(last))
+        };
+        match astray {
+            // What is at the path now does not lie in that directory.
+            Some(depth) => {
+                self.seen.passed |= self.is_hint;
+                self.look_up(dirs[depth - 1], &prefix(depth));
+            }
             // A directory above is not known yet: it is found with what is in it.
-            let first = path.strip_prefix(&known).ok().and_then(|rest| rest.components().next());
-            let Some(first) = first else { return };
-            let above = known.join(first);
-            return self.path(&above);
+            None if last < above => self.look_up(dirs[last], &prefix(last + 1)),
+            None => self.look_up(dirs[last], path),
         }
-        if !self.is_in_place(dir, &known) {
-            // What is at the path now does not lie in that directory: the directory is looked at instead.
-            self.seen.passed |= self.is_hint;
-            return self.path(&known);
-        }
+    }
+
+    /// Looks up one name in a directory that is at its path.
+    fn look_up(&mut self, dir: ItemId, path: &Path) {
         let Some(name) = path.file_name().and_then(platform::name_bytes) else { return };
-        let whole = self.root.join(path);
-        let found = fs::symlink_metadata(&whole).and_then(|metadata| Ok((Print::found(&whole, &metadata)?, metadata)));
+        let spot = self.root.spot(path);
+        let found = spot.and_then(|spot| Ok(spot.look()?.map(|found| (spot, found))));
         match found {
             // The system finds it under another spelling, of which it will tell as well.
-            Ok(_) if !platform::is_spelled_so(&whole) => {
+            Ok(Some((spot, _))) if !spot.is_spelled_so() => {
                 let child = self.index.lock().child(dir, name);
                 self.seen.missing.extend(child);
             }
-            Ok((print, metadata)) => {
-                if metadata.is_dir() {
+            Ok(Some((spot, found))) => {
+                if found.0.kind == PrintKind::Dir {
                     self.seen.dirs.insert(path.to_path_buf());
                 }
-                self.entry(dir, name.into(), path, (print, &metadata), false);
+                self.entry(dir, name.into(), path, &spot, found, false);
             }
-            Err(error) if platform::is_absent(&error) => {
+            Err(error) if !platform::is_absent(&error) => self.unknown(path, &error),
+            Ok(None) | Err(_) => {
                 let child = self.index.lock().child(dir, name);
                 self.seen.passed |= self.is_hint && child.is_none();
                 self.seen.hinted_missing.extend(child.filter(|_| self.is_hint));
                 self.seen.missing.extend(child);
             }
-            Err(error) => self.unknown(path, &error),
         }
     }
 
-    /// The deepest known directory above a path.
-    fn nearest_dir(&self, path: &Path) -> Option<(ItemId, PathBuf)> {
+    /// The known directories above a path, the root first.
+    fn known_dirs(&self, path: &Path) -> Option<Vec<ItemId>> {
         let index = self.index.lock();
-        let (mut at, mut known) = (ROOT_ITEM, PathBuf::new());
+        let mut dirs = vec![ROOT_ITEM];
         for component in path.parent()?.components() {
             let name = platform::name_bytes(component.as_os_str())?;
-            match index.child(at, name).filter(|id| index.get(*id).is_some_and(Item::is_dir)) {
-                Some(id) => (at, known) = (id, known.join(component)),
+            match index.child(*dirs.last()?, name).filter(|id| index.get(*id).is_some_and(Item::is_dir)) {
+                Some(id) => dirs.push(id),
                 None => break,
             }
         }
-        Some((at, known))
+        Some(dirs)
     }
 
     /// Whether a known directory is at its path.
@@ -237,7 +264,7 @@ impl<'a> Scan<'a> {
         let Some(print) = self.index.lock().get(dir).map(|item| item.print) else { return false };
         *self.in_place.entry(dir).or_insert_with(|| {
             // What cannot be looked at is reported with what is in it.
-            Print::at(&self.root.join(path)).map_or(true, |there| there.is_some_and(|there| there.same_file(&print)))
+            self.root.print(path).map_or(true, |there| there.is_some_and(|there| there.same_file(&print)))
         })
     }
 
@@ -247,11 +274,11 @@ impl<'a> Scan<'a> {
             self.list(ROOT_ITEM, path, true);
             return true;
         }
-        let dir = self.nearest_dir(path).and_then(|(dir, known)| {
+        let dir = self.known_dirs(path).and_then(|dirs| {
             let name = path.file_name().and_then(platform::name_bytes)?;
-            let is_here = known == path.parent().unwrap_or(Path::new(""));
+            let is_here = dirs.len() == path.iter().count();
             let index = self.index.lock();
-            index.child(dir, name).filter(|id| is_here && index.get(*id).is_some_and(Item::is_dir))
+            index.child(*dirs.last()?, name).filter(|id| is_here && index.get(*id).is_some_and(Item::is_dir))
         });
         self.path(path);
         let Some(dir) = dir.filter(|dir| self.is_in_place(*dir, path)) else { return self.told.contains(path) };
@@ -266,57 +293,59 @@ impl<'a> Scan<'a> {
         let mut todo = vec![(dir, path.to_path_buf())];
         while let Some((dir, path)) = todo.pop() {
             self.listed.insert(dir);
-            self.ignored.write().look(self.root, &path);
-            let entries = match fs::read_dir(self.root.join(&path)) {
-                Ok(entries) => entries,
-                Err(error) => {
-                    self.unknown(&path, &error);
-                    continue;
-                }
-            };
-            let mut found = HashSet::new();
-            let mut is_whole = true;
-            for entry in entries {
-                let (name, metadata) = match entry.map(|entry| (entry.file_name(), entry.metadata())) {
-                    Ok(read) => read,
-                    Err(error) => {
-                        self.unknown(&path, &error);
-                        is_whole = false;
-                        break;
-                    }
-                };
-                let Some(bytes) = platform::name_bytes(&name) else {
-                    self.unknown(&path.join(&name), &io::Error::other("its name cannot be spelled on other systems"));
-                    continue;
-                };
-                let (bytes, inner): (Arc<[u8]>, _) = (bytes.into(), path.join(&name));
-                let metadata = metadata.and_then(|metadata| {
-                    let print = Print::found(&self.root.join(&inner), &metadata)?;
-                    Ok((metadata, print))
-                });
-                match metadata {
-                    Ok((metadata, print)) => {
-                        found.insert(bytes.clone());
-                        let known = self.unchanged_dir(dir, &bytes, &print);
-                        match known {
-                            Some(known) if deep => todo.push((known, inner)),
-                            Some(_) => {}
-                            None => self.entry(dir, bytes, &inner, (print, &metadata), deep),
-                        }
-                    }
-                    Err(error) if platform::is_absent(&error) => {}
-                    Err(error) => {
-                        found.insert(bytes);
-                        self.unknown(&inner, &error);
-                    }
-                }
+            if let Err(error) = self.list_one(dir, &path, deep, &mut todo) {
+                self.unknown(&path, &error);
             }
-            if is_whole {
-                let index = self.index.lock();
-                let gone = index.children(dir).filter(|(name, _)| !found.contains(*name));
-                self.seen.missing.extend(gone.map(|(_, id)| id));
+            if self.is_over() {
+                return;
             }
         }
+    }
+
+    /// Lists one directory. Directories that are to be listed too, as they are known, go to `todo`.
+    fn list_one(&mut self, dir: ItemId, path: &Path, deep: bool, todo: &mut Vec<(ItemId, PathBuf)>) -> io::Result<()> {
+        if path.components().count() > DEPTH_MAX {
+            return Err(io::Error::other(format!("it lies deeper than {DEPTH_MAX} directories, and is not shared")));
+        }
+        let here = self.root.dir(path)?;
+        self.ignored.write().look(&here, path);
+        let mut names = Vec::new();
+        let listed = here.names(|name| {
+            names.push(name);
+            !self.is_over()
+        });
+        let mut found = HashSet::new();
+        for name in names {
+            if self.is_over() {
+                return Ok(());
+            }
+            let inner = path.join(&name);
+            let Some(bytes) = platform::name_bytes(&name) else {
+                self.unknown(&inner, &io::Error::other("its name cannot be spelled on other systems"));
+                continue;
+            };
+            let (bytes, spot): (Arc<[u8]>, Spot) = (bytes.into(), here.spot(&name)?);
+            match spot.look() {
+                Ok(Some(look)) => {
+                    found.insert(bytes.clone());
+                    match self.unchanged_dir(dir, &bytes, &look.0) {
+                        Some(known) if deep => todo.push((known, inner)),
+                        Some(_) => {}
+                        None => todo.extend(self.compare(dir, bytes, &inner, &spot, look, deep)),
+                    }
+                }
+                Ok(None) => {}
+                Err(error) => {
+                    found.insert(bytes);
+                    self.unknown(&inner, &error);
+                }
+            }
+        }
+        listed?;
+        let index = self.index.lock();
+        let gone = index.children(dir).filter(|(name, _)| !found.contains(*name));
+        self.seen.missing.extend(gone.map(|(_, id)| id));
+        Ok(())
     }
 
     fn unchanged_dir(&mut self, dir: ItemId, name: &[u8], print: &Print) -> Option<ItemId> {
@@ -330,17 +359,25 @@ impl<'a> Scan<'a> {
         same.then_some(id)
     }
 
-    /// Compares one entry with what is known.
-    fn entry(
+    /// Compares one entry with what is known, and lists it with all below it if it is a directory that is to be listed.
+    fn entry(&mut self, dir: ItemId, name: Arc<[u8]>, path: &Path, spot: &Spot, found: (Print, i64), deep: bool) {
+        if let Some((id, path)) = self.compare(dir, name, path, spot, found, deep) {
+            self.list(id, &path, true);
+        }
+    }
+
+    /// Compares one entry with what is known. Gives a directory that is to be listed.
+    fn compare(
         &mut self,
         dir: ItemId,
         name: Arc<[u8]>,
         path: &Path,
-        (mut print, metadata): (Print, &Metadata),
+        spot: &Spot,
+        (mut print, touched): (Print, i64),
         deep: bool,
-    ) {
+    ) -> Option<(ItemId, PathBuf)> {
         if self.told.contains(path) {
-            return;
+            return None;
         }
         self.seen.looked_at += 1;
         let child = self.index.lock().child(dir, &name);
@@ -349,55 +386,63 @@ impl<'a> Scan<'a> {
             let is_known = child.and_then(|id| index.get(id)).is_some_and(|item| item.print.same_file(&print));
             drop(index);
             if !is_known {
-                return self.left_over(dir, name, path, &print);
+                self.left_over(dir, name, path, spot, &print);
+                return None;
             }
         }
         // What is shared already goes on being shared, whatever the rules say now.
         if child.is_none() && self.ignored.read().is_ignored(path, print.kind == PrintKind::Dir) {
-            return;
+            return None;
         }
         if print.kind == PrintKind::Other {
             // Pipes, sockets and devices live on this machine only.
             self.seen.missing.extend(child);
-            return;
+            return None;
         }
         let known = self.same_item(dir, &name, &print, child);
         let is_in_place = known.is_some() && known == child;
         if let Some(id) = known.filter(|_| is_in_place) {
             let is_same = self.index.lock().get(id).is_some_and(|item| item.print == print);
             if is_same && !(self.rules.all && print.kind == PrintKind::File) {
-                return;
+                return None;
             }
         }
         let is_moved_only =
             known.is_some_and(|id| self.index.lock().get(id).is_some_and(|item| item.print.same_bytes(&print)));
         if print.kind == PrintKind::File
             && !is_moved_only
-            && platform::touched(metadata) > self.rules.rested_before
+            && touched > self.rules.rested_before
             && !self.rested.contains(path)
         {
             self.seen.restless.insert(path.to_path_buf());
             self.seen.restless_files.insert(print.file);
             // A name does not wait for bytes: who has its old one by now would push it out of that.
             let before = known.filter(|_| !is_in_place).and_then(|id| self.index.lock().get(id).map(|item| item.print));
-            let Some(before) = before else { return };
-            print = before;
+            print = before?;
         }
-        let target = match (print.kind, platform::read_link(&self.root.join(path))) {
+        let target = match (print.kind, spot.read_link()) {
             (PrintKind::Symlink, Ok(target)) => Some(target),
-            (PrintKind::Symlink, Err(error)) => return self.unknown(path, &error),
+            (PrintKind::Symlink, Err(error)) => {
+                self.unknown(path, &error);
+                return None;
+            }
             _ => None,
         };
         if names::tree_name(&name).is_none() {
-            return self.unknown(path, &io::Error::other("its name is none that can be shared"));
+            self.unknown(path, &io::Error::other("its name is none that can be shared"));
+            return None;
+        }
+        if known.is_none() && print.kind == PrintKind::Dir && path.iter().count() > LEVELS_MAX {
+            let why = format!("at most {LEVELS_MAX} directories can lie in each other; it is not shared");
+            self.unknown(path, &io::Error::other(why));
+            return None;
         }
         let id = known.unwrap_or_else(|| self.index.lock().fresh_id());
         self.claimed.insert(id, dir);
         self.told.insert(path.to_path_buf());
         self.seen.sightings.push(Sighting { dir, name, id, print, target });
-        if print.kind == PrintKind::Dir && (known.is_none() || !is_in_place || deep) {
-            self.list(id, path, true);
-        }
+        let is_listed = print.kind == PrintKind::Dir && (known.is_none() || !is_in_place || deep);
+        is_listed.then(|| (id, path.to_path_buf()))
     }
 
     /// The item that something on the disk is: the one of this name, or one that has left its place.
@@ -414,14 +459,14 @@ impl<'a> Scan<'a> {
         if (item.parent, &*item.name) == (dir, name) || (item.is_dir() && self.is_within(dir, id, &index)) {
             return None;
         }
-        let path = index.path(self.root, id)?;
+        let path = index.path(id)?;
         drop(index);
-        match Print::at(&path) {
-            Ok(there) => {
-                let is_left = there.is_none_or(|there| !there.same_file(print)) || !platform::is_spelled_so(&path);
+        match self.root.spot(&path).and_then(|spot| Ok((spot.print()?, spot))) {
+            Ok((there, spot)) => {
+                let is_left = there.is_none_or(|there| !there.same_file(print)) || !spot.is_spelled_so();
                 is_left.then_some(id)
             }
-            Err(_) => None,
+            Err(error) => platform::is_absent(&error).then_some(id),
         }
     }
 
@@ -434,23 +479,49 @@ impl<'a> Scan<'a> {
     }
 
     /// What a process was putting together, or aside, when it was killed.
-    fn left_over(&mut self, dir: ItemId, name: Arc<[u8]>, path: &Path, print: &Print) {
-        let whole = self.root.join(path);
-        if !names::is_part(&name) || self.parts.contains(&whole) {
+    fn left_over(&mut self, dir: ItemId, name: Arc<[u8]>, path: &Path, spot: &Spot, print: &Print) {
+        if !names::is_part(&name) || self.works.contains(&print.file) {
             return;
         }
-        if let Some(id) = self.put_aside(print) {
+        if names::is_work(&name) && print.kind == PrintKind::Dir {
+            // What a killed process had put aside lies where it was, never here.
+            if let Err(error) = spot.open_dir().and_then(|work| self.clear(&work, path)) {
+                tracing::debug!(path = %path.display(), %error, "a left-over directory cannot be cleared");
+            }
+        } else if let Some(id) = self.put_aside(print) {
             self.claimed.insert(id, dir);
             self.seen.aside.push((id, dir, name));
-        } else if self.was_written_to(print) {
+            return;
+        }
+        self.discard(spot, path, print);
+    }
+
+    fn clear(&mut self, work: &Dir, path: &Path) -> io::Result<()> {
+        let mut names = Vec::new();
+        work.names(|name| {
+            names.push(name);
+            !self.is_over()
+        })?;
+        for name in names {
+            let spot = work.spot(&name)?;
+            if let Some(print) = spot.print()? {
+                self.discard(&spot, &path.join(name), &print);
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes what is left over, unless a program wrote to it.
+    fn discard(&mut self, spot: &Spot, path: &Path, print: &Print) {
+        if self.was_written_to(print) {
             let why =
                 "a program wrote to it in the moment in which another version took its place; rename it to keep it";
             self.unknown(path, &io::Error::other(why));
         } else if self.rules.clears {
             // A directory goes if it is empty.
-            let removed = if print.kind == PrintKind::Dir { fs::remove_dir(&whole) } else { fs::remove_file(&whole) };
+            let removed = if print.kind == PrintKind::Dir { spot.remove_dir() } else { spot.remove_file() };
             if let Err(error) = removed {
-                tracing::debug!(path = %whole.display(), %error, "a left-over part cannot be removed");
+                tracing::debug!(path = %path.display(), %error, "a left-over part cannot be removed");
             }
         }
     }
@@ -467,9 +538,9 @@ impl<'a> Scan<'a> {
         let index = self.index.lock();
         let id = index.of_file(print.file).filter(|id| !self.claimed.contains_key(id))?;
         index.get(id).filter(|item| item.print.same_file(print))?;
-        let path = index.path(self.root, id)?;
+        let path = index.path(id)?;
         drop(index);
-        Print::at(&path).is_ok_and(|there| there.is_none()).then_some(id)
+        self.root.print(&path).is_ok_and(|there| there.is_none()).then_some(id)
     }
 
     fn unknown(&mut self, path: &Path, error: &io::Error) {

@@ -1,11 +1,13 @@
 //! One watched folder from begin to end: state, server, marker, the folder's thread, control socket, and the way out.
 
+use super::beneath::Root;
 use super::folder::Folder;
 use super::inbox::Inbox;
 use super::index::{folder_id, folder_row};
 use super::marker::Marker;
+use super::modes::Modes;
 use super::runner::{Habits, Runner, State};
-use crate::config::{Dirs, MountConfig, StartError};
+use crate::config::{Dirs, MountConfig, StartError, create_private_dir};
 use crate::control::{ControlHandler, ControlServer, ControlSocket};
 use crate::driver::{Client, OpenError, Pump};
 use crate::join::{await_first_state, check_server, open_client, problems_of, say_now_and_then};
@@ -14,12 +16,14 @@ use crate::remote::{HttpRemote, ServerUrl};
 use crate::status::{LastError, Mode, PROBLEMS_MAX, Phase, Pin, Problem, ProblemKind, Status};
 use crate::system::signals::EndRequests;
 use crate::verify_report::VerifyReport;
+use crate::wall;
 use anyhow::Context;
 use parking_lot::Mutex;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 use syncmount_common::Timestamp;
+use syncmount_confine::Held;
 use syncmount_engine::Engine;
 
 /// How long after a stop what is pending is still sent. What is left then goes with the next start.
@@ -27,6 +31,9 @@ const LINGER: Duration = Duration::from_secs(10);
 
 /// How long a run that ends by itself waits for a server that cannot be reached.
 const ONCE_PATIENCE: Duration = Duration::from_secs(30);
+
+/// The stack of the folder's thread, in bytes: one thing is done for another's sake, some of them in a row.
+const STACK_LEN: usize = 8 << 20;
 
 /// Content that came with the feed is kept this long in bytes until it is in the folder.
 const CACHE_SIZE: u64 = 256 << 20;
@@ -40,11 +47,15 @@ pub struct Options {
     pub verify: bool,
     /// How often everything is looked at without a hint.
     pub scan_interval: Duration,
+    /// Whether the process reaches no other files than it needs, where the kernel can hold that.
+    pub confined: bool,
+    /// Files get the bits with which they are executed as their owner or group.
+    pub apply_setid: bool,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { once: false, verify: false, scan_interval: Duration::from_secs(600) }
+        Self { once: false, verify: false, scan_interval: Duration::from_secs(600), confined: true, apply_setid: false }
     }
 }
 
@@ -52,6 +63,7 @@ struct Running {
     client: Arc<Client>,
     remote: Arc<HttpRemote>,
     config: MountConfig,
+    confined: Held,
     since: Timestamp,
     phase: Mutex<Phase>,
     inbox: Arc<Inbox>,
@@ -67,6 +79,7 @@ struct Running {
 pub fn run(config: &MountConfig, options: Options, ready: &Ready) -> anyhow::Result<()> {
     let dirs = Dirs::of_user()?;
     let socket = ControlSocket::claim(&dirs, &config.mountpoint)?;
+    let confined = confine(config, options, &dirs)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
@@ -74,7 +87,7 @@ pub fn run(config: &MountConfig, options: Options, ready: &Ready) -> anyhow::Res
         .context("cannot start the runtime")?;
     let config = &MountConfig { cache_size: config.cache_size.min(CACHE_SIZE), ..config.clone() };
     let url: ServerUrl = config.server.parse().map_err(StartError::ServerUrl)?;
-    let remote = Arc::new(HttpRemote::new(&url, &config.folder, config.token.expose())?);
+    let remote = Arc::new(config.remote(&url)?);
     let patience = runtime.spawn(say_now_and_then(ready.clone(), "looking at the folder"));
     let client = open_client(config, remote.clone(), runtime.handle())?;
     let rows = client.take_items();
@@ -84,10 +97,13 @@ pub fn run(config: &MountConfig, options: Options, ready: &Ready) -> anyhow::Res
     if first {
         runtime.block_on(check_server(&remote, config))?;
     }
-    let marker = Marker::take(&config.mountpoint, id, known.is_some())?;
+    let root = Root::open(&config.mountpoint).context("the folder cannot be opened")?;
+    let marker = Marker::take(&root, id, known.is_some())?;
     client.keep_items(vec![folder_row(id)]).context("the state cannot be written")?;
-    let folder = Folder::new(client.clone(), config.mountpoint.clone(), rows).context("the folder cannot be read")?;
     let (inbox, shared) = (Arc::new(Inbox::default()), Arc::new(Mutex::new(State::default())));
+    let mut folder = Folder::at(client.clone(), root, rows).context("the folder cannot be read")?;
+    folder.set_modes(Modes::applying_setid(options.apply_setid));
+    folder.end_with(inbox.ends());
     let told = inbox.clone();
     client.attach_folder(folder.bytes(move |what| told.told(what)));
     let changed = inbox.clone();
@@ -99,11 +115,12 @@ pub fn run(config: &MountConfig, options: Options, ready: &Ready) -> anyhow::Res
     }
     let habits = Habits { scan_interval: options.scan_interval, verify: options.verify || client.was_cut() };
     let runner = Runner::new(folder, inbox.clone(), shared.clone(), habits, &client)?;
-    let thread = std::thread::Builder::new().name("folder".into()).spawn(move || runner.run())?;
+    let thread = std::thread::Builder::new().name("folder".into()).stack_size(STACK_LEN).spawn(move || runner.run())?;
     let running = Arc::new(Running {
         client: client.clone(),
         remote,
         config: config.clone(),
+        confined,
         since: client.now(),
         phase: Mutex::new(Phase::Starting),
         inbox: inbox.clone(),
@@ -132,6 +149,17 @@ pub fn run(config: &MountConfig, options: Options, ready: &Ready) -> anyhow::Res
     anyhow::ensure!(joined.is_ok(), "the thread that watches the folder panicked");
     closed.map_err(OpenError::State)?;
     Ok(())
+}
+
+/// Confines this process, which has no other threads yet.
+fn confine(config: &MountConfig, options: Options, dirs: &Dirs) -> anyhow::Result<Held> {
+    let MountConfig { mountpoint, cache_dir, log_file, .. } = config;
+    // What is not there cannot be reached later either.
+    create_private_dir(&dirs.state).map_err(StartError::io("make the state directory", &dirs.state))?;
+    let wall = wall::around(mountpoint, cache_dir, log_file.as_deref(), dirs);
+    let held = if options.confined { wall.enter()? } else { Held::default() };
+    tracing::info!("confined: {held}");
+    Ok(held)
 }
 
 /// Returns when the folder is not to be watched any more, or cannot be.
@@ -250,6 +278,7 @@ impl ControlHandler for Running {
         problems.truncate(PROBLEMS_MAX);
         Status {
             mode: Mode::Watch,
+            confined: self.confined.to_string(),
             phase: *self.phase.lock(),
             connected: self.client.link.is_online(),
             pending_files: pending.files,

@@ -2,10 +2,10 @@
 
 use super::State;
 use super::error::{ApiError, Result};
+use super::gates::Asked;
 use super::request::{Folder, Params};
 use crate::service::{Changes, Poll};
 use axum::Json;
-use axum::extract::State as Extract;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse as _, Response};
 use bytes::BytesMut;
@@ -55,7 +55,7 @@ pub(super) struct ChangesQuery {
     ),
 ))]
 pub(super) async fn get(
-    Extract(state): Extract<State>,
+    Asked(state): Asked,
     Folder(folder): Folder,
     Params(query): Params<ChangesQuery>,
 ) -> Result<Response> {

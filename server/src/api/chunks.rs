@@ -1,19 +1,21 @@
 //! `/v1/chunks…` and `/v1/contents/HASH`.
 
-use super::State;
 use super::error::{ApiError, Result};
+use super::gates::Asked;
 use super::request::{Frames, Hash, Params, json};
 use crate::service::{self, ToldManifest};
 use axum::Json;
 use axum::body::Body;
-use axum::extract::{Request, State as Extract};
-use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
+use axum::extract::Request;
+use axum::http::HeaderValue;
+use axum::http::header::{CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE};
 use axum::response::{IntoResponse as _, Response};
 use bytes::{Bytes, BytesMut};
-use futures::{StreamExt as _, stream};
+use futures::{StreamExt as _, TryStreamExt as _, stream};
 use serde::Deserialize;
+use std::convert::Infallible;
 use syncmount_common::delta;
-use syncmount_common::frame::{self, Frame};
+use syncmount_common::frame;
 use syncmount_common::protocol::chunks::{ChunkList, FetchList, MissingReply, PUT_LEN_MAX, PutReply};
 #[cfg(test)]
 use syncmount_common::protocol::error::ErrorBody;
@@ -29,8 +31,8 @@ const IMMUTABLE: &str = "private, max-age=31536000, immutable";
     post, path = "/v1/chunks/missing", tag = "chunks", operation_id = "missing_chunks", request_body = ChunkList,
     responses((status = 200, body = MissingReply), (status = "default", body = ErrorBody)),
 ))]
-pub(super) async fn missing(Extract(state): Extract<State>, request: Request) -> Result<Json<MissingReply>> {
-    let list: ChunkList = json(&state, request, LIST_LEN_MAX).await?;
+pub(super) async fn missing(Asked(state): Asked, request: Request) -> Result<Json<MissingReply>> {
+    let (list, _): (ChunkList, _) = json(&state, request, LIST_LEN_MAX).await?;
     Ok(Json(state.service.missing(list.chunks).await?))
 }
 
@@ -39,16 +41,12 @@ pub(super) async fn missing(Extract(state): Extract<State>, request: Request) ->
     request_body(content = Vec<u8>, content_type = "application/vnd.syncmount.frames", description = "chunks, framed"),
     responses((status = 200, body = PutReply), (status = "default", body = ErrorBody)),
 ))]
-pub(super) async fn put(Extract(state): Extract<State>, request: Request) -> Result<Json<PutReply>> {
+pub(super) async fn put(Asked(state): Asked, request: Request) -> Result<Json<PutReply>> {
     let (parts, body) = request.into_parts();
     let mut frames = Frames::new(&state, &parts.headers, body, PUT_LEN_MAX)?;
     let mut ingest = state.service.ingest();
-    while let Some(frame) = frames.next().await? {
-        let Frame::Chunk(hash, envelope) = frame else {
-            return Err(ApiError::new(ErrorCode::BadRequest, "a put has chunks only"));
-        };
-        ingest.add(hash, envelope).await?;
-    }
+    let malformed = || ApiError::new(ErrorCode::BadRequest, "a put has chunks only");
+    frames.chunks_into(&mut ingest, malformed).await?;
     Ok(Json(state.service.put_fresh(ingest.finish().await?).await?))
 }
 
@@ -61,18 +59,19 @@ pub(super) async fn put(Extract(state): Extract<State>, request: Request) -> Res
         (status = "default", body = ErrorBody),
     ),
 ))]
-pub(super) async fn fetch(Extract(state): Extract<State>, request: Request) -> Result<Response> {
-    let list: FetchList = json(&state, request, LIST_LEN_MAX).await?;
+pub(super) async fn fetch(Asked(state): Asked, request: Request) -> Result<Response> {
+    let (list, _): (FetchList, _) = json(&state, request, LIST_LEN_MAX).await?;
     let told = state.service.fetch_alike(list.chunks, list.alike).await?;
-    let frames = told.map(|told| told.map(|(hash, envelope)| chunk_frame(&hash, &envelope)));
-    let all = frames.chain(stream::once(async { Ok::<_, service::ServiceError>(end_frame()) }));
+    let pieces = told.map_ok(|(hash, envelope)| stream::iter(chunk_frame(&hash, envelope).map(Ok))).try_flatten();
+    let all = pieces.chain(stream::once(async { Ok::<_, service::ServiceError>(end_frame()) }));
     Ok(([(CONTENT_TYPE, frame::CONTENT_TYPE)], Body::from_stream(all)).into_response())
 }
 
-fn chunk_frame(hash: &ChunkHash, envelope: &[u8]) -> Bytes {
-    let mut out = BytesMut::with_capacity(frame::CHUNK_OVERHEAD + envelope.len());
-    frame::put_chunk(&mut out, hash, envelope);
-    out.freeze()
+/// A frame in pieces: the chunk itself is not copied.
+fn chunk_frame(hash: &ChunkHash, envelope: Bytes) -> [Bytes; 2] {
+    let mut head = BytesMut::with_capacity(frame::CHUNK_OVERHEAD);
+    frame::put_chunk_head(&mut head, hash, envelope.len());
+    [head.freeze(), envelope]
 }
 
 fn end_frame() -> Bytes {
@@ -105,7 +104,7 @@ pub(super) struct PartQuery {
     ),
 ))]
 pub(super) async fn get(
-    Extract(state): Extract<State>,
+    Asked(state): Asked,
     Hash(hash): Hash<ChunkHash>,
     Params(query): Params<PartQuery>,
 ) -> Result<Response> {
@@ -118,10 +117,14 @@ pub(super) async fn get(
     };
     let end = from.checked_add(len).ok_or_else(|| ApiError::new(ErrorCode::Invalid, "no chunk is so long"))?;
     let (name, envelope) = state.service.part(hash, from..end).await?;
-    let mut out = BytesMut::with_capacity(2 * frame::CHUNK_OVERHEAD + envelope.len());
-    frame::put_chunk(&mut out, &name, &envelope);
-    frame::put_end(&mut out);
-    Ok(([(CONTENT_TYPE, frame::CONTENT_TYPE), (CACHE_CONTROL, IMMUTABLE)], out.freeze()).into_response())
+    let [head, envelope] = chunk_frame(&name, envelope);
+    let pieces = [head, envelope, end_frame()];
+    let len = pieces.iter().map(Bytes::len).sum::<usize>();
+    let body = Body::from_stream(stream::iter(pieces.map(Ok::<_, Infallible>)));
+    let headers = [(CONTENT_TYPE, HeaderValue::from_static(frame::CONTENT_TYPE))];
+    let mut response = (headers, [(CACHE_CONTROL, IMMUTABLE)], body).into_response();
+    response.headers_mut().insert(CONTENT_LENGTH, len.into());
+    Ok(response)
 }
 
 /// Which manifest whoever asks has.
@@ -145,7 +148,7 @@ pub(super) struct ManifestQuery {
     ),
 ))]
 pub(super) async fn manifest(
-    Extract(state): Extract<State>,
+    Asked(state): Asked,
     Hash(hash): Hash<ContentHash>,
     Params(query): Params<ManifestQuery>,
 ) -> Result<Response> {

@@ -2,11 +2,12 @@
 
 use super::State;
 use super::error::{ApiError, Result};
+use super::gates::Asked;
 use super::request::{Folder, Frames, json, media_type, parse, peer};
 use crate::service::Fresh;
 use axum::Json;
-use axum::extract::{Request, State as Extract};
-use syncmount_common::frame::{self, Frame};
+use axum::extract::Request;
+use syncmount_common::frame;
 use syncmount_common::protocol::commit::{COMMIT_LEN_MAX, CommitRequest, Committed};
 #[cfg(test)]
 use syncmount_common::protocol::error::ErrorBody;
@@ -24,15 +25,13 @@ use syncmount_common::protocol::error::ErrorCode;
         (status = "default", body = ErrorBody),
     ),
 ))]
-pub(super) async fn post(
-    Extract(state): Extract<State>,
-    Folder(folder): Folder,
-    request: Request,
-) -> Result<Json<Committed>> {
+pub(super) async fn post(Asked(state): Asked, Folder(folder): Folder, request: Request) -> Result<Json<Committed>> {
     let (commit, fresh) = if media_type(request.headers()) == frame::CONTENT_TYPE {
         framed(&state, request).await?
     } else {
-        (json(&state, request, COMMIT_LEN_MAX).await?, Fresh::default())
+        let (commit, charge) = json(&state, request, COMMIT_LEN_MAX).await?;
+        state.allowance.keep(charge);
+        (commit, Fresh::default())
     };
     Ok(Json(state.service.commit_fresh(&folder, commit, fresh).await?))
 }
@@ -41,12 +40,11 @@ async fn framed(state: &State, request: Request) -> Result<(CommitRequest, Fresh
     let (parts, body) = request.into_parts();
     let mut frames = Frames::new(state, &parts.headers, body, COMMIT_LEN_MAX)?;
     let malformed = || ApiError::new(ErrorCode::BadRequest, "a framed commit is one header and then chunks");
-    let Some(Frame::Header(header)) = frames.next().await? else { return Err(malformed()) };
-    let commit = parse(header, peer(&parts.headers)).await?;
+    let header = frames.header().await?.ok_or_else(malformed)?;
     let mut ingest = state.service.ingest();
-    while let Some(frame) = frames.next().await? {
-        let Frame::Chunk(hash, envelope) = frame else { return Err(malformed()) };
-        ingest.add(hash, envelope).await?;
-    }
-    Ok((commit, ingest.finish().await?))
+    frames.chunks_into(&mut ingest, malformed).await?;
+    let fresh = ingest.finish().await?;
+    // Parsed when the body is there, so that its memory is not held for a client that sends slowly.
+    state.allowance.keep(frames.received_whole().await?);
+    Ok((parse(header, peer(&parts.headers)).await?, fresh))
 }

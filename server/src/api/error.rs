@@ -18,12 +18,17 @@ pub(super) type Result<T> = std::result::Result<T, ApiError>;
 pub(super) struct ApiError {
     body: Box<ErrorBody>,
     header: Option<(HeaderName, HeaderValue)>,
+    mark: Option<WrongCursor>,
 }
+
+/// Marks a reply to a position that this server has never told, for what counts them.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct WrongCursor;
 
 impl ApiError {
     pub(super) fn new(code: ErrorCode, message: impl Into<String>) -> Self {
         let body = ErrorBody { code, message: message.into(), retryable: retryable(code), details: None };
-        Self { body: Box::new(body), header: default_header(code) }
+        Self { body: Box::new(body), header: default_header(code), mark: None }
     }
 
     /// The range lies outside the file, which has `size` bytes.
@@ -104,6 +109,9 @@ impl IntoResponse for ApiError {
         if let Some((name, value)) = self.header {
             response.headers_mut().insert(name, value);
         }
+        if let Some(mark) = self.mark {
+            response.extensions_mut().insert(mark);
+        }
         response
     }
 }
@@ -124,6 +132,13 @@ impl From<ServiceError> for ApiError {
             ServiceError::UnknownChunks(chunks) => {
                 let message = ServiceError::UnknownChunks(chunks.clone()).to_string();
                 Self::new(code, message).with_details(json!({ "chunks": chunks }))
+            }
+            ServiceError::UnprovenCursor => {
+                let error = Self::new(code, ServiceError::UnprovenCursor.to_string());
+                Self { mark: Some(WrongCursor), ..error }
+            }
+            ServiceError::Later { seconds, .. } => {
+                Self { header: Some((RETRY_AFTER, HeaderValue::from(seconds))), ..Self::new(code, error.to_string()) }
             }
             fault if code == ErrorCode::Internal => {
                 tracing::error!(error = %fault, "a request failed");

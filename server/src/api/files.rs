@@ -2,22 +2,27 @@
 
 use super::State;
 use super::error::{ApiError, Result};
+use super::gates::Asked;
 use super::limits::{BodyReader, announced_len};
 use super::request::{FilePath, Folder, Params};
 use super::validators::{precondition, range, unchanged};
-use crate::service::{Opened, Path, Precondition};
+use crate::service::{Opened, Path, Precondition, Upload};
 use axum::Json;
 use axum::body::Body;
-use axum::extract::{Request, State as Extract};
-use axum::http::header::{ACCEPT_RANGES, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG, X_CONTENT_TYPE_OPTIONS};
+use axum::extract::Request;
+use axum::http::header::{ACCEPT_RANGES, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG};
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::{IntoResponse as _, Response};
 use serde::Deserialize;
+use syncmount_common::manifest::FILE_SIZE_MAX;
 #[cfg(test)]
 use syncmount_common::protocol::error::ErrorBody;
 use syncmount_common::protocol::error::ErrorCode;
 use syncmount_common::protocol::files::{FileInfo, Listing, Versions};
 use syncmount_common::{Name, NodeKind, Timestamp};
+
+/// The value of `info` that asks for the file's SHA-256 as well.
+const INFO_WITH_HASH: &str = "sha256";
 
 /// Entries in one page of a listing if the query does not say.
 const ENTRIES: usize = 10_000;
@@ -27,7 +32,7 @@ const ENTRIES: usize = 10_000;
 #[cfg_attr(test, derive(utoipa::IntoParams))]
 #[cfg_attr(test, into_params(parameter_in = Query))]
 pub(super) struct GetQuery {
-    /// Answers what is known about the entry instead of its bytes.
+    /// Answers what is known about the entry instead of its bytes; `info=sha256` with the SHA-256 of a file, computed if need be.
     info: Option<String>,
     /// Answers the versions of the file.
     versions: Option<String>,
@@ -90,7 +95,7 @@ pub(super) struct DeleteQuery {
     ),
 ))]
 pub(super) async fn get(
-    Extract(state): Extract<State>,
+    Asked(state): Asked,
     Folder(folder): Folder,
     FilePath(path): FilePath,
     Params(query): Params<GetQuery>,
@@ -111,6 +116,9 @@ async fn get_present(
     query: &GetQuery,
     headers: &HeaderMap,
 ) -> Result<Response> {
+    if query.info.as_deref() == Some(INFO_WITH_HASH) {
+        return Ok(tagged(StatusCode::OK, &state.service.info_with_hash(folder, path).await?));
+    }
     let info = state.service.info(folder, path).await?;
     if query.info.is_some() {
         return Ok(tagged(StatusCode::OK, &info));
@@ -142,7 +150,6 @@ fn bytes(state: &State, opened: &Opened, headers: &HeaderMap) -> Result<Response
     let mut response = (status, body).into_response();
     let out = response.headers_mut();
     out.insert(CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
-    out.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     out.insert(ACCEPT_RANGES, HeaderValue::from_static("bytes"));
     out.insert(CONTENT_LENGTH, HeaderValue::from(part.end - part.start));
     out.insert(ETAG, tag);
@@ -181,7 +188,7 @@ fn tagged(status: StatusCode, info: &FileInfo) -> Response {
     ),
 ))]
 pub(super) async fn put(
-    Extract(state): Extract<State>,
+    Asked(state): Asked,
     Folder(folder): Folder,
     FilePath(path): FilePath,
     Params(query): Params<PutQuery>,
@@ -193,6 +200,8 @@ pub(super) async fn put(
         let (parts, body) = request.into_parts();
         let mtime = query.mtime.map(Timestamp);
         let size = announced_len(&parts.headers);
+        let len_max = if size.is_some() { FILE_SIZE_MAX } else { state.limits.unannounced_len_max };
+        let body = BodyReader::new(&state, &parts.headers, body, len_max, |_| Upload::cost(size))?;
         let condition = precondition(&parts.headers)?;
         upload(&state, &folder, &path, condition, (mtime, size), body).await?
     };
@@ -205,10 +214,9 @@ async fn upload(
     path: &Path,
     condition: Precondition,
     (mtime, size): (Option<Timestamp>, Option<u64>),
-    body: Body,
+    mut body: BodyReader,
 ) -> Result<(FileInfo, bool)> {
     let mut upload = state.service.upload(folder, path, condition, mtime, size).await?;
-    let mut body = BodyReader::streamed(state, body);
     while let Some(bytes) = body.next().await? {
         upload.push(&bytes).await?;
     }
@@ -226,7 +234,7 @@ async fn upload(
     responses((status = 204, description = "removed"), (status = "default", body = ErrorBody)),
 ))]
 pub(super) async fn delete(
-    Extract(state): Extract<State>,
+    Asked(state): Asked,
     Folder(folder): Folder,
     FilePath(path): FilePath,
     Params(query): Params<DeleteQuery>,

@@ -1,10 +1,9 @@
 //! `GET /v1/folders`, `GET /v1/folders/FOLDER`.
 
-use super::State;
 use super::error::Result;
+use super::gates::Asked;
 use super::request::Folder;
 use axum::Json;
-use axum::extract::State as Extract;
 #[cfg(test)]
 use syncmount_common::protocol::error::ErrorBody;
 use syncmount_common::protocol::folders::{FolderInfo, FolderList};
@@ -13,7 +12,7 @@ use syncmount_common::protocol::folders::{FolderInfo, FolderList};
     get, path = "/v1/folders", tag = "folders", operation_id = "list_folders",
     responses((status = 200, body = FolderList), (status = "default", body = ErrorBody)),
 ))]
-pub(super) async fn list(Extract(state): Extract<State>) -> Result<Json<FolderList>> {
+pub(super) async fn list(Asked(state): Asked) -> Result<Json<FolderList>> {
     Ok(Json(state.service.folders().await?))
 }
 
@@ -22,6 +21,6 @@ pub(super) async fn list(Extract(state): Extract<State>) -> Result<Json<FolderLi
     params(("folder" = String, Path, description = "name or id of the folder")),
     responses((status = 200, body = FolderInfo), (status = "default", body = ErrorBody)),
 ))]
-pub(super) async fn get(Extract(state): Extract<State>, Folder(folder): Folder) -> Result<Json<FolderInfo>> {
+pub(super) async fn get(Asked(state): Asked, Folder(folder): Folder) -> Result<Json<FolderInfo>> {
     Ok(Json(state.service.folder(&folder).await?))
 }

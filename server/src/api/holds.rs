@@ -1,10 +1,9 @@
 //! `/v1/folders/FOLDER/holds`: devices that are kept from removing more, and what is decided about them.
 
-use super::State;
 use super::error::Result;
+use super::gates::Asked;
 use super::request::{Folder, HeldDevice};
 use axum::Json;
-use axum::extract::State as Extract;
 #[cfg(test)]
 use syncmount_common::protocol::error::ErrorBody;
 use syncmount_common::protocol::holds::{Hold, HoldList};
@@ -14,7 +13,7 @@ use syncmount_common::protocol::holds::{Hold, HoldList};
     params(("folder" = String, Path, description = "name or id of the folder")),
     responses((status = 200, body = HoldList), (status = "default", body = ErrorBody)),
 ))]
-pub(super) async fn list(Extract(state): Extract<State>, Folder(folder): Folder) -> Result<Json<HoldList>> {
+pub(super) async fn list(Asked(state): Asked, Folder(folder): Folder) -> Result<Json<HoldList>> {
     Ok(Json(state.service.holds(&folder).await?))
 }
 
@@ -22,15 +21,16 @@ pub(super) async fn list(Extract(state): Extract<State>, Folder(folder): Folder)
     post, path = "/v1/folders/{folder}/holds/{device}/allow", tag = "holds", operation_id = "allow_removes",
     params(
         ("folder" = String, Path, description = "name or id of the folder"),
-        ("device" = String, Path, description = "id or name of the device"),
+        ("device" = String, Path, description = "id or name of the device, or `token:NAME`"),
     ),
     responses(
         (status = 200, body = Hold, description = "it may remove what it likes for the next hour"),
+        (status = 401, body = ErrorBody, description = "only the token `admin` may decide this"),
         (status = "default", body = ErrorBody),
     ),
 ))]
 pub(super) async fn allow(
-    Extract(state): Extract<State>,
+    Asked(state): Asked,
     Folder(folder): Folder,
     HeldDevice(device): HeldDevice,
 ) -> Result<Json<Hold>> {
@@ -41,17 +41,18 @@ pub(super) async fn allow(
     post, path = "/v1/folders/{folder}/holds/{device}/deny", tag = "holds", operation_id = "deny_removes",
     params(
         ("folder" = String, Path, description = "name or id of the folder"),
-        ("device" = String, Path, description = "id or name of the device"),
+        ("device" = String, Path, description = "id or name of the device, or `token:NAME`"),
     ),
     responses(
-        (status = 200, body = Hold, description = "its removes stay refused"),
+        (status = 401, body = ErrorBody, description = "only the token `admin` may decide this"),
+        (status = 200, body = Hold, description = "its removes stay refused, and what those before took away comes back"),
         (status = "default", body = ErrorBody),
     ),
 ))]
 pub(super) async fn deny(
-    Extract(state): Extract<State>,
+    Asked(state): Asked,
     Folder(folder): Folder,
     HeldDevice(device): HeldDevice,
 ) -> Result<Json<Hold>> {
-    Ok(Json(state.service.deny_removes(&folder, &device).await?))
+    Ok(Json(state.service.deny_removes(&folder, &device).await?.hold))
 }

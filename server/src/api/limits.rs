@@ -1,7 +1,8 @@
-//! Bounds on everything that a client can make the server hold: requests at once, bytes of a body, time without progress.
+//! Bounds on what a client can make the server hold: bytes of a body, time without progress, and how much of everything.
 
 use super::State;
 use super::error::{ApiError, Result};
+use crate::service::{Allowance, Charge, FREE_LEN};
 use axum::body::{Body, BodyDataStream};
 use axum::extract::{Request, State as Extract};
 use axum::http::HeaderMap;
@@ -10,13 +11,10 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
 use bytes::Bytes;
 use futures::StreamExt as _;
-use hyper::body as http_body;
-use std::pin::Pin;
-use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::net::IpAddr;
 use std::time::Duration;
 use syncmount_common::protocol::error::ErrorCode;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::Instant;
 
 /// How much of everything is allowed at once.
 #[derive(Clone, Debug)]
@@ -25,14 +23,29 @@ pub struct Limits {
     pub polls_max: usize,
     /// Other requests.
     pub requests_max: usize,
-    /// Requests with a body beyond [`LARGE_LEN`] that are read at the same time; further ones wait.
-    pub large_bodies_max: usize,
-    /// Open connections; further ones wait to be accepted.
+    /// Held polls of one credential.
+    pub token_polls_max: usize,
+    /// Other requests of one credential.
+    pub token_requests_max: usize,
+    /// Bytes of memory for large bodies, chunks, pages and manifests.
+    pub memory_max: u64,
+    /// The share of it that one credential may use, in bytes.
+    pub token_memory_max: u64,
+    /// Open connections; further ones wait to be accepted. Fewer if the process may not have so many file descriptors.
     pub connections_max: usize,
+    /// Addresses of proxies, which may have all connections. Any other address may have half of them.
+    pub proxies: Vec<IpAddr>,
     /// A request that moves no stream of bytes is given up after this time.
     pub request_time: Duration,
-    /// A body that makes no progress for this time is given up.
+    /// A body that makes no progress for this time is given up, and one that is behind [`Self::body_rate`] by this time.
     pub stall_time: Duration,
+    /// Bytes a second that a body must move on average. The first [`FREE_LEN`] bytes must be there within [`Self::stall_time`].
+    pub body_rate: u64,
+    /// The longest file that is put without its length announced, in bytes: it is cut as a short one, and must not fill the disk
+    /// unseen.
+    pub unannounced_len_max: u64,
+    /// A connection's first byte must be there after this time.
+    pub first_time: Duration,
     /// A request's head must be complete after this time.
     pub head_time: Duration,
     /// How long running requests may take to finish after the server was told to stop.
@@ -44,46 +57,21 @@ impl Default for Limits {
         Self {
             polls_max: 4096,
             requests_max: 256,
-            large_bodies_max: 8,
+            token_polls_max: 512,
+            token_requests_max: 64,
+            memory_max: 128 << 20,
+            token_memory_max: 64 << 20,
             connections_max: 8192,
+            proxies: Vec::new(),
             request_time: Duration::from_secs(60),
             stall_time: Duration::from_secs(60),
+            body_rate: 1024,
+            unannounced_len_max: 64 << 30,
+            first_time: Duration::from_secs(10),
             head_time: Duration::from_secs(30),
             stop_time: Duration::from_secs(10),
         }
     }
-}
-
-/// A body beyond this length needs a place among the large ones.
-pub const LARGE_LEN: usize = 1024 * 1024;
-
-/// The limits as they are counted.
-#[derive(Clone)]
-pub(super) struct Gates {
-    polls: Arc<Semaphore>,
-    requests: Arc<Semaphore>,
-    large: Arc<Semaphore>,
-}
-
-impl Gates {
-    pub(super) fn new(limits: &Limits) -> Self {
-        let gate = |places| Arc::new(Semaphore::new(places));
-        Self {
-            polls: gate(limits.polls_max),
-            requests: gate(limits.requests_max),
-            large: gate(limits.large_bodies_max),
-        }
-    }
-}
-
-/// A place among the held polls, until the reply is sent.
-pub(super) async fn poll(Extract(state): Extract<State>, request: Request, next: Next) -> Response {
-    within(Arc::clone(&state.gates.polls), request, next).await
-}
-
-/// A place among the other requests, until the reply is sent.
-pub(super) async fn request(Extract(state): Extract<State>, request: Request, next: Next) -> Response {
-    within(Arc::clone(&state.gates.requests), request, next).await
 }
 
 /// Gives a request up that takes too long. Not for those that move streams of bytes.
@@ -92,109 +80,160 @@ pub(super) async fn time(Extract(state): Extract<State>, request: Request, next:
     tokio::time::timeout(state.limits.request_time, next.run(request)).await.unwrap_or_else(late)
 }
 
-async fn within(gate: Arc<Semaphore>, request: Request, next: Next) -> Response {
-    let Ok(permit) = gate.try_acquire_owned() else {
-        let text = "the server has as many requests as it takes: try again in a moment";
-        return ApiError::new(ErrorCode::Busy, text).into_response();
-    };
-    let response = next.run(request).await;
-    response.map(|body| Body::new(Held { body, _permit: permit }))
+/// How far a stream of bytes may be behind its rate.
+#[derive(Clone, Copy)]
+pub(super) struct Pace {
+    rate: u64,
+    most: Duration,
+    left: Duration,
+    free: u64,
 }
 
-/// A reply's body that holds its request's place until it is sent or dropped.
-struct Held {
-    body: Body,
-    _permit: OwnedSemaphorePermit,
-}
-
-impl http_body::Body for Held {
-    type Data = Bytes;
-    type Error = axum::Error;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<std::result::Result<http_body::Frame<Bytes>, axum::Error>>> {
-        Pin::new(&mut self.body).poll_frame(cx)
+impl Pace {
+    /// `most` is the time that may pass without progress.
+    pub(super) const fn new(rate: u64, most: Duration, free: u64) -> Self {
+        Self { rate, most, left: most, free }
     }
 
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
+    /// The time until the stream is too far behind.
+    pub(super) const fn left(&self) -> Duration {
+        self.left
     }
 
-    fn size_hint(&self) -> http_body::SizeHint {
-        self.body.size_hint()
+    /// So many bytes came after the stream was waited for so long.
+    pub(super) fn moved(&mut self, bytes: u64, waited: Duration) {
+        self.left = self.left.saturating_sub(waited);
+        let counted = bytes.saturating_sub(self.free);
+        self.free = self.free.saturating_sub(bytes);
+        let gained = Duration::from_micros(counted.saturating_mul(1_000_000) / self.rate.max(1));
+        self.left = self.left.saturating_add(gained).min(self.most);
     }
 }
 
 /// Reads a request's body under all limits.
 pub(super) struct BodyReader {
     stream: BodyDataStream,
-    received: usize,
-    len_max: usize,
-    stall_time: Duration,
-    large: Option<Arc<Semaphore>>,
-    permit: Option<OwnedSemaphorePermit>,
+    received: u64,
+    len_max: u64,
+    pace: Pace,
+    allowance: Allowance,
+    /// Memory that is taken when the body turns out to be large.
+    cost: u64,
+    charge: Charge,
+    charged: bool,
+    oversize: bool,
 }
 
 impl BodyReader {
-    /// For a body that is held in memory: at most `len_max` bytes.
-    pub(super) fn new(state: &State, headers: &HeaderMap, body: Body, len_max: usize) -> Result<Self> {
-        if announced_len(headers).is_some_and(|len| len > len_max as u64) {
+    /// For a body of at most `len_max` bytes, which takes `cost(length)` bytes of memory if it is large. A body that does not
+    /// announce its length counts as the longest.
+    pub(super) fn new(
+        state: &State,
+        headers: &HeaderMap,
+        body: Body,
+        len_max: u64,
+        cost: impl FnOnce(u64) -> u64,
+    ) -> Result<Self> {
+        let announced = announced_len(headers);
+        if announced.is_some_and(|len| len > len_max) {
             return Err(too_large(len_max));
         }
-        let large = Some(Arc::clone(&state.gates.large));
-        Ok(Self { large, len_max, ..Self::streamed(state, body) })
-    }
-
-    /// For a body of any length that passes through.
-    pub(super) fn streamed(state: &State, body: Body) -> Self {
-        let (stream, stall_time) = (body.into_data_stream(), state.limits.stall_time);
-        Self { stream, received: 0, len_max: usize::MAX, stall_time, large: None, permit: None }
+        Ok(Self {
+            stream: body.into_data_stream(),
+            received: 0,
+            len_max,
+            pace: Pace::new(state.limits.body_rate, state.limits.stall_time, FREE_LEN),
+            allowance: state.allowance.clone(),
+            cost: cost(announced.unwrap_or(len_max)),
+            charge: Charge::default(),
+            charged: false,
+            oversize: false,
+        })
     }
 
     /// The next bytes, none at the end.
     pub(super) async fn next(&mut self) -> Result<Option<Bytes>> {
-        let stalled = |_| ApiError::new(ErrorCode::Timeout, "the request's body stopped coming: send it again");
-        let next = tokio::time::timeout(self.stall_time, self.stream.next()).await.map_err(stalled)?;
+        let stalled = |_| ApiError::new(ErrorCode::Timeout, "the request's body comes too slowly: send it again");
+        let begin = Instant::now();
+        let next = tokio::time::timeout(self.pace.left(), self.stream.next()).await.map_err(stalled)?;
         let Some(bytes) = next.transpose().map_err(|_| cut_short())? else { return Ok(None) };
-        self.received = self.received.saturating_add(bytes.len());
+        self.pace.moved(bytes.len() as u64, begin.elapsed());
+        self.received = self.received.saturating_add(bytes.len() as u64);
         if self.received > self.len_max {
             return Err(too_large(self.len_max));
         }
-        if self.received > LARGE_LEN && self.permit.is_none() {
-            self.wait_for_place().await?;
+        if self.received > FREE_LEN && !self.charged {
+            self.make_room(self.cost).await?;
         }
         Ok(Some(bytes))
     }
 
-    /// The whole body.
-    pub(super) async fn all(mut self) -> Result<Vec<u8>> {
+    /// Takes memory for `cost` bytes, instead of what was taken before. What is beyond the credential's share waits for its
+    /// turn among such bodies.
+    pub(super) async fn make_room(&mut self, cost: u64) -> Result<()> {
+        self.charge = Charge::default();
+        self.charged = true;
+        self.cost = cost;
+        self.oversize = !self.allowance.has(cost);
+        self.charge = if self.oversize {
+            self.allowance.charge_oversize(cost / PARSED_TIMES).await?
+        } else {
+            self.allowance.charge(cost).await?
+        };
+        Ok(())
+    }
+
+    /// The whole body, and its memory.
+    pub(super) async fn all(mut self) -> Result<(Vec<u8>, Charge)> {
         let mut all = Vec::new();
         while let Some(bytes) = self.next().await? {
             all.extend_from_slice(&bytes);
         }
-        Ok(all)
+        Ok((all, self.received_whole().await?))
     }
 
-    async fn wait_for_place(&mut self) -> Result<()> {
-        let Some(large) = self.large.clone() else { return Ok(()) };
-        let busy = || ApiError::new(ErrorCode::Busy, "too many large requests at once: try again in a moment");
-        let place = tokio::time::timeout(self.stall_time, large.acquire_owned()).await.map_err(|_| busy())?;
-        self.permit = Some(place.map_err(|_| busy())?);
-        Ok(())
+    /// The memory of a body that is there and is to be parsed; one beyond the share waits for what it lacks.
+    pub(super) async fn received_whole(&mut self) -> Result<Charge> {
+        if std::mem::take(&mut self.oversize) {
+            self.allowance.hold_rest(&self.charge, self.cost).await?;
+        }
+        Ok(std::mem::take(&mut self.charge))
     }
 }
+
+/// A body counts so many times while it is parsed.
+pub(super) const PARSED_TIMES: u64 = 3;
 
 /// The length that the request announces.
 pub(super) fn announced_len(headers: &HeaderMap) -> Option<u64> {
     headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
 }
 
-fn too_large(len_max: usize) -> ApiError {
+pub(super) fn too_large(len_max: u64) -> ApiError {
     ApiError::new(ErrorCode::TooLarge, format!("the request's body is longer than {len_max} bytes"))
 }
 
 fn cut_short() -> ApiError {
     ApiError::new(ErrorCode::BadRequest, "the request's body was cut short; nothing was stored")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_body_may_be_behind_its_pace_by_so_much() {
+        let second = Duration::from_secs(1);
+        let mut pace = Pace::new(1000, 10 * second, 500);
+        pace.moved(500, 4 * second);
+        assert_eq!(pace.left(), 6 * second, "the first bytes gain nothing");
+        pace.moved(2000, second);
+        assert_eq!(pace.left(), 7 * second);
+        pace.moved(1_000_000, second);
+        assert_eq!(pace.left(), 10 * second, "nothing is saved up");
+        pace.moved(1, 11 * second);
+        assert_eq!(pace.left(), Duration::from_millis(1));
+        pace.moved(u64::MAX, Duration::MAX);
+        assert_eq!(pace.left(), 10 * second);
+    }
 }

@@ -11,6 +11,7 @@ mod connections;
 mod error;
 mod files;
 mod folders;
+mod gates;
 mod health;
 mod holds;
 mod limits;
@@ -20,11 +21,12 @@ mod undo;
 mod validators;
 
 pub use connections::serve;
-pub use limits::{LARGE_LEN, Limits};
+pub use limits::Limits;
 
-use crate::service::Service;
+use crate::service::{Allowance, Service};
 use axum::extract::{DefaultBodyLimit, Request};
 use axum::http::HeaderValue;
+use axum::http::header::X_CONTENT_TYPE_OPTIONS;
 use axum::middleware::{from_fn, from_fn_with_state};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::{get, post};
@@ -42,7 +44,9 @@ use tower_http::catch_panic::CatchPanicLayer;
 pub struct State {
     service: Service,
     limits: Arc<Limits>,
-    gates: limits::Gates,
+    gates: gates::Gates,
+    /// The memory that the request may take.
+    allowance: Allowance,
     /// Cancelled when the server stops: held polls are then answered at once.
     stopping: CancellationToken,
 }
@@ -50,8 +54,9 @@ pub struct State {
 impl State {
     /// State over a service.
     pub fn new(service: Service, limits: Limits, stopping: CancellationToken) -> Self {
-        let gates = limits::Gates::new(&limits);
-        Self { service, limits: Arc::new(limits), gates, stopping }
+        let limits = Arc::new(limits);
+        let gates = gates::Gates::new(&limits);
+        Self { service, limits, gates, allowance: Allowance::default(), stopping }
     }
 }
 
@@ -79,8 +84,8 @@ const ROUTES: &[&str] = &[
 pub fn router(state: State) -> Router {
     let held = Router::new()
         .route("/v1/folders/{folder}/changes", get(changes::get))
-        .route_layer(from_fn_with_state(state.clone(), auth::require_token))
-        .route_layer(from_fn_with_state(state.clone(), limits::poll));
+        .route_layer(from_fn_with_state(state.clone(), gates::poll))
+        .route_layer(from_fn_with_state(state.clone(), auth::require_token));
     let short = Router::new()
         .route("/v1/folders", get(folders::list))
         .route("/v1/folders/{folder}", get(folders::get))
@@ -102,8 +107,8 @@ pub fn router(state: State) -> Router {
         .route("/v1/folders/{folder}/files/{*path}", get(files::get).put(files::put).delete(files::delete));
     let counted = short
         .merge(streams)
-        .route_layer(from_fn_with_state(state.clone(), auth::require_token))
-        .route_layer(from_fn_with_state(state.clone(), limits::request));
+        .route_layer(from_fn_with_state(state.clone(), gates::request))
+        .route_layer(from_fn_with_state(state.clone(), auth::require_token));
     Router::new()
         .route("/healthz", get(health::get))
         .route("/openapi.json", get(openapi::get))
@@ -134,13 +139,15 @@ fn panicked(panic: Box<dyn Any + Send>) -> Response {
     ApiError::new(ErrorCode::Internal, "a fault of the server; its log has the details").into_response()
 }
 
-/// Logs each request, never its headers: they carry the token. Every reply tells the protocol's version and what is taken beyond.
+/// Logs each request, never its headers: they carry the token. Every reply tells the protocol's version and what is taken
+/// beyond, and that browsers must not guess what it is.
 async fn log(request: Request, next: Next) -> Response {
     let (method, path) = (request.method().clone(), request.uri().path().to_owned());
     let begin = tokio::time::Instant::now();
     let mut response = next.run(request).await;
     let (status, ms) = (response.status().as_u16(), begin.elapsed().as_millis());
     tracing::debug!(%method, path, status, ms, "request");
+    response.headers_mut().insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     response.headers_mut().insert(VERSION_HEADER, HeaderValue::from_static(VERSION));
     response.headers_mut().insert(features::HEADER, HeaderValue::from_static(features::NAMED));
     response

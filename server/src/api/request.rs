@@ -2,8 +2,8 @@
 
 use super::State;
 use super::error::{ApiError, Result};
-use super::limits::BodyReader;
-use crate::service;
+use super::limits::{BodyReader, PARSED_TIMES};
+use crate::service::{self, BATCH_LEN, Charge, FREE_LEN, Ingest};
 use axum::body::Body;
 use axum::extract::{FromRequestParts, Request};
 use axum::http::HeaderMap;
@@ -12,7 +12,7 @@ use axum::http::request::Parts;
 use percent_encoding::percent_decode_str;
 use serde::de::DeserializeOwned;
 use std::str::FromStr;
-use syncmount_common::frame::{self, Decoder, Frame};
+use syncmount_common::frame::{self, Awaited, Decoder, Frame};
 use syncmount_common::protocol::error::ErrorCode;
 use syncmount_common::protocol::features::{self, Features};
 use syncmount_common::protocol::json as wire;
@@ -107,8 +107,8 @@ pub(super) fn unsupported(wanted: &str) -> ApiError {
     ApiError::new(ErrorCode::UnsupportedMediaType, format!("this request takes a body of type {wanted}"))
 }
 
-/// A JSON body of at most `len_max` bytes.
-pub(super) async fn json<T>(state: &State, request: Request, len_max: usize) -> Result<T>
+/// A JSON body of at most `len_max` bytes, and its memory.
+pub(super) async fn json<T>(state: &State, request: Request, len_max: usize) -> Result<(T, Charge)>
 where
     T: DeserializeOwned + Send + 'static,
 {
@@ -116,8 +116,9 @@ where
         return Err(unsupported("application/json"));
     }
     let (parts, body) = request.into_parts();
-    let bytes = BodyReader::new(state, &parts.headers, body, len_max)?.all().await?;
-    parse(bytes.into(), peer(&parts.headers)).await
+    let cost = |len| PARSED_TIMES * len;
+    let (bytes, charge) = BodyReader::new(state, &parts.headers, body, len_max as u64, cost)?.all().await?;
+    Ok((parse(bytes.into(), peer(&parts.headers)).await?, charge))
 }
 
 /// Parses JSON of a client that names `peer`; on a blocking thread if it is long.
@@ -130,33 +131,92 @@ pub(super) async fn parse<T: DeserializeOwned + Send + 'static>(json: bytes::Byt
     Ok(parsed.map_err(|_| ApiError::new(ErrorCode::Internal, "a job panicked"))??)
 }
 
-/// Takes a framed body apart as it comes.
+/// Takes a framed body apart as it comes. Memory is taken for a batch of chunks at first.
 pub(super) struct Frames {
     body: BodyReader,
     decoder: Decoder,
+    /// Memory that the header needs when it is parsed, in bytes, if it is large.
+    header_cost: u64,
+    /// The longest chunk that there is memory for, in bytes.
+    room: usize,
 }
+
+/// What comes next in a framed body.
+enum Next {
+    /// A frame that is not the end.
+    Frame(Frame),
+    /// A chunk that is so long that there is no memory for it yet.
+    Long(usize),
+}
+
+/// Chunks that are longer take memory of their own, in bytes.
+const CHUNK_ROOM: usize = 1024 * 1024 + 1024;
+
+/// Memory for chunks that are gathered and for the next one, in bytes.
+const CHUNKS_COST: u64 = (BATCH_LEN + CHUNK_ROOM) as u64;
 
 impl Frames {
     pub(super) fn new(state: &State, headers: &HeaderMap, body: Body, len_max: usize) -> Result<Self> {
         if media_type(headers) != frame::CONTENT_TYPE {
             return Err(unsupported(frame::CONTENT_TYPE));
         }
-        Ok(Self { body: BodyReader::new(state, headers, body, len_max)?, decoder: Decoder::default() })
+        let cost = |len: u64| len.min(CHUNKS_COST);
+        let body = BodyReader::new(state, headers, body, len_max as u64, cost)?;
+        Ok(Self { body, decoder: Decoder::default(), header_cost: 0, room: CHUNK_ROOM })
     }
 
-    /// The next frame that is not the end, none after the whole body. A body without its end is an error.
-    pub(super) async fn next(&mut self) -> Result<Option<Frame>> {
+    /// The header that the body begins with; `None` if it begins otherwise.
+    pub(super) async fn header(&mut self) -> Result<Option<bytes::Bytes>> {
+        match self.next().await? {
+            Some(Next::Frame(Frame::Header(header))) => Ok(Some(header)),
+            Some(_) | None => Ok(None),
+        }
+    }
+
+    /// Takes in the chunks that are left. The body must have nothing else: `malformed` is what it is refused with.
+    pub(super) async fn chunks_into(&mut self, ingest: &mut Ingest, malformed: impl Fn() -> ApiError) -> Result<()> {
+        while let Some(next) = self.next().await? {
+            match next {
+                Next::Frame(Frame::Chunk(hash, envelope)) => ingest.add(hash, envelope).await?,
+                Next::Frame(_) => return Err(malformed()),
+                Next::Long(len) => {
+                    // Nothing is gathered while this waits for memory.
+                    ingest.flush().await?;
+                    self.body.make_room(self.header_cost + len as u64 + CHUNKS_COST).await?;
+                    self.room = len;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The memory that the header may be parsed with. The body is there.
+    pub(super) async fn received_whole(mut self) -> Result<Charge> {
+        self.body.received_whole().await
+    }
+
+    /// What comes next, none after the whole body. A body without its end is an error.
+    async fn next(&mut self) -> Result<Option<Next>> {
         loop {
             match self.decoder.next_frame()? {
-                Some(Frame::End) => (),
-                Some(frame) => return Ok(Some(frame)),
-                None => match self.body.next().await? {
-                    Some(bytes) => self.decoder.push(&bytes),
-                    None => {
-                        std::mem::take(&mut self.decoder).finish()?;
-                        return Ok(None);
-                    }
-                },
+                Some(Frame::End) => continue,
+                Some(frame) => return Ok(Some(Next::Frame(frame))),
+                None => (),
+            }
+            match self.decoder.awaited() {
+                Some(Awaited::Header(len)) if self.header_cost == 0 && len as u64 > FREE_LEN => {
+                    self.header_cost = PARSED_TIMES * len as u64;
+                    self.body.make_room(self.header_cost + CHUNKS_COST).await?;
+                }
+                Some(Awaited::Chunk(len)) if len > self.room => return Ok(Some(Next::Long(len))),
+                Some(_) | None => (),
+            }
+            match self.body.next().await? {
+                Some(bytes) => self.decoder.push(&bytes),
+                None => {
+                    std::mem::take(&mut self.decoder).finish()?;
+                    return Ok(None);
+                }
             }
         }
     }

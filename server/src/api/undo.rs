@@ -1,10 +1,10 @@
 //! `POST /v1/folders/FOLDER/undo`.
 
-use super::State;
 use super::error::Result;
+use super::gates::Asked;
 use super::request::{Folder, json};
 use axum::Json;
-use axum::extract::{Request, State as Extract};
+use axum::extract::Request;
 #[cfg(test)]
 use syncmount_common::protocol::error::ErrorBody;
 use syncmount_common::protocol::undo::{UndoReply, UndoRequest};
@@ -20,11 +20,7 @@ const LEN_MAX: usize = 4096;
         (status = "default", body = ErrorBody),
     ),
 ))]
-pub(super) async fn post(
-    Extract(state): Extract<State>,
-    Folder(folder): Folder,
-    request: Request,
-) -> Result<Json<UndoReply>> {
-    let UndoRequest { to, dry_run } = json(&state, request, LEN_MAX).await?;
+pub(super) async fn post(Asked(state): Asked, Folder(folder): Folder, request: Request) -> Result<Json<UndoReply>> {
+    let (UndoRequest { to, dry_run }, _) = json(&state, request, LEN_MAX).await?;
     Ok(Json(state.service.undo(&folder, to, dry_run).await?))
 }

@@ -12,14 +12,19 @@ use std::collections::{HashMap, VecDeque};
 use std::ops::Range;
 use std::sync::Arc;
 use syncmount_common::ChunkHash;
+use tokio::sync::Semaphore;
 
 /// A pack is closed when it has this many bytes.
 const PACK_LEN_MAX: usize = 64 * 1024 * 1024;
 
+/// Packs that are open for reading at the same time: each takes a file descriptor.
+const READS_MAX: usize = 32;
+
 /// Neighbours are read in one go up to this many bytes …
 const RUN_LEN_MAX: u64 = 2 * 1024 * 1024;
 
-/// … and across gaps up to this size: reading 64 KiB too much costs less than another request.
+/// … and across gaps up to this size: reading 64 KiB too much costs less than another request. No gap is longer than what is
+/// wanted before it, so that half of what is read is wanted.
 const GAP_LEN_MAX: u64 = 64 * 1024;
 
 /// Chunks in packs.
@@ -28,6 +33,7 @@ pub struct ChunkStore {
     new_id: Box<dyn Fn() -> PackId + Send + Sync>,
     queue: Mutex<VecDeque<Arc<Waiting>>>,
     turn: tokio::sync::Mutex<()>,
+    reads: Semaphore,
 }
 
 struct Waiting {
@@ -56,7 +62,8 @@ impl Drop for Queued<'_> {
 impl ChunkStore {
     /// Chunks in the packs of `packs`; `new_id` names the new ones.
     pub fn new(packs: Arc<dyn PackStore>, new_id: impl Fn() -> PackId + Send + Sync + 'static) -> Self {
-        Self { packs, new_id: Box::new(new_id), queue: Mutex::default(), turn: tokio::sync::Mutex::default() }
+        let (queue, turn, reads) = (Mutex::default(), tokio::sync::Mutex::default(), Semaphore::new(READS_MAX));
+        Self { packs, new_id: Box::new(new_id), queue, turn, reads }
     }
 
     /// Stores chunks. They are durable when their places are told.
@@ -115,6 +122,8 @@ impl ChunkStore {
 
     /// Reads the slices of one run, in the order of the run.
     pub async fn read(&self, run: &Run) -> Result<Vec<Bytes>, BlobError> {
+        // The semaphore is never closed.
+        let _read = self.reads.acquire().await.ok();
         let bytes = self.packs.read(run.pack, run.range.clone()).await?;
         let part = |slice: &PackSlice| {
             let start = (slice.offset - run.range.start) as usize;
@@ -143,20 +152,24 @@ pub struct Run {
     pub range: Range<u64>,
     /// The slices wanted, in the order asked.
     pub slices: Vec<PackSlice>,
+    /// Bytes of them.
+    wanted: u64,
 }
 
 impl Run {
     fn of(slice: PackSlice) -> Self {
         let range = slice.offset..slice.offset + u64::from(slice.len);
-        Self { pack: slice.pack, range, slices: vec![slice] }
+        Self { pack: slice.pack, range, slices: vec![slice], wanted: u64::from(slice.len) }
     }
 
     fn takes(&mut self, slice: PackSlice) -> bool {
         let end = slice.offset + u64::from(slice.len);
-        let near = slice.offset >= self.range.end && slice.offset - self.range.end <= GAP_LEN_MAX;
+        let gap_max = self.wanted.min(GAP_LEN_MAX);
+        let near = slice.offset >= self.range.end && slice.offset - self.range.end <= gap_max;
         let fits = slice.pack == self.pack && near && end - self.range.start <= RUN_LEN_MAX;
         if fits {
             self.range.end = end;
+            self.wanted += u64::from(slice.len);
             self.slices.push(slice);
         }
         fits
@@ -235,9 +248,10 @@ mod tests {
     #[test]
     fn neighbours_are_read_in_one_go() {
         let slice = |pack, offset, len| PackSlice { pack: PackId([pack; 16]), offset, len };
-        let near = slice(1, 100 + GAP_LEN_MAX, 10);
-        let cut = runs([slice(1, 0, 100), near, slice(2, 0, 1), slice(1, 0, 1), slice(1, 1 << 30, 1)]);
-        assert_eq!(cut.iter().map(|run| run.slices.len()).collect::<Vec<_>>(), [2, 1, 1, 1]);
+        let first = slice(1, 0, GAP_LEN_MAX as u32);
+        let near = slice(1, 2 * GAP_LEN_MAX, 10);
+        let cut = runs([first, near, slice(2, 0, 1), slice(1, 0, 1), slice(1, 3, 1), slice(1, 1 << 30, 1)]);
+        assert_eq!(cut.iter().map(|run| run.slices.len()).collect::<Vec<_>>(), [2, 1, 1, 1, 1]);
         assert_eq!(cut[0].range, 0..near.offset + 10);
         assert_eq!(runs([slice(1, 0, 3 << 20), slice(1, 3 << 20, 1)]).len(), 2, "runs are bounded");
     }

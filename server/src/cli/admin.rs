@@ -3,20 +3,21 @@
 use super::{Unnamed, say};
 use crate::FIRST_FOLDER;
 use crate::data::Data;
-use crate::service::{PastCommit, Scrubbed};
+use crate::service::{Denied, PastCommit, PresentHold, Scrubbed};
 use anyhow::Result;
 use clap::{Args, Subcommand};
 use std::process::ExitCode;
 use syncmount_common::protocol::holds::{Hold, HoldState};
+use syncmount_common::text::shown;
 use syncmount_common::{Seq, Timestamp};
 
 #[derive(Subcommand)]
 pub(crate) enum Holds {
-    /// Lists the devices that are held, or allowed to go on
+    /// Lists what is held back, or allowed to go on: device, its id, state, since when, how much, token
     List(InFolder),
-    /// Lets a device remove what it likes for the next hour
+    /// Lets a device, and all others with its token, remove what they like for the next hour
     Allow(OfDevice),
-    /// Keeps refusing a device's removes
+    /// Keeps refusing those removes, and puts back what they took away before they were held
     Deny(OfDevice),
 }
 
@@ -31,7 +32,7 @@ pub(crate) struct InFolder {
 
 #[derive(Args)]
 pub(crate) struct OfDevice {
-    /// The device's name or id
+    /// The device's name or id, or token:NAME
     device: String,
     #[command(flatten)]
     of: InFolder,
@@ -63,7 +64,8 @@ pub(crate) struct Check {
     /// The server's directory; the server must be stopped
     #[arg(long, value_name = "DIR")]
     data: std::path::PathBuf,
-    /// Rebuild the index from the packs, and forget chunks that are gone or wrong so that clients can send them again
+    /// Rebuild the index from the packs, set the folders' counters right, and forget chunks that are gone or wrong so that
+    /// clients can send them again
     #[arg(long)]
     repair: bool,
 }
@@ -77,13 +79,13 @@ pub(crate) async fn history(command: History) -> Result<()> {
 
 /// `SEQ..SEQ`, time, device, counts: separated by tabs, for scripts too.
 fn line_of(PastCommit { commit, device }: &PastCommit) -> String {
-    let (time, device) = (shown(commit.time), if device.is_empty() { "?" } else { device });
+    let (time, device) = (time_text(commit.time), if device.is_empty() { "?".to_owned() } else { shown(device) });
     let counts = &commit.counts;
     let what = format!("+{} ~{} -{}", counts.created, counts.changed, counts.removed);
     format!("{}..{}\t{time}\t{device}\t{what}", commit.first_seq, commit.last_seq)
 }
 
-fn shown(time: Timestamp) -> String {
+fn time_text(time: Timestamp) -> String {
     let (seconds, _) = time.parts();
     jiff::Timestamp::from_second(seconds).map_or_else(|_| seconds.to_string(), |time| time.to_string())
 }
@@ -105,16 +107,19 @@ pub(crate) async fn restored(place: Unnamed) -> Result<()> {
 pub(crate) async fn holds(command: Holds) -> Result<()> {
     match command {
         Holds::List(of) => {
-            let list = Data::visit(&of.place.data)?.holds(&of.folder).await?;
-            list.holds.iter().try_for_each(|hold| say(&line_of_hold(hold)))
+            let present = Data::visit(&of.place.data)?.present_holds(&of.folder).await?;
+            present.iter().try_for_each(|PresentHold { hold, token }| {
+                let token = token.as_ref().map_or_else(String::new, |name| format!("\ttoken:{name}"));
+                say(&format!("{}{token}", line_of_hold(hold)))
+            })
         }
         Holds::Allow(OfDevice { device, of }) => {
             let hold = Data::visit(&of.place.data)?.allow_removes(&of.folder, &device).await?;
             say(&line_of_hold(&hold))
         }
         Holds::Deny(OfDevice { device, of }) => {
-            let hold = Data::visit(&of.place.data)?.deny_removes(&of.folder, &device).await?;
-            say(&line_of_hold(&hold))
+            let Denied { hold, back } = Data::visit(&of.place.data)?.deny_removes(&of.folder, &device).await?;
+            say(&format!("{}\n{} of the nodes that it had removed are back", line_of_hold(&hold), back.created))
         }
     }
 }
@@ -123,32 +128,33 @@ fn line_of_hold(hold: &Hold) -> String {
     let state = match hold.state {
         HoldState::Waiting => "waiting".to_owned(),
         HoldState::Denied => "denied".to_owned(),
-        HoldState::Allowed => format!("allowed until {}", hold.until.map_or_else(String::new, shown)),
+        HoldState::Allowed => format!("allowed until {}", hold.until.map_or_else(String::new, time_text)),
     };
-    let (device, since) = (&hold.device, shown(hold.since));
-    format!("{}\t{}\t{state}\t{since}\tremoves {} of {}", device.name, device.id, hold.removes, hold.nodes)
+    let (device, since) = (&hold.device, time_text(hold.since));
+    format!("{}\t{}\t{state}\t{since}\tremoves {} of {}", shown(&device.name), device.id, hold.removes, hold.nodes)
 }
 
 /// Checks a server's whole store; the exit code says whether all is well.
 pub(crate) async fn check(command: Check) -> Result<ExitCode> {
     let (service, _lock) = Data::visit_alone(&command.data)?;
     let found = service.scrub(command.repair).await?;
-    found.problems.iter().try_for_each(|problem| say(problem))?;
+    found.problems.iter().try_for_each(|problem| say(&shown(problem)))?;
     say(&summary(&found, command.repair))?;
     tokio::task::spawn_blocking(move || service.close()).await??;
     Ok(if found.problems.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 fn summary(found: &Scrubbed, repair: bool) -> String {
-    let Scrubbed { problems, packs, bytes, chunks, contents, unnamed, unreadable, entered, dropped } = found;
+    let Scrubbed { problems, packs, bytes, chunks, contents, unnamed, unreadable, entered, dropped, recounted } = found;
     let seen = format!("{packs} packs with {bytes} bytes, {chunks} sound chunks, {contents} contents");
     let rest = format!("{unnamed} chunks in packs are not in the index, {unreadable} bytes hold nothing readable");
+    let mended = format!("{entered} index rows entered, {dropped} dropped, {recounted} folders recounted");
     match (repair, problems.len()) {
         (false, 0) => format!("all is well: {seen}; {rest}"),
         (false, count) => format!("{count} problems: {seen}; {rest}; `check --repair` mends what can be mended"),
-        (true, 0) => format!("all is well now: {seen}; {entered} index rows entered, {dropped} dropped"),
+        (true, 0) => format!("all is well now: {seen}; {mended}"),
         (true, count) => format!(
-            "{count} problems remain: {seen}; {entered} index rows entered, {dropped} dropped; a file comes back when a \
+            "{count} problems remain: {seen}; {mended}; a file comes back when a \
              client that has it sends it again"
         ),
     }

@@ -10,8 +10,8 @@ mod scrub;
 pub mod sqlite;
 
 pub use error::MetaError;
-pub use history::{CommitRow, Counts, HoldRow, ReadHistory, WriteHistory};
-pub use scrub::{RawContent, ReadScrub, WriteScrub};
+pub use history::{CommitRow, Counts, HoldRow, Mark, Origin, Principal, ReadHistory, WriteHistory};
+pub use scrub::{FolderFault, RawContent, ReadScrub, Totals, WriteScrub};
 
 use bytes::Bytes;
 use futures::channel::oneshot;
@@ -28,6 +28,9 @@ use syncmount_common::{
 
 /// What this layer's operations answer.
 pub type Result<T> = std::result::Result<T, MetaError>;
+
+/// The largest sum of sizes that a folder's row can say, in bytes.
+pub const FOLDER_BYTES_MAX: u64 = i64::MAX as u64;
 
 /// A folder inside one store. It never leaves the server.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -48,7 +51,7 @@ pub struct FolderRow {
     pub seq: Seq,
     /// Live nodes without the root.
     pub nodes: u64,
-    /// Sum of the sizes of live files.
+    /// Sum of the sizes of live files, at most [`FOLDER_BYTES_MAX`].
     pub bytes: u64,
 }
 
@@ -57,7 +60,7 @@ pub struct FolderRow {
 pub struct ContentRow {
     /// Size of the file in bytes.
     pub size: u64,
-    /// SHA-256 of the whole file, if anybody told.
+    /// SHA-256 of the whole file, if this server has computed it.
     pub sha256: Option<FileHash>,
 }
 
@@ -163,6 +166,8 @@ pub struct TokenRow {
 
 /// A consistent view of the store. All answers belong to one moment.
 pub trait ReadTx: ReadHistory + ReadScrub {
+    /// Fails if the store does not answer. Reads no row.
+    fn probe(&self) -> Result<()>;
     /// The folder of that name, or of that id if no name matches.
     fn folder(&self, name_or_id: &str) -> Result<Option<FolderRow>>;
     /// All folders by name.
@@ -186,6 +191,8 @@ pub trait ReadTx: ReadHistory + ReadScrub {
     fn has_children(&self, folder: FolderKey, parent: NodeId) -> Result<bool>;
     /// What is known about a content.
     fn content(&self, hash: &ContentHash) -> Result<Option<ContentRow>>;
+    /// The length of the encoding of a content's manifest, in bytes.
+    fn manifest_len(&self, hash: &ContentHash) -> Result<Option<u64>>;
     /// A content's manifest.
     fn manifest(&self, hash: &ContentHash) -> Result<Option<Manifest>>;
     /// The raw length of a chunk, if it is known.
@@ -202,7 +209,7 @@ pub trait ReadTx: ReadHistory + ReadScrub {
     fn versions(&self, folder: FolderKey, node: NodeId, place: &Placement, limit: usize) -> Result<Vec<Version>>;
     /// The content that the version `rev` of `node`, or of whatever had that path, consists of.
     fn version(&self, folder: FolderKey, node: NodeId, place: &Placement, rev: Seq) -> Result<Option<ContentHash>>;
-    /// The first answer to an op id.
+    /// The first answer to an op id, with the stored tag.
     fn answer(&self, folder: FolderKey, op: OpId) -> Result<Option<Committed>>;
     /// The session in which a device spoke last.
     fn session(&self, folder: FolderKey, device: DeviceId) -> Result<Option<SessionRow>>;
@@ -210,22 +217,26 @@ pub trait ReadTx: ReadHistory + ReadScrub {
     fn token(&self, hash: &[u8; 32]) -> Result<Option<TokenRow>>;
     /// All tokens by name.
     fn tokens(&self) -> Result<Vec<TokenRow>>;
+    /// A note about this server that is kept from run to run.
+    fn setting(&self, name: &str) -> Result<Option<String>>;
 }
 
 /// A transaction. Everything in it becomes visible and durable together, or not at all.
 pub trait WriteTx: ReadTx + WriteHistory + WriteScrub {
     /// A new folder with a root; `false` if the name or id is taken.
     fn add_folder(&self, id: FolderId, name: &str, epoch: Epoch, root: &Node) -> Result<bool>;
-    /// Moves a folder's end and its counters.
-    fn advance(&self, folder: FolderKey, seq: Seq, nodes: i64, bytes: i64) -> Result<()>;
+    /// Moves a folder's end and sets its counters.
+    fn advance(&self, folder: FolderKey, seq: Seq, totals: Totals) -> Result<()>;
     /// Writes a node's row. Names are written by [`Self::add_name`].
     fn put_node(&self, folder: FolderKey, node: &Node) -> Result<()>;
     /// Takes all names of a node away.
     fn clear_names(&self, folder: FolderKey, node: NodeId) -> Result<()>;
     /// Gives a node a name; `false` if another node has it.
     fn add_name(&self, folder: FolderKey, node: NodeId, place: &Placement) -> Result<bool>;
-    /// Enters a content; fills in the SHA-256 of the file if it was not known.
+    /// Enters a content; fills in the SHA-256 of the file if it was not known. It must be one that this server has computed.
     fn add_content(&self, hash: &ContentHash, manifest: &Manifest, sha256: Option<FileHash>) -> Result<()>;
+    /// Keeps the SHA-256 of a content's bytes, which this server has computed.
+    fn set_sha256(&self, hash: &ContentHash, sha256: &FileHash) -> Result<()>;
     /// Enters a version into the history.
     fn add_version(&self, folder: FolderKey, version: &VersionRow) -> Result<()>;
     /// Enters a device or its new name.
@@ -244,6 +255,8 @@ pub trait WriteTx: ReadTx + WriteHistory + WriteScrub {
     fn add_token(&self, name: &str, hash: &[u8; 32], created: Timestamp) -> Result<bool>;
     /// Revokes a token; `false` if there is none of that name.
     fn remove_token(&self, name: &str) -> Result<bool>;
+    /// Keeps a note, or drops it.
+    fn put_setting(&self, name: &str, value: Option<&str>) -> Result<()>;
 }
 
 /// Whether a write keeps what it did.
@@ -278,6 +291,8 @@ pub trait MetaStore: Send + Sync + 'static {
     fn read(&self, job: ReadJob) -> BoxFuture<'static, Result<()>>;
     /// Queues a write.
     fn write(&self, job: WriteJob);
+    /// Ends when another process has changed the store since the last call, after a moment. In memory, never.
+    fn changed_outside(&self) -> BoxFuture<'static, ()>;
     /// Finishes what is queued and leaves the store tidy; later writes fail. Blocks.
     fn close(&self) -> Result<()>;
 }

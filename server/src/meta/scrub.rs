@@ -1,6 +1,6 @@
 //! What a check of the whole store asks and a repair writes. Everything comes in pages, so that memory stays bounded.
 
-use super::{ContentUse, PackId, PackedChunk, Result, SmallChunk};
+use super::{ContentUse, FolderKey, PackId, PackedChunk, Result, SmallChunk};
 use std::collections::HashSet;
 use syncmount_common::{ChunkHash, ContentHash};
 
@@ -17,10 +17,39 @@ pub struct RawContent {
     pub manifest: Vec<u8>,
 }
 
+/// A folder's counters.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Totals {
+    /// Live nodes without the root.
+    pub nodes: u64,
+    /// Sum of the sizes of live files in bytes, at most [`super::FOLDER_BYTES_MAX`].
+    pub bytes: u64,
+}
+
+/// A folder whose counters are not those of its nodes.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct FolderFault {
+    /// The folder.
+    pub key: FolderKey,
+    /// What people call it.
+    pub name: String,
+    /// What its row says; `None` if that cannot be read.
+    pub said: Option<Totals>,
+    /// What its nodes say.
+    pub counted: Totals,
+}
+
 /// What a consistent view tells a check.
 pub trait ReadScrub {
     /// What the database says of its own soundness; empty if all is well.
     fn integrity(&self) -> Result<Vec<String>>;
+    /// Reads every row of every table as this program reads it, and follows the references between rows. One sentence for each
+    /// fault, at most 100 of a kind.
+    fn row_faults(&self) -> Result<Vec<String>>;
+    /// Recounts a folder's live nodes and the sizes of its files.
+    fn totals(&self, folder: FolderKey) -> Result<Totals>;
+    /// Recounts all folders; those whose counters are wrong.
+    fn miscounted(&self) -> Result<Vec<FolderFault>>;
     /// The packs that the index names.
     fn indexed_packs(&self) -> Result<Vec<PackId>>;
     /// The index's rows about one pack, by offset.
@@ -37,4 +66,6 @@ pub trait ReadScrub {
 pub trait WriteScrub: ReadScrub {
     /// Takes a chunk out of the index: it counts as missing then.
     fn drop_chunk(&self, hash: &ChunkHash) -> Result<()>;
+    /// Sets a folder's counters.
+    fn set_totals(&self, folder: FolderKey, totals: Totals) -> Result<()>;
 }

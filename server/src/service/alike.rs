@@ -4,8 +4,7 @@
 //! work for (the other one is not here, is damaged or is nothing alike, or there is too much to do) is answered as a whole. Every
 //! token may read every chunk and manifest whose name it knows, so naming one tells nothing that asking for it would not.
 
-use super::bodies::Body;
-use super::chunks::{check_count, places};
+use super::chunks::{check_list, wanted};
 use super::{Result, Service, ServiceError};
 use crate::meta::ReadTx;
 use bytes::Bytes;
@@ -75,43 +74,46 @@ impl Service {
         chunks: Vec<ChunkHash>,
         alike: Vec<Alike>,
     ) -> Result<impl Stream<Item = Result<(ChunkHash, Bytes)>> + Send + 'static> {
-        check_count(&chunks)?;
+        check_list(&chunks)?;
         if alike.len() > DELTAS_MAX {
             let text = format!("{} chunks to be told by their differences, at most {DELTAS_MAX}", alike.len());
             return Err(ServiceError::TooLarge(text));
         }
-        let (places, bases) = self.read(move |tx| Ok((places(tx, chunks)?, bases(tx, alike)?))).await?;
+        let (wanted, bases) = self.read(move |tx| Ok((wanted(tx, chunks)?, bases(tx, alike)?))).await?;
         let (service, bases) = (self.clone(), Arc::new(bases));
-        Ok(self.bodies(places).and_then(move |body| {
-            let (service, base) = (service.clone(), bases.get(&body.hash).copied());
-            async move { service.tell(body, base).await }
-        }))
+        let told = self.envelopes(wanted).and_then(move |(hash, envelope)| {
+            let (service, base) = (service.clone(), bases.get(&hash).copied());
+            async move { service.tell(hash, envelope, base).await }
+        });
+        Ok(self.while_admitted(told))
     }
 
-    async fn tell(&self, body: Body, base: Option<ChunkHash>) -> Result<(ChunkHash, Bytes)> {
-        let told = match base.filter(|_| body.envelope.len() >= WHOLE_LEN_MIN) {
-            Some(base) => self.difference(&body, base).await?,
+    async fn tell(&self, hash: ChunkHash, envelope: Bytes, base: Option<ChunkHash>) -> Result<(ChunkHash, Bytes)> {
+        let told = match base.filter(|_| envelope.len() >= WHOLE_LEN_MIN) {
+            Some(base) => self.difference(hash, envelope.clone(), base).await?,
             None => None,
         };
-        Ok((body.hash, told.unwrap_or(body.envelope)))
+        Ok((hash, told.unwrap_or(envelope)))
     }
 
-    async fn difference(&self, body: &Body, base: ChunkHash) -> Result<Option<Bytes>> {
+    /// The envelope has its charge; what else this takes is bounded by the turns.
+    async fn difference(&self, hash: ChunkHash, envelope: Bytes, base: ChunkHash) -> Result<Option<Bytes>> {
         let Some(turn) = self.0.turns.take().await else { return Ok(None) };
-        let beneath = match self.raw_chunk(base).await {
-            Ok(beneath) => beneath,
+        let beneath = match self.delta_base(base).await {
+            Ok(Some(beneath)) => beneath,
+            Ok(None) => return Ok(None),
             Err(error) => {
                 tracing::debug!(%error, %base, "a chunk is told as a whole");
                 return Ok(None);
             }
         };
-        let (raw, whole_len) = (body.raw.clone(), body.envelope.len());
         let job = move || {
+            let raw = envelope::open(&hash, &envelope).map_err(|_| ServiceError::Damaged(hash))?;
             let told = envelope::seal_against(&base, &beneath, &raw);
             drop(turn);
-            told.filter(|told| told.len() < whole_len).map(Bytes::from)
+            Ok(told.filter(|told| told.len() < envelope.len()).map(Bytes::from))
         };
-        self.0.offload.run(job).await
+        self.0.offload.run(job).await?
     }
 
     /// What a content consists of, as the difference to what `base` consists of if there is that and it is smaller.
@@ -121,7 +123,7 @@ impl Service {
             return Ok(ToldManifest::Whole(whole));
         };
         let Some(turn) = self.0.turns.take().await else { return Ok(ToldManifest::Whole(whole)) };
-        let Some(base) = self.read(move |tx| Ok(tx.manifest(&base)?)).await? else {
+        let Some(base) = self.handy_manifest(base).await? else {
             return Ok(ToldManifest::Whole(whole));
         };
         let job = move || {

@@ -5,6 +5,7 @@
 use super::ingest::file_hash_of;
 use super::{Result, ServiceError};
 use std::collections::{HashMap, HashSet};
+use syncmount_common::manifest::FILE_SIZE_MAX;
 use syncmount_common::node::{MODE_MASK, NAMES_MAX};
 use syncmount_common::protocol::changes::{Cursor, Device};
 use syncmount_common::protocol::commit::{CommitRequest, NewContent, OPS_MAX, Op};
@@ -30,6 +31,7 @@ pub(super) struct Batch {
 /// A content that the request describes.
 pub(super) struct Described {
     pub(super) manifest: Manifest,
+    /// SHA-256 of the file where the manifest alone tells it. What the client tells beyond that is not kept.
     pub(super) sha256: Option<FileHash>,
 }
 
@@ -65,6 +67,10 @@ fn check_device(device: &Device) -> Result<()> {
 
 fn described(content: NewContent) -> Result<(ContentHash, Described)> {
     let NewContent { manifest, sha256 } = content;
+    if manifest.size() > FILE_SIZE_MAX {
+        let text = format!("a file of {} bytes: the largest has {FILE_SIZE_MAX}", manifest.size());
+        return Err(ServiceError::Invalid(text));
+    }
     let implied = implied_file_hash(&manifest);
     if let (Some(told), Some(implied)) = (sha256, implied)
         && told != implied
@@ -73,7 +79,7 @@ fn described(content: NewContent) -> Result<(ContentHash, Described)> {
             "the file's SHA-256 cannot be {told}: its bytes have {implied}"
         )));
     }
-    Ok((manifest.content_hash(), Described { manifest, sha256: implied.or(sha256) }))
+    Ok((manifest.content_hash(), Described { manifest, sha256: implied }))
 }
 
 /// The file's SHA-256 where the manifest alone tells it: a file of one chunk, or of nothing.

@@ -1,11 +1,12 @@
 //! The change feed: what is new past a cursor, at once or as soon as there is something.
 
-use super::chunks::places;
+use super::bodies::Wanted;
 use super::commit::for_travel;
 use super::history::{cursor_at, has, resync};
 use super::session::standing;
-use super::{Body, Result, Service, ServiceError, folder};
-use crate::meta::{ChunkPlace, FolderRow, ReadTx};
+use super::tokens::admit;
+use super::{Allowance, Charge, CursorKey, FREE_LEN, Result, Service, ServiceError, folder};
+use crate::meta::{FolderRow, ReadTx};
 use bytes::Bytes;
 use futures::TryStreamExt as _;
 use std::collections::{BTreeSet, HashSet};
@@ -51,19 +52,42 @@ impl Service {
     /// The answer to a poll as things are now.
     pub async fn page(&self, folder: &str, poll: Poll) -> Result<Changes> {
         poll.check()?;
-        let name = folder.to_owned();
-        let (page, riders) = match self.read(move |tx| poll.page(tx, &name)).await? {
+        let (page, riders) = match self.counted_page(folder, poll).await? {
             Ok(found) => found,
             Err(strayed) => return Err(self.strayed(folder, strayed).await),
         };
-        let bodies: Vec<Body> = self.bodies(riders).try_collect().await?;
-        Ok(Changes { page, chunks: bodies.into_iter().map(|body| (body.hash, body.envelope)).collect() })
+        // They are counted with the page.
+        let chunks = self.within(Allowance::default()).envelopes(riders).try_collect().await?;
+        Ok(Changes { page, chunks })
     }
 
-    /// The answer to a position that this history does not have.
-    pub(super) async fn strayed(&self, folder: &str, proof: Cursor) -> ServiceError {
-        let renewed = self.begin_anew(folder, proof).await;
-        renewed.err().unwrap_or_else(|| resync("the cursor is not of this history, the server's store was set back"))
+    /// The page, whose memory is held until the reply has been sent. What a page takes is known when it has been read: one that
+    /// takes more than it has is dropped, and read again when there is memory for it.
+    async fn counted_page(&self, folder: &str, poll: Poll) -> Result<std::result::Result<Page, Cursor>> {
+        let (mut room, mut charge) = (if self.1.counts() { FREE_LEN } else { u64::MAX }, Charge::default());
+        for looks_left in (0..LOOKS_MAX).rev() {
+            let (name, held, credential) = (folder.to_owned(), charge.clone(), self.2.clone());
+            let key = self.0.environment.cursor_key();
+            let look = self.read(move |tx| {
+                let _held = held;
+                admit(tx, credential.as_ref())?;
+                poll.look(tx, &name, &key, room)
+            });
+            match look.await? {
+                Look::Page(page) => {
+                    self.1.keep(charge);
+                    return Ok(Ok(page));
+                }
+                Look::Strayed(position) => return Ok(Err(position)),
+                Look::Costs(cost) => {
+                    drop(std::mem::take(&mut charge));
+                    charge = self.1.charge(cost).await?;
+                    // Changes that come in between make little difference.
+                    room = if looks_left == 1 { u64::MAX } else { cost };
+                }
+            }
+        }
+        Err(ServiceError::Busy("the folder changes too fast to be read: try again".to_owned()))
     }
 
     /// The same, but an empty page is held back until there is a change or `until` ends. From the first poll of a session
@@ -89,8 +113,41 @@ impl Service {
     }
 }
 
-/// A page and where the chunks are that ride along.
-type Page = (ChangesPage, Vec<(ChunkHash, ChunkPlace)>);
+/// A page is read at most so many times.
+const LOOKS_MAX: usize = 4;
+
+/// Bytes that a node takes in memory and in the reply, beside what may be long of it.
+const NODE_COST: u64 = 1024;
+
+/// What is long of a node is in memory so many times: as it is stored, read and sent.
+const FORMS: u64 = 3;
+
+/// Bytes of an extent in memory and in the reply.
+const EXTENT_COST: u64 = 120;
+
+/// A page and the chunks that ride along.
+type Page = (ChangesPage, Vec<Wanted>);
+
+/// What comes of reading a page.
+enum Look {
+    Page(Page),
+    /// The position that is of this epoch but not of its history.
+    Strayed(Cursor),
+    /// The page takes about so many bytes of memory, which are more than it has.
+    Costs(u64),
+}
+
+/// The memory that a page and the chunks that ride along take, in bytes.
+fn page_cost((page, riders): &Page) -> u64 {
+    let long = |node: &Node| {
+        let names: usize = node.names.iter().map(|place| place.name.as_bytes().len()).sum();
+        let manifest = node.content.as_ref().and_then(|content| content.manifest.as_ref());
+        let extents = manifest.map_or(0, |manifest| manifest.extents().len() as u64);
+        FORMS * (names + node.xattrs.len()) as u64 + EXTENT_COST * extents
+    };
+    let nodes: u64 = page.nodes.iter().map(|node| NODE_COST + long(node)).sum();
+    nodes + FORMS * riders.iter().map(|(_, len)| u64::from(*len)).sum::<u64>()
+}
 
 impl Poll {
     fn check(&self) -> Result<()> {
@@ -127,8 +184,23 @@ impl Poll {
         Ok(None)
     }
 
+    /// The page if it takes at most `room` bytes of memory.
+    fn look(&self, tx: &dyn ReadTx, name: &str, key: &CursorKey, room: u64) -> Result<Look> {
+        let end = folder(tx, name)?.seq;
+        let news = end.saturating_sub(self.since.map_or(0, |since| since.seq)).min(self.limit as u64);
+        if news * NODE_COST > room {
+            return Ok(Look::Costs(news * NODE_COST));
+        }
+        let page = match self.page(tx, name, key)? {
+            Ok(page) => page,
+            Err(strayed) => return Ok(Look::Strayed(strayed)),
+        };
+        let cost = page_cost(&page);
+        Ok(if cost > room { Look::Costs(cost) } else { Look::Page(page) })
+    }
+
     /// The page; or the position that is of this epoch but not of its history.
-    fn page(&self, tx: &dyn ReadTx, name: &str) -> Result<std::result::Result<Page, Cursor>> {
+    fn page(&self, tx: &dyn ReadTx, name: &str, key: &CursorKey) -> Result<std::result::Result<Page, Cursor>> {
         let folder = folder(tx, name)?;
         if let Some(strayed) = self.strayed(tx, &folder)? {
             return Ok(Err(strayed));
@@ -141,19 +213,19 @@ impl Poll {
         let (nodes, more) = tx.changed(folder.key, since, self.limit)?;
         let seq = if more { nodes.last().map_or(since, |node| node.rev) } else { folder.seq };
         let nodes: Vec<_> = nodes.into_iter().map(for_travel).collect();
-        let riders = places(tx, self.riders(&nodes))?;
-        let cursor = cursor_at(tx, &folder, seq)?;
+        let riders = self.riders(&nodes);
+        let cursor = cursor_at(tx, &folder, seq, key)?;
         let devices = devices(tx, &nodes)?;
         let own = match self.device {
             Some(device) => tx.newest_by(folder.key, device)?,
             None => None,
         };
-        let own = own.map(|(seq, tag)| Cursor { epoch: folder.epoch, seq, tag });
+        let own = own.map(|(seq, tag)| key.cursor(&folder, seq, tag));
         Ok(Ok((ChangesPage { folder: folder.id, cursor, more, nodes, devices, own }, riders)))
     }
 
     /// The chunks that ride along. A client fetches the others by hash.
-    fn riders(&self, nodes: &[Node]) -> Vec<ChunkHash> {
+    fn riders(&self, nodes: &[Node]) -> Vec<Wanted> {
         let mut room = INLINE_TOTAL_MAX as u64;
         let mut seen = HashSet::new();
         let mut riders = Vec::new();
@@ -164,7 +236,7 @@ impl Poll {
                 continue;
             }
             room -= content.size;
-            riders.extend(manifest.chunks().map(|(hash, _)| hash).filter(|hash| seen.insert(*hash)));
+            riders.extend(manifest.chunks().filter(|(hash, _)| seen.insert(*hash)));
         }
         riders
     }

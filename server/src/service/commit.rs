@@ -8,7 +8,8 @@ use super::changes::strays;
 use super::hold::{Held, HoldRule, Passage, Watch};
 use super::ingest::Fresh;
 use super::record::Record;
-use super::{Result, Service, ServiceError, folder, session};
+use super::tokens::{Credential, admit};
+use super::{CursorKey, Result, Service, ServiceError, folder, session};
 use crate::meta::{self, FolderRow, WriteTx};
 use bytes::Bytes;
 use std::collections::HashSet;
@@ -18,6 +19,9 @@ use syncmount_common::{ChunkHash, Content, ContentHash, Extent, Node, NodeKind, 
 
 /// Conflicts told in one answer.
 pub(super) const CONFLICTS_MAX: usize = 100;
+
+/// Extended attributes of the nodes that one batch is about, in bytes: all their states are in memory at the same time.
+const XATTRS_SUM_MAX: usize = 16 * 1024 * 1024;
 
 /// Missing hashes told in one answer.
 const MISSING_MAX: usize = 10_000;
@@ -43,10 +47,14 @@ impl Service {
         let batch = self.0.offload.run(move || Batch::check(request)).await??;
         let (name, now, tag) = (folder_name.to_owned(), self.0.environment.now(), self.0.environment.tag());
         let (service, small_bytes, rule) = (self.clone(), fresh.small_bytes(), self.hold_rule());
+        let (credential, cursor_key) = (self.2.clone(), self.0.environment.cursor_key());
         let job = move |tx: &dyn WriteTx| {
+            admit(tx, credential.as_ref())?;
             let folder = folder(tx, &name)?;
-            let outcome = Application { tx, folder: &folder, batch: &batch, fresh: &fresh, now, tag, rule }.run()?;
-            Ok::<_, ServiceError>((folder.key, outcome))
+            let token = credential.as_ref().map(Credential::name);
+            let outcome =
+                Application { tx, folder: &folder, batch: &batch, fresh: &fresh, token, now, tag, rule }.run()?;
+            Ok::<_, ServiceError>((folder.key, outcome.told(&folder, &cursor_key)))
         };
         let then = move |(key, outcome): &(meta::FolderKey, Outcome)| {
             if matches!(outcome, Outcome::Committed(_)) {
@@ -71,6 +79,18 @@ enum Outcome {
     Strayed(Cursor),
 }
 
+impl Outcome {
+    /// With the tag of the history as clients are told it.
+    fn told(self, folder: &FolderRow, key: &CursorKey) -> Self {
+        match self {
+            Self::Committed(done) => {
+                Self::Committed(Committed { tag: key.cursor(folder, done.last_seq, done.tag).tag, ..done })
+            }
+            other => other,
+        }
+    }
+}
+
 /// One batch on its way into one folder.
 #[derive(Clone, Copy)]
 struct Application<'a> {
@@ -78,6 +98,7 @@ struct Application<'a> {
     folder: &'a FolderRow,
     batch: &'a Batch,
     fresh: &'a Fresh,
+    token: Option<&'a str>,
     now: Timestamp,
     tag: u64,
     rule: HoldRule,
@@ -118,17 +139,18 @@ impl Application<'_> {
         {
             return Ok(Outcome::Strayed(known));
         }
-        let (Self { tx, folder, now, tag, rule, .. }, Batch { device, op_id, session, .. }) = (*self, self.batch);
+        let (Self { tx, folder, token, now, tag, rule, .. }, Batch { device, op_id, session, .. }) =
+            (*self, self.batch);
         if let Some(session) = session {
             session::standing(tx, folder.key, device.id, session)?;
         }
         let steps = self.steps(self.load()?)?;
-        match (Watch { tx, folder, device, now, rule }).look(&steps)? {
+        match (Watch { tx, folder, device, token, now, rule }).look(steps.iter())? {
             Passage::Held(held) => Ok(Outcome::Held(held)),
-            Passage::Free { counted } => {
+            Passage::Free { marks } => {
                 self.enter_contents()?;
-                let record = Record { tx, folder, device, op_id: *op_id, tag, now };
-                let done = record.write(&steps, counted)?;
+                let record = Record { tx, folder, device, token, op_id: *op_id, tag, now };
+                let done = record.write(&steps, &marks)?;
                 if let Some(session) = session {
                     session::note_commit(tx, folder.key, device.id, session, done)?;
                 }
@@ -141,8 +163,14 @@ impl Application<'_> {
     fn load(&self) -> Result<Vec<Option<Node>>> {
         let mut states = Vec::with_capacity(self.batch.ops.len());
         let mut conflicts = Vec::new();
+        let mut xattrs = 0;
         for (index, op) in (0..).zip(&self.batch.ops) {
             let current = self.tx.node(self.folder.key, op.id())?;
+            xattrs += current.as_ref().map_or(0, |node| node.xattrs.len());
+            if xattrs > XATTRS_SUM_MAX {
+                let text = "the nodes of this batch have too many extended attributes: send fewer at a time";
+                return Err(ServiceError::TooLarge(text.to_owned()));
+            }
             if !fits(op, current.as_ref()) && conflicts.len() < CONFLICTS_MAX {
                 let current = current.clone().map(for_travel);
                 conflicts.push(Conflict { index, reason: ConflictReason::Rev, current });
@@ -178,8 +206,9 @@ impl Application<'_> {
         };
         // Also for a content that is known: a repair may have found that some of its chunks are gone.
         self.check_chunks(described.manifest.extents(), missing)?;
-        if known.is_none_or(|known| known.sha256.is_none()) {
-            self.tx.add_content(hash, &described.manifest, described.sha256)?;
+        let sha256 = described.sha256.or_else(|| self.fresh.sha256_of(hash));
+        if known.is_none_or(|known| known.sha256.is_none() && sha256.is_some()) {
+            self.tx.add_content(hash, &described.manifest, sha256)?;
         }
         Ok(())
     }

@@ -6,6 +6,9 @@ use crate::meta::ReadTx;
 use syncmount_common::delta::{self, DeltaError, EXTENTS_SUM_MAX};
 use syncmount_common::protocol::commit::{ChangedContent, CommitRequest, MissingDetails, NewContent, OPS_MAX};
 
+/// Bytes that an extent takes while its content is rebuilt and entered: itself, that of the other content, its encoding.
+const EXTENT_COST: u64 = 120;
+
 impl Service {
     /// The same request with every content described in full.
     pub(super) async fn with_whole_contents(&self, mut request: CommitRequest) -> Result<CommitRequest> {
@@ -17,6 +20,10 @@ impl Service {
             )));
         }
         if !changed.is_empty() {
+            let extents =
+                changed.iter().map(|changed| delta::stands_for(&changed.delta.0)).fold(0, u64::saturating_add);
+            let charge = self.1.charge_manifests_soon(EXTENT_COST * extents.min(EXTENTS_SUM_MAX as u64)).await?;
+            self.1.keep(charge);
             request.contents.extend(self.read(move |tx| whole(tx, changed)).await?);
         }
         Ok(request)

@@ -1,5 +1,6 @@
-//! Time and randomness, as values that the owner of a service brings. The simulator brings its own.
+//! Time, randomness and the key of cursors, as values that the owner of a service brings. The simulator brings its own.
 
+use super::cursor::{CursorKey, stored_tag};
 use crate::meta::PackId;
 use std::time::{SystemTime, UNIX_EPOCH};
 use syncmount_common::{Epoch, FolderId, NodeId, OpId, Timestamp};
@@ -10,20 +11,32 @@ type Fill = dyn Fn(&mut [u8]) + Send + Sync;
 pub struct Environment {
     now: Box<dyn Fn() -> Timestamp + Send + Sync>,
     random: Box<Fill>,
+    cursor_key: CursorKey,
 }
 
 impl Environment {
-    /// An environment of one's own.
+    /// An environment of one's own, with a key that everyone knows.
     pub fn new(
         now: impl Fn() -> Timestamp + Send + Sync + 'static,
         random: impl Fn(&mut [u8]) + Send + Sync + 'static,
     ) -> Self {
-        Self { now: Box::new(now), random: Box::new(random) }
+        Self { now: Box::new(now), random: Box::new(random), cursor_key: CursorKey::KNOWN }
     }
 
-    /// The machine's clock and the system's random numbers.
+    /// The machine's clock and the system's random numbers, and a key that is forgotten with it.
     pub fn system() -> Self {
-        Self::new(system_now, system_random)
+        let system = Self::new(system_now, system_random);
+        let key = CursorKey::new(system.random(), system.now());
+        system.with_cursor_key(key)
+    }
+
+    /// The same with another key.
+    pub fn with_cursor_key(self, cursor_key: CursorKey) -> Self {
+        Self { cursor_key, ..self }
+    }
+
+    pub(super) const fn cursor_key(&self) -> CursorKey {
+        self.cursor_key
     }
 
     /// The present time.
@@ -54,9 +67,9 @@ impl Environment {
         OpId::new_v7(self.now().unix_ms(), &self.random())
     }
 
-    /// A tag for a commit; never 0, which stands for none.
+    /// A tag to be stored with a commit; never 0, which stands for none.
     pub(super) fn tag(&self) -> u64 {
-        u64::from_le_bytes(self.random()).max(1)
+        stored_tag(u32::from_le_bytes(self.random()))
     }
 
     pub(super) fn pack_id(&self) -> PackId {

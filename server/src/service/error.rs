@@ -1,6 +1,7 @@
 //! Why a request is not done. Every variant has one error code; which HTTP status that is, only the API knows.
 
 use super::hold::Held;
+use super::tokens::ADMIN_TOKEN;
 use crate::blob::BlobError;
 use crate::meta::MetaError;
 use syncmount_common::ChunkHash;
@@ -19,6 +20,14 @@ pub enum ServiceError {
     /// A value is out of range.
     #[error("{0}")]
     Invalid(String),
+    /// The token that the request came with is not valid any more.
+    #[error("the token is wrong or has been revoked")]
+    Revoked,
+    /// Only the token `admin` and the command line at the server may do this.
+    #[error(
+        "only the token named `{ADMIN_TOKEN}` may decide this, or the command line at the server: `syncmount-server holds`"
+    )]
+    NotOperator,
     /// There is no such thing.
     #[error("{0}")]
     NotFound(String),
@@ -49,6 +58,19 @@ pub enum ServiceError {
     /// The cursor or epoch is not of this history.
     #[error("{0}")]
     Resync(String),
+    /// The cursor is not of this history, and this server has never told it.
+    #[error(
+        "the cursor is not of this history and is none that this server has told: read the feed from the begin and merge"
+    )]
+    UnprovenCursor,
+    /// The same request may be answered later.
+    #[error("{reason}: try again in {seconds} seconds")]
+    Later {
+        /// Why not now.
+        reason: String,
+        /// When, in seconds from now.
+        seconds: u64,
+    },
     /// The device has another session now.
     #[error(
         "another session speaks for this device: its cache folder was set back to an older state or is in use elsewhere; \
@@ -81,6 +103,7 @@ impl ServiceError {
         match self {
             Self::BadRequest(_) => ErrorCode::BadRequest,
             Self::Invalid(_) => ErrorCode::Invalid,
+            Self::Revoked | Self::NotOperator => ErrorCode::Unauthorized,
             Self::NotFound(_) | Self::UnknownChunks(_) => ErrorCode::NotFound,
             Self::MethodNotAllowed(_) => ErrorCode::MethodNotAllowed,
             Self::Conflict(_) | Self::PathConflict(_) => ErrorCode::Conflict,
@@ -88,11 +111,11 @@ impl ServiceError {
             Self::PreconditionFailed(_) => ErrorCode::PreconditionFailed,
             Self::TooLarge(_) => ErrorCode::TooLarge,
             Self::HashMismatch(_) => ErrorCode::HashMismatch,
-            Self::Resync(_) => ErrorCode::Resync,
+            Self::Resync(_) | Self::UnprovenCursor => ErrorCode::Resync,
             Self::Superseded => ErrorCode::Superseded,
             Self::Held(_) => ErrorCode::Held,
             Self::Meta(MetaError::Full) | Self::Blob(BlobError::Full) => ErrorCode::InsufficientStorage,
-            Self::Busy(_) | Self::Meta(MetaError::Stopped | MetaError::Locked) => ErrorCode::Busy,
+            Self::Busy(_) | Self::Later { .. } | Self::Meta(MetaError::Stopped | MetaError::Locked) => ErrorCode::Busy,
             Self::Meta(MetaError::Damaged(_) | MetaError::TooNew { .. } | MetaError::Store(_))
             | Self::Blob(BlobError::Lost(_) | BlobError::Store(_))
             | Self::Damaged(_)

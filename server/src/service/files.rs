@@ -1,6 +1,6 @@
 //! The plain file API's rules: what is at a path, its bytes, its versions.
 
-use super::chunks::places;
+use super::bodies::Wanted;
 use super::path::{existing, nothing_at, walk};
 use super::{Path, Result, Service, ServiceError};
 use crate::meta::ReadTx;
@@ -8,16 +8,21 @@ use bytes::Bytes;
 use futures::stream::BoxStream;
 use futures::{StreamExt as _, TryStreamExt as _};
 use std::ops::Range;
+use std::sync::Arc;
 use syncmount_common::protocol::files::{FileInfo, Listing, Versions};
-use syncmount_common::{
-    ChunkHash, ContentHash, DeviceId, Extent, Manifest, Name, Node, NodeId, NodeKind, Placement, Seq,
-};
+use syncmount_common::{ContentHash, DeviceId, Extent, Manifest, Name, Node, NodeId, NodeKind, Placement, Seq};
 
 /// The device that changes made through the plain file API are told as, and its name.
 pub const WEB_DEVICE: (DeviceId, &str) = (DeviceId::from_bytes(*b"syncmount\0web\0\0\0"), "web");
 
 /// Entries in one page of a listing.
 const ENTRIES_MAX: usize = 10_000;
+
+/// Bytes that an entry takes in memory and in the reply.
+const ENTRY_COST: u64 = 1024;
+
+/// Entries that are read at once.
+const ENTRIES_AT_ONCE: usize = 16;
 
 const VERSIONS_MAX: usize = 1000;
 
@@ -38,7 +43,7 @@ pub struct Opened {
     /// Names its bytes.
     pub content: ContentHash,
     /// What they consist of.
-    pub manifest: Manifest,
+    pub manifest: Arc<Manifest>,
 }
 
 /// A list of entity tags as a request gives it.
@@ -112,8 +117,15 @@ impl Service {
         if !(1..=ENTRIES_MAX).contains(&limit) {
             return Err(ServiceError::Invalid(format!("`limit` is 1 to {ENTRIES_MAX}")));
         }
-        let (folder, path) = (folder.to_owned(), path.clone());
-        self.read(move |tx| listing(tx, &folder, &path, after.as_ref(), limit)).await
+        let (name, path) = (folder.to_owned(), path.clone());
+        let nodes = self.folder(folder).await?.nodes;
+        let charge = self.1.charge(ENTRY_COST * nodes.min(limit as u64)).await?;
+        self.1.keep(charge.clone());
+        self.read(move |tx| {
+            let _charge = charge;
+            listing(tx, &name, &path, after.as_ref(), limit)
+        })
+        .await
     }
 
     /// The versions of what is or was at a path.
@@ -130,33 +142,34 @@ impl Service {
     /// Opens a file, or one of its versions.
     pub async fn open(&self, folder: &str, path: &Path, version: Option<Seq>) -> Result<Opened> {
         let (folder, path) = (folder.to_owned(), path.clone());
-        self.read(move |tx| match version {
+        let found = self.read(move |tx| match version {
             None => open(tx, &folder, &path),
             Some(rev) => open_version(tx, &folder, &path, rev),
-        })
-        .await
+        });
+        let (info, content) = found.await?;
+        let unknown = || ServiceError::NotFound(format!("the content {content} is not known"));
+        let manifest = self.known_manifest(content).await?.ok_or_else(unknown)?;
+        Ok(Opened { info, content, manifest: Arc::new(manifest) })
     }
 
     /// The bytes of a part of a content, which lies inside it.
-    pub fn stream(&self, manifest: &Manifest, range: Range<u64>) -> Bytestream {
+    pub fn stream(&self, manifest: &Arc<Manifest>, range: Range<u64>) -> Bytestream {
         let service = self.clone();
-        let windows = windows(parts(manifest, &range));
+        let windows = windows(parts(Arc::clone(manifest), range));
         let bodies = futures::stream::iter(windows).then(move |window| {
             let service = service.clone();
             async move { service.window(window).await }
         });
-        bodies.try_flatten().boxed()
+        self.while_admitted(bodies.try_flatten()).boxed()
     }
 
     async fn window(&self, window: Window) -> Result<Bytestream> {
         match window {
             Window::Zeros(len) => Ok(zeros(len)),
             Window::Chunks(parts) => {
-                let hashes: Vec<ChunkHash> = parts.iter().map(|(hash, _)| *hash).collect();
-                let places = self.read(move |tx| places(tx, hashes)).await?;
-                let ranges = futures::stream::iter(parts.into_iter().map(|(_, range)| range));
-                let bodies = self.bodies(places).zip(ranges);
-                Ok(bodies.map(|(body, range)| Ok(body?.raw.slice(range))).boxed())
+                let (wanted, ranges): (Vec<Wanted>, Vec<_>) = parts.into_iter().unzip();
+                let bodies = self.raw_bodies(wanted).zip(futures::stream::iter(ranges));
+                Ok(bodies.map(|(body, range)| Ok(body?.1.slice(range))).boxed())
             }
         }
     }
@@ -186,14 +199,25 @@ fn listing(tx: &dyn ReadTx, folder: &str, path: &Path, after: Option<&Name>, lim
     if directory.kind != NodeKind::Dir {
         return Err(ServiceError::MethodNotAllowed(format!("`{path}` is no directory and has no entries")));
     }
-    let mut entries = tx.children(walk.folder.key, directory.id, after, limit + 1)?;
+    let mut entries: Vec<FileInfo> = Vec::new();
+    let mut after = after.cloned();
+    // A few at a time: of the extended attributes, which may be long, nothing is told.
+    while entries.len() <= limit {
+        let wanted = ENTRIES_AT_ONCE.min(limit + 1 - entries.len());
+        let found = tx.children(walk.folder.key, directory.id, after.as_ref(), wanted)?;
+        let whole = found.len() == wanted;
+        entries.extend(found.into_iter().map(|(name, node)| info(Some(name), node)));
+        if !whole {
+            break;
+        }
+        after = entries.last().and_then(|entry| entry.name.clone());
+    }
     let more = entries.len() > limit;
     entries.truncate(limit);
-    let entries = entries.into_iter().map(|(name, node)| info(Some(name), node)).collect();
     Ok(Listing { directory: info(path.name().cloned(), directory), entries, more })
 }
 
-fn open(tx: &dyn ReadTx, folder: &str, path: &Path) -> Result<Opened> {
+fn open(tx: &dyn ReadTx, folder: &str, path: &Path) -> Result<(FileInfo, ContentHash)> {
     let (_, node) = existing(tx, folder, path)?;
     let info = info(path.name().cloned(), node);
     let Some(content) = info.content else {
@@ -201,10 +225,10 @@ fn open(tx: &dyn ReadTx, folder: &str, path: &Path) -> Result<Opened> {
             "`{path}` is no file and has no bytes; `?info` tells what it is"
         )));
     };
-    opened(tx, info, content)
+    Ok((info, content))
 }
 
-fn open_version(tx: &dyn ReadTx, folder: &str, path: &Path, rev: Seq) -> Result<Opened> {
+fn open_version(tx: &dyn ReadTx, folder: &str, path: &Path, rev: Seq) -> Result<(FileInfo, ContentHash)> {
     let (key, node, place) = history(tx, folder, path)?;
     let node_id = node.unwrap_or(NOBODY);
     let unknown = || ServiceError::NotFound(format!("`{path}` has no version {rev}; `?versions` lists what there is"));
@@ -215,13 +239,7 @@ fn open_version(tx: &dyn ReadTx, folder: &str, path: &Path, rev: Seq) -> Result<
     let (name, kind, mode) = (path.name().cloned(), NodeKind::File, 0);
     let (size, sha256, content_hash, target) = (row.size, row.sha256, Some(content), None);
     let info = FileInfo { name, id: node_id, kind, rev, mode, mtime, size, sha256, content: content_hash, target };
-    opened(tx, info, content)
-}
-
-fn opened(tx: &dyn ReadTx, info: FileInfo, content: ContentHash) -> Result<Opened> {
-    let unknown = || ServiceError::NotFound(format!("the content {content} is not known"));
-    let manifest = tx.manifest(&content)?.ok_or_else(unknown)?;
-    Ok(Opened { info, content, manifest })
+    Ok((info, content))
 }
 
 /// What is at a path now, if anything is, and the path as a placement: what was there before may be gone.
@@ -234,38 +252,48 @@ fn history(tx: &dyn ReadTx, folder: &str, path: &Path) -> Result<(crate::meta::F
 /// A part of a content: zeros, or a part of a chunk.
 enum Part {
     Zeros(u64),
-    Chunk(ChunkHash, Range<usize>),
+    Chunk(Wanted, Range<usize>),
 }
 
 enum Window {
     Zeros(u64),
-    Chunks(Vec<(ChunkHash, Range<usize>)>),
+    Chunks(Vec<(Wanted, Range<usize>)>),
 }
 
-fn parts(manifest: &Manifest, range: &Range<u64>) -> Vec<Part> {
-    let cut = |(offset, extent): (u64, Extent)| {
-        let start = range.start.max(offset) - offset;
-        let end = range.end.min(offset + extent.len()).saturating_sub(offset);
-        (start < end).then(|| match extent {
-            Extent::Chunk { hash, .. } => Part::Chunk(hash, start as usize..end as usize),
-            Extent::Hole { .. } => Part::Zeros(end - start),
-        })
-    };
-    manifest.with_offsets().filter_map(cut).collect()
-}
-
-fn windows(parts: Vec<Part>) -> Vec<Window> {
-    let mut windows = Vec::new();
-    for part in parts {
-        match (part, windows.last_mut()) {
-            (Part::Zeros(len), _) => windows.push(Window::Zeros(len)),
-            (Part::Chunk(hash, range), Some(Window::Chunks(chunks))) if chunks.len() < WINDOW => {
-                chunks.push((hash, range));
+/// The parts of a content within `range`, cut one after another: a manifest may have a million extents.
+fn parts(manifest: Arc<Manifest>, range: Range<u64>) -> impl Iterator<Item = Part> + Send + 'static {
+    let (mut index, mut offset) = (0, 0);
+    std::iter::from_fn(move || {
+        while let Some(extent) = manifest.extents().get(index).filter(|_| offset < range.end) {
+            let start = range.start.max(offset) - offset;
+            let end = range.end.min(offset + extent.len()) - offset;
+            index += 1;
+            offset += extent.len();
+            if start < end {
+                return Some(match *extent {
+                    Extent::Chunk { hash, len } => Part::Chunk((hash, len), start as usize..end as usize),
+                    Extent::Hole { .. } => Part::Zeros(end - start),
+                });
             }
-            (Part::Chunk(hash, range), _) => windows.push(Window::Chunks(vec![(hash, range)])),
         }
-    }
-    windows
+        None
+    })
+}
+
+fn windows(parts: impl Iterator<Item = Part> + Send + 'static) -> impl Iterator<Item = Window> + Send + 'static {
+    let mut parts = parts.peekable();
+    std::iter::from_fn(move || {
+        let mut chunks = Vec::new();
+        while chunks.len() < WINDOW
+            && let Some(part) = parts.next_if(|part| chunks.is_empty() || matches!(part, Part::Chunk(..)))
+        {
+            match part {
+                Part::Zeros(len) => return Some(Window::Zeros(len)),
+                Part::Chunk(wanted, range) => chunks.push((wanted, range)),
+            }
+        }
+        (!chunks.is_empty()).then_some(Window::Chunks(chunks))
+    })
 }
 
 fn zeros(len: u64) -> Bytestream {

@@ -1,11 +1,11 @@
 //! Folders: what there is, and how a new one begins.
 
 use super::history::end;
-use super::{Result, Service, ServiceError, folder};
+use super::{CursorKey, Result, Service, ServiceError, folder};
 use crate::meta::{FolderRow, ReadTx};
 use std::path::Path;
 use syncmount_common::protocol::folders::{FolderInfo, FolderList};
-use syncmount_common::{Attrs, DeviceId, Node, NodeId, NodeKind, Xattrs};
+use syncmount_common::{Attrs, DeviceId, FolderId, Node, NodeId, NodeKind, Xattrs};
 
 /// The longest name of a folder, in bytes.
 pub const FOLDER_NAME_LEN_MAX: usize = 64;
@@ -15,16 +15,16 @@ const ROOT_MODE: u32 = 0o755;
 impl Service {
     /// All folders.
     pub async fn folders(&self) -> Result<FolderList> {
-        let free = self.free_bytes();
-        let list = move |tx: &dyn ReadTx| tx.folders()?.into_iter().map(|row| info(tx, row, free)).collect();
+        let (free, key) = (self.free_bytes(), self.0.environment.cursor_key());
+        let list = move |tx: &dyn ReadTx| tx.folders()?.into_iter().map(|row| info(tx, row, free, &key)).collect();
         Ok(FolderList { folders: self.read(list).await? })
     }
 
     /// One folder.
     pub async fn folder(&self, name: &str) -> Result<FolderInfo> {
         let name = name.to_owned();
-        let free = self.free_bytes();
-        self.read(move |tx| info(tx, folder(tx, &name)?, free)).await
+        let (free, key) = (self.free_bytes(), self.0.environment.cursor_key());
+        self.read(move |tx| info(tx, folder(tx, &name)?, free, &key)).await
     }
 
     /// Makes a folder; `false` if there is one of that name.
@@ -41,10 +41,10 @@ impl Service {
     }
 }
 
-fn info(tx: &dyn ReadTx, row: FolderRow, free_bytes: Option<u64>) -> Result<FolderInfo> {
-    let cursor = end(tx, &row)?;
-    let stopped = tx.holds(row.key)?.into_iter().filter(|(_, hold)| hold.stops());
-    let held = stopped.map(|(device, hold)| hold.told(device)).collect();
+fn info(tx: &dyn ReadTx, row: FolderRow, free_bytes: Option<u64>, key: &CursorKey) -> Result<FolderInfo> {
+    let cursor = end(tx, &row, key)?;
+    let stopped = tx.holds(row.key)?.into_iter().filter(|(.., hold)| hold.stops());
+    let held = stopped.map(|(_, device, hold)| hold.told(device)).collect();
     let FolderRow { id, name, nodes, bytes, .. } = row;
     Ok(FolderInfo { id, name, cursor, nodes, bytes, free_bytes, held })
 }
@@ -68,8 +68,11 @@ fn root(attrs: Attrs) -> Node {
     }
 }
 
-/// A folder's name is part of URLs and of what people type.
+/// A folder's name is part of URLs and of what people type. It is no id: the id of a folder would mean another one then.
 fn check_name(name: &str) -> Result<()> {
+    if name.parse::<FolderId>().is_ok() {
+        return Err(ServiceError::Invalid(format!("`{name}` has the form of a folder's id and cannot be a name")));
+    }
     let plain = name.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.'));
     let dots = matches!(name, "." | "..");
     if (1..=FOLDER_NAME_LEN_MAX).contains(&name.len()) && plain && !dots {

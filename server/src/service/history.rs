@@ -1,13 +1,15 @@
 //! The life of a folder's history: whether a cursor belongs to it, when it begins anew, and what it consists of.
 //!
 //! A server that was restored from an older backup gives out sequence numbers a second time. A client that was ahead is
-//! told so by what its cursor says: a position past the end, or a tag that the commit there does not have. Such a cursor
-//! proves that the store was set back, so the folder gets a new epoch: every other client resyncs too, by merging.
+//! told so by what its cursor says: a position past the end, or a tag that the commit there does not have. If this server has
+//! told that cursor ([`super::cursor`]), it proves that the store was set back, so the folder gets a new epoch: every other
+//! client resyncs too, by merging. Any other cursor changes nothing.
 
-use super::{Result, Service, ServiceError, folder};
+use super::cursor::{Proof, is_same, too_soon};
+use super::{CursorKey, Result, Service, ServiceError, folder};
 use crate::meta::{self, CommitRow, FolderKey, FolderRow, ReadTx, WriteTx};
 use syncmount_common::protocol::changes::Cursor;
-use syncmount_common::{Epoch, Seq};
+use syncmount_common::{Epoch, Seq, Timestamp};
 
 /// A commit and the name of the device that made it.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -19,31 +21,58 @@ pub struct PastCommit {
 }
 
 /// The end of a folder's feed.
-pub(super) fn end(tx: &dyn ReadTx, folder: &FolderRow) -> Result<Cursor> {
-    cursor_at(tx, folder, folder.seq)
+pub(super) fn end(tx: &dyn ReadTx, folder: &FolderRow, key: &CursorKey) -> Result<Cursor> {
+    cursor_at(tx, folder, folder.seq, key)
 }
 
 /// A position in a folder's present history.
-pub(super) fn cursor_at(tx: &dyn ReadTx, folder: &FolderRow, seq: Seq) -> Result<Cursor> {
-    Ok(Cursor { epoch: folder.epoch, seq, tag: tx.tag_at(folder.key, seq)? })
+pub(super) fn cursor_at(tx: &dyn ReadTx, folder: &FolderRow, seq: Seq, key: &CursorKey) -> Result<Cursor> {
+    Ok(key.cursor(folder, seq, tx.tag_at(folder.key, seq)?))
 }
 
 /// Whether this history has the cursor's position. The epoch is known to be the same.
 pub(super) fn has(tx: &(impl ReadTx + ?Sized), folder: &FolderRow, cursor: Cursor) -> Result<bool> {
     let within = cursor.seq <= folder.seq;
-    Ok(within && (cursor.tag == 0 || cursor.tag == tx.tag_at(folder.key, cursor.seq)?))
+    Ok(within && is_same(cursor.tag, tx.tag_at(folder.key, cursor.seq)?))
 }
 
 impl Service {
-    /// Begins a new life of a folder's history because of a cursor that proves that it was set back; once, however many
-    /// clients come with such a cursor.
-    pub(super) async fn begin_anew(&self, folder_name: &str, proof: Cursor) -> Result<()> {
-        let (name, epoch, service) = (folder_name.to_owned(), self.0.environment.epoch(), self.clone());
-        let job = move |tx: &dyn WriteTx| renew(tx, &name, proof, epoch);
-        let then = move |begun: &Option<FolderKey>| {
-            if let Some(key) = begun {
-                service.0.wake.changed(*key);
+    /// The answer to a position that this history does not have. If it proves that the store was set back, the history
+    /// begins a new life; a position that this server has not told writes nothing.
+    pub(super) async fn strayed(&self, folder_name: &str, cursor: Cursor) -> ServiceError {
+        match self.judge(folder_name, cursor).await {
+            Ok(()) => resync("the cursor is not of this history, the server's store was set back"),
+            Err(error) => error,
+        }
+    }
+
+    async fn judge(&self, folder_name: &str, cursor: Cursor) -> Result<()> {
+        let (name, key, now) = (folder_name.to_owned(), self.0.environment.cursor_key(), self.0.environment.now());
+        let look = move |tx: &dyn ReadTx| {
+            let folder = folder(tx, &name)?;
+            if folder.epoch != cursor.epoch {
+                return Err(resync("the cursor is of another epoch"));
             }
+            Ok((folder.key, key.proof(&folder, cursor, now)))
+        };
+        let (folder, proof) = self.read(look).await?;
+        match (proof, self.0.strays.wait(folder, now)) {
+            (Proof::Wrong, _) => Err(ServiceError::UnprovenCursor),
+            (Proof::OldForm, Some(wait)) => Err(too_soon(wait)),
+            (Proof::OldForm | Proof::Right, _) => self.begin_again(folder_name, cursor, proof, now).await,
+        }
+    }
+
+    /// Begins a new life of a folder's history; once, however many clients come with a position of the former one.
+    async fn begin_again(&self, folder_name: &str, cursor: Cursor, proof: Proof, now: Timestamp) -> Result<()> {
+        let (name, epoch, service) = (folder_name.to_owned(), self.0.environment.epoch(), self.clone());
+        let job = move |tx: &dyn WriteTx| renew(tx, &name, cursor, epoch);
+        let then = move |begun: &Option<FolderKey>| {
+            let Some(key) = begun else { return };
+            if proof == Proof::OldForm {
+                service.0.strays.note_renewed(*key, now);
+            }
+            service.0.wake.changed(*key);
         };
         meta::write(&*self.0.meta, job, then).await.map(drop)
     }

@@ -1,6 +1,6 @@
 //! Taking chunks in: verified, stored durably if they are many, and entered into the index by whoever asked.
 //!
-//! Memory is bounded by one batch. Until the index names them, stored chunks do not exist for anybody: a request that is
+//! Memory is bounded by one batch and, while it is verified, one chunk's raw bytes. Until the index names them, stored chunks do not exist for anybody: a request that is
 //! cut short leaves at most unreferenced bytes in a pack.
 
 use super::small::SMALL_SUM_MAX;
@@ -9,13 +9,17 @@ use crate::blob::pack::Record;
 use crate::meta::{PackedChunk, SmallChunk, WriteTx};
 use bytes::Bytes;
 use std::collections::HashSet;
+use std::sync::Arc;
 use syncmount_common::envelope::{self, EnvelopeError};
 use syncmount_common::protocol::chunks::DELTAS_MAX;
 use syncmount_common::protocol::commit::MissingDetails;
-use syncmount_common::{ChunkHash, FileHash};
+use syncmount_common::{ChunkHash, ContentHash, FileHash};
 
 /// Chunks are verified and stored in batches of about this many bytes.
-const BATCH_LEN: usize = 8 * 1024 * 1024;
+pub const BATCH_LEN: usize = 3 * 1024 * 1024;
+
+/// Chunks are verified in groups of up to so many raw bytes: what is small may unpack to much.
+const GROUP_LEN_MAX: u64 = 16 * 1024 * 1024;
 
 /// Chunks on their way into the store.
 pub struct Ingest {
@@ -39,9 +43,16 @@ pub struct Fresh {
     pub(super) small: Vec<SmallChunk>,
     pub(super) packed: Vec<PackedChunk>,
     pub(super) received: u64,
+    /// The content that this process has cut from a file's bytes, and their SHA-256.
+    pub(super) hashed: Option<(ContentHash, FileHash)>,
 }
 
 impl Fresh {
+    /// The SHA-256 of a content's bytes, if this process has just computed it.
+    pub(super) fn sha256_of(&self, content: &ContentHash) -> Option<FileHash> {
+        self.hashed.filter(|(hashed, _)| hashed == content).map(|(_, sha256)| sha256)
+    }
+
     /// Enters the chunks; answers how many of them were new.
     pub(super) fn enter(&self, tx: &dyn WriteTx) -> Result<u64> {
         let mut stored = 0;
@@ -82,15 +93,20 @@ impl Ingest {
         if self.deltas > DELTAS_MAX {
             return Err(ServiceError::TooLarge(format!("more than {DELTAS_MAX} chunks told by their differences")));
         }
-        let beneath = match self.service.raw_chunk(base).await {
+        // The other chunk and both forms of this one are in memory until it is sealed: so few at a time as long chunks.
+        let turn = Arc::clone(&self.service.0.rebuilding).acquire_owned().await.map_err(|_| ServiceError::Panicked)?;
+        let beneath = match self.service.delta_base(base).await {
             Err(ServiceError::UnknownChunks(chunks)) => {
                 return Err(ServiceError::Missing(MissingDetails { chunks, contents: Vec::new() }));
             }
-            found => found?,
+            found => found?.ok_or_else(|| refusal(&hash, EnvelopeError::BadLength))?,
         };
-        let open = move || match envelope::open_against(&hash, &envelope, &beneath) {
-            Ok(raw) => Ok(envelope::seal(&raw).into()),
-            Err(error) => Err(refusal(&hash, error)),
+        let open = move || {
+            let _turn = turn;
+            match envelope::open_against(&hash, &envelope, &beneath) {
+                Ok(raw) => Ok(envelope::seal(&raw).into()),
+                Err(error) => Err(refusal(&hash, error)),
+            }
         };
         self.service.0.offload.run(open).await?
     }
@@ -105,6 +121,11 @@ impl Ingest {
         self.batch_len += chunk.envelope.len();
         self.batch.push(chunk);
         if self.batch_len >= BATCH_LEN { self.store_batch().await } else { Ok(()) }
+    }
+
+    /// Verifies and stores what is there so far, so that it no longer takes memory.
+    pub async fn flush(&mut self) -> Result<()> {
+        if self.batch.is_empty() { Ok(()) } else { self.store_batch().await }
     }
 
     /// Verifies and stores what is left.
@@ -138,11 +159,40 @@ impl Ingest {
     async fn verified_batch(&mut self) -> Result<Vec<Record>> {
         self.batch_len = 0;
         let batch = std::mem::take(&mut self.batch);
-        if batch.is_empty() {
-            return Ok(Vec::new());
+        let mut records = Vec::with_capacity(batch.len());
+        for (group, longest) in groups(batch) {
+            let turn = self.service.turn(longest).await?;
+            let verify_all = move || {
+                let _turn = turn;
+                group.into_iter().map(verify).collect::<Result<Vec<_>>>()
+            };
+            records.extend(self.service.0.offload.run(verify_all).await??);
         }
-        self.service.0.offload.run(move || batch.into_iter().map(verify).collect()).await?
+        Ok(records)
     }
+}
+
+/// Cuts a batch where the raw bytes become too many; tells also how many the longest chunk has. A header that lies is found
+/// when the chunk is opened.
+fn groups(batch: Vec<Unverified>) -> Vec<(Vec<Unverified>, u32)> {
+    let mut groups: Vec<(Vec<Unverified>, u32)> = Vec::new();
+    let mut room = 0;
+    for chunk in batch {
+        // Chunks that were sealed here are not opened.
+        let len = if chunk.trusted { 0 } else { envelope::raw_len(&chunk.envelope).unwrap_or(0) };
+        match groups.last_mut().filter(|_| u64::from(len) <= room) {
+            Some((group, longest)) => {
+                room -= u64::from(len);
+                *longest = len.max(*longest);
+                group.push(chunk);
+            }
+            None => {
+                room = GROUP_LEN_MAX.saturating_sub(u64::from(len));
+                groups.push((vec![chunk], len));
+            }
+        }
+    }
+    groups
 }
 
 fn verify(chunk: Unverified) -> Result<Record> {

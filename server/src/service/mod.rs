@@ -10,16 +10,20 @@ mod bodies;
 mod changes;
 mod chunks;
 mod commit;
+mod cursor;
 mod difference;
 mod environment;
 mod error;
+mod file_hash;
 mod files;
 mod folders;
 mod history;
 mod hold;
 mod ingest;
+mod memory;
 mod order;
 mod path;
+mod put_back;
 mod record;
 mod remove;
 mod scrub;
@@ -31,18 +35,19 @@ mod undo;
 mod upload;
 
 pub use alike::ToldManifest;
-pub use bodies::Body;
 pub use changes::{Changes, Poll};
+pub use cursor::CursorKey;
 pub use environment::Environment;
 pub use error::{Result, ServiceError};
 pub use files::{Bytestream, Opened, Precondition, Tag, Tags, WEB_DEVICE};
 pub use folders::FOLDER_NAME_LEN_MAX;
 pub use history::PastCommit;
-pub use hold::{Held, HoldRule};
-pub use ingest::{Fresh, Ingest};
+pub use hold::{Denied, Held, HoldRule, PresentHold};
+pub use ingest::{BATCH_LEN, Fresh, Ingest};
+pub use memory::{Account, Allowance, Budget, Charge, FREE_LEN};
 pub use path::Path;
 pub use scrub::Scrubbed;
-pub use tokens::Token;
+pub use tokens::{ADMIN_TOKEN, Credential, Token};
 pub use undo::UNDO_DEVICE;
 pub use upload::Upload;
 
@@ -53,10 +58,12 @@ use crate::wake::Wake;
 use parking_lot::Mutex;
 use std::path::PathBuf;
 use std::sync::Arc;
+use tokio::sync::Semaphore;
 
-/// The server without its sockets. Cheap to clone; all clones are one.
+/// The server without its sockets, the memory that what is asked of it may take, and the token that it works on behalf of
+/// (without one: the server itself). Cheap to clone; all clones are one.
 #[derive(Clone)]
-pub struct Service(Arc<Inner>);
+pub struct Service(Arc<Inner>, Allowance, Option<Credential>);
 
 struct Inner {
     meta: Arc<dyn MetaStore>,
@@ -65,7 +72,14 @@ struct Inner {
     wake: Wake,
     small: small::Gauge,
     turns: alike::Turns,
+    strays: cursor::Strays,
+    hashing: file_hash::Hashing,
+    /// Turns to unpack long chunks.
+    unpacking: Arc<Semaphore>,
+    /// Turns to rebuild chunks that are told by their differences.
+    rebuilding: Arc<Semaphore>,
     hold_rule: Mutex<HoldRule>,
+    revocations: tokens::Revocations,
     offload: Offload,
     /// The directory whose free space is told.
     directory: Option<PathBuf>,
@@ -87,6 +101,14 @@ impl Offload {
             Self::Blocking => tokio::task::spawn_blocking(job).await.map_err(|_| ServiceError::Panicked),
         }
     }
+
+    /// Goes on with `work` to its end, also if its caller goes away.
+    async fn finish<T: Send + 'static>(self, work: impl Future<Output = T> + Send + 'static) -> Result<T> {
+        match self {
+            Self::Inline => Ok(work.await),
+            Self::Blocking => tokio::spawn(work).await.map_err(|_| ServiceError::Panicked),
+        }
+    }
 }
 
 impl Service {
@@ -103,8 +125,31 @@ impl Service {
         let ids = Arc::clone(&environment);
         let chunks = ChunkStore::new(packs, move || ids.pack_id());
         let (wake, small, turns) = (Wake::default(), small::Gauge::default(), alike::Turns::default());
-        let hold_rule = Mutex::default();
-        Self(Arc::new(Inner { meta, chunks, environment, wake, small, turns, hold_rule, offload, directory }))
+        let (strays, hashing, hold_rule) = (cursor::Strays::default(), file_hash::Hashing::default(), Mutex::default());
+        let revocations = tokens::Revocations::default();
+        let [unpacking, rebuilding] = [(); 2].map(|()| Arc::new(Semaphore::new(bodies::TURNS)));
+        let inner = Inner {
+            meta,
+            chunks,
+            environment,
+            wake,
+            small,
+            turns,
+            strays,
+            hashing,
+            unpacking,
+            rebuilding,
+            hold_rule,
+            revocations,
+            offload,
+            directory,
+        };
+        Self(Arc::new(inner), Allowance::default(), None)
+    }
+
+    /// The same service, for one request that may take so much memory.
+    pub fn within(&self, allowance: Allowance) -> Self {
+        Self(Arc::clone(&self.0), allowance, self.2.clone())
     }
 
     /// A service that lives in memory and has the folder `default`.
@@ -129,9 +174,19 @@ impl Service {
         meta::write(&*self.0.meta, job, |_| ()).await
     }
 
-    /// Whether the store answers.
+    /// A note about this server that is kept from run to run.
+    pub async fn setting(&self, name: &'static str) -> Result<Option<String>> {
+        self.read(move |tx| Ok(tx.setting(name)?)).await
+    }
+
+    /// Keeps a note about this server, or drops it. Durable when it returns.
+    pub async fn set(&self, name: &'static str, value: Option<String>) -> Result<()> {
+        self.write(move |tx| Ok(tx.put_setting(name, value.as_deref())?)).await
+    }
+
+    /// Whether the store answers. What the rows of folders hold does not matter.
     pub async fn check(&self) -> Result<()> {
-        self.read(|tx| Ok(tx.folders().map(drop)?)).await
+        self.read(|tx| Ok(tx.probe()?)).await
     }
 
     /// Finishes what is queued and leaves the store tidy. Blocks.

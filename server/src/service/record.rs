@@ -2,8 +2,9 @@
 //! counters, and the commit with its tag.
 
 use super::commit::Step;
-use super::{Result, structure};
-use crate::meta::{self, CommitRow, Counts, FolderRow, VersionRow, WriteTx};
+use super::hold::Marks;
+use super::{Result, ServiceError, structure};
+use crate::meta::{self, CommitRow, Counts, FOLDER_BYTES_MAX, FolderRow, Mark, Totals, VersionRow, WriteTx};
 use std::collections::HashMap;
 use syncmount_common::protocol::changes::Device;
 use syncmount_common::protocol::commit::Committed;
@@ -17,23 +18,26 @@ pub(super) struct Record<'a> {
     pub(super) tx: &'a dyn WriteTx,
     pub(super) folder: &'a FolderRow,
     pub(super) device: &'a Device,
+    /// The name of the token that it came with.
+    pub(super) token: Option<&'a str>,
     pub(super) op_id: OpId,
     pub(super) tag: u64,
     pub(super) now: Timestamp,
 }
 
 impl Record<'_> {
-    /// Writes the steps, whose revs follow the folder's end. `counted` of the removes count for the stop for mass deletes.
-    pub(super) fn write(&self, steps: &[Step], counted: u64) -> Result<Committed> {
-        self.apply(steps)?;
-        self.finish(steps, counted)
+    /// Writes the steps, whose revs follow the folder's end. `marks`: what they mean to the stop for mass deletes.
+    pub(super) fn write(&self, steps: &[Step], marks: &Marks) -> Result<Committed> {
+        self.apply(steps, marks)?;
+        self.finish(steps, marks)
     }
 
-    fn apply(&self, steps: &[Step]) -> Result<()> {
+    fn apply(&self, steps: &[Step], marks: &Marks) -> Result<()> {
         let key = self.folder.key;
         self.tx.put_device(self.device)?;
         for step in steps {
-            self.tx.add_past(key, step.after.rev, step.after.id, step.before.as_ref())?;
+            let mark = marks.of(step.after.id);
+            self.tx.add_past(key, step.after.rev, step.after.id, step.before.as_ref(), mark)?;
             self.tx.put_node(key, &step.after)?;
             if step.renamed && step.before.is_some() {
                 self.tx.clear_names(key, step.after.id)?;
@@ -56,42 +60,62 @@ impl Record<'_> {
         Ok(self.tx.add_version(self.folder.key, &version)?)
     }
 
-    fn finish(&self, steps: &[Step], counted: u64) -> Result<Committed> {
+    fn finish(&self, steps: &[Step], marks: &Marks) -> Result<Committed> {
         let key = self.folder.key;
         let (first_seq, last_seq) = (self.folder.seq + 1, self.folder.seq + steps.len() as u64);
+        let counted = steps.iter().filter(|step| marks.of(step.after.id) == Mark::Counted).count() as u64;
         let counts = Counts { counted, ..counts(steps) };
-        self.tx.advance(key, last_seq, counts.created as i64 - counts.removed as i64, self.growth(steps)?)?;
+        self.tx.advance(key, last_seq, self.totals(steps, &counts)?)?;
         let tag = if steps.is_empty() { self.tx.tag_at(key, last_seq)? } else { self.tag };
         if !steps.is_empty() {
-            let (time, device) = (self.now, self.device.id);
-            self.tx.add_commit(key, &CommitRow { first_seq, last_seq, tag, time, device, counts })?;
+            let (time, device, token) = (self.now, self.device.id, self.token.map(str::to_owned));
+            self.tx.add_commit(key, &CommitRow { first_seq, last_seq, tag, time, device, token, counts })?;
         }
         let committed = Committed { first_seq, last_seq, tag };
         self.tx.add_answer(key, self.op_id, committed, ANSWERS_KEPT)?;
         Ok(committed)
     }
 
+    /// The folder's counters after the steps, which are written already. Counters that cannot be right, or that stand at
+    /// their limit because an earlier version let the sum grow past it, are counted again.
+    fn totals(&self, steps: &[Step], counts: &Counts) -> Result<Totals> {
+        let (folder, growth) = (self.folder, self.growth(steps)?);
+        let bytes = u64::try_from(i128::from(folder.bytes) + growth).ok();
+        let nodes = (folder.nodes + counts.created).checked_sub(counts.removed);
+        let is_full = |bytes: u64| bytes >= FOLDER_BYTES_MAX && growth > 0;
+        let totals = match (nodes, bytes) {
+            (_, Some(bytes)) if is_full(bytes) => return Err(full()),
+            (Some(nodes), Some(bytes)) if folder.bytes < FOLDER_BYTES_MAX => Totals { nodes, bytes },
+            _ => self.tx.totals(folder.key)?,
+        };
+        if is_full(totals.bytes) { Err(full()) } else { Ok(totals) }
+    }
+
     /// By how many bytes the folder grows.
-    fn growth(&self, steps: &[Step]) -> Result<i64> {
+    fn growth(&self, steps: &[Step]) -> Result<i128> {
         let mut sizes = HashMap::new();
-        let mut bytes = 0_i64;
+        let mut bytes = 0;
         for step in steps {
             let (before, after) = (self.size(step.lived(), &mut sizes)?, self.size(step.lives(), &mut sizes)?);
-            bytes = bytes.saturating_add(after).saturating_sub(before);
+            bytes += i128::from(after) - i128::from(before);
         }
         Ok(bytes)
     }
 
-    fn size(&self, node: Option<&Node>, sizes: &mut HashMap<ContentHash, i64>) -> Result<i64> {
+    /// The size of a node's content in bytes.
+    fn size(&self, node: Option<&Node>, sizes: &mut HashMap<ContentHash, u64>) -> Result<u64> {
         let Some(content) = node.and_then(|node| node.content.as_ref()) else { return Ok(0) };
         if let Some(size) = sizes.get(&content.hash) {
             return Ok(*size);
         }
         let row = self.tx.content(&content.hash)?.ok_or(meta::MetaError::Damaged("a content has no row"))?;
-        let size = i64::try_from(row.size).unwrap_or(i64::MAX);
-        sizes.insert(content.hash, size);
-        Ok(size)
+        sizes.insert(content.hash, row.size);
+        Ok(row.size)
     }
+}
+
+fn full() -> ServiceError {
+    ServiceError::Invalid(format!("the files would have more than a folder can hold, {FOLDER_BYTES_MAX} bytes in sum"))
 }
 
 /// How many nodes the steps make, change and remove.

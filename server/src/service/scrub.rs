@@ -1,14 +1,17 @@
-//! The check of the whole store, and its repair: packs against the index, contents against both.
+//! The check of the whole store, and its repair: every row on its own and against others, the folders' counters, packs against
+//! the index, contents against both.
 //!
 //! Each pack is read once and whole (packs are bounded), rows come in pages. A repair never makes up anything: it enters
-//! what packs hold, and drops the rows of chunks that are gone or wrong, so that they count as missing and whoever still
+//! what packs hold and a file consists of, and drops the rows of chunks that are gone or wrong, so that they count as missing and whoever still
 //! has the bytes is asked for them when a file with them is sent again.
 
 use super::audit::{Audit, audit};
-use super::{Result, Service};
+use super::{Result, Service, ServiceError};
 use crate::blob::BlobError;
 use crate::blob::pack::Record;
-use crate::meta::{ContentUse, FolderKey, PackId, PackedChunk, RawContent, ReadTx, SmallChunk, WriteTx};
+use crate::meta::{
+    ContentUse, FolderFault, FolderKey, PackId, PackedChunk, RawContent, ReadTx, SmallChunk, Totals, WriteTx,
+};
 use bytes::Bytes;
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
@@ -41,21 +44,31 @@ pub struct Scrubbed {
     pub entered: u64,
     /// Chunks that the repair has taken out of the index: they are gone or wrong.
     pub dropped: u64,
+    /// Folders whose counters the repair has set right.
+    pub recounted: u64,
 }
 
 impl Service {
     /// Checks everything; with `repair` also mends what can be mended. Nobody else may use the stores meanwhile.
     pub async fn scrub(&self, repair: bool) -> Result<Scrubbed> {
         let integrity = self.read(|tx| Ok(tx.integrity()?)).await?;
-        let problems = integrity.into_iter().map(|line| format!("the database is damaged: {line}")).collect();
-        let mut scrub =
-            Scrub { service: self, repair, done: Scrubbed { problems, ..Scrubbed::default() }, bad: HashSet::new() };
-        scrub.packs().await?;
-        scrub.small_chunks().await?;
-        if repair && !scrub.bad.is_empty() {
-            scrub.search_again().await?;
+        let mut problems: Vec<_> =
+            integrity.into_iter().map(|line| format!("the database is damaged: {line}")).collect();
+        problems.extend(self.read(|tx| Ok(tx.row_faults()?)).await?);
+        let mut scrub = Scrub {
+            service: self,
+            repair,
+            done: Scrubbed { problems, ..Scrubbed::default() },
+            bad: HashSet::new(),
+            lost: HashSet::new(),
+        };
+        match scrub.run().await {
+            // What is damaged in the database has been told; it may keep the rest from being read.
+            Err(ServiceError::Meta(error)) if !scrub.done.problems.is_empty() => {
+                scrub.done.problems.push(format!("the rest could not be checked: {error}"));
+            }
+            done => done?,
         }
-        scrub.contents().await?;
         Ok(scrub.done)
     }
 }
@@ -66,9 +79,49 @@ struct Scrub<'a> {
     done: Scrubbed,
     /// Chunks whose rows lead to nothing good. A repair has dropped the rows.
     bad: HashSet<ChunkHash>,
+    /// Chunks that contents consist of and that the index did not name. Only a repair asks.
+    lost: HashSet<ChunkHash>,
 }
 
 impl Scrub<'_> {
+    async fn run(&mut self) -> Result<()> {
+        self.counters().await?;
+        if self.repair {
+            self.lost().await?;
+        }
+        self.packs().await?;
+        self.small_chunks().await?;
+        if self.repair && !self.bad.is_empty() {
+            self.search_again().await?;
+        }
+        self.contents().await
+    }
+
+    async fn counters(&mut self) -> Result<()> {
+        let wrong = self.service.read(|tx| Ok(tx.miscounted()?)).await?;
+        if self.repair {
+            self.done.recounted = wrong.len() as u64;
+            let job = move |tx: &dyn WriteTx| {
+                wrong.iter().try_for_each(|folder| Ok(tx.set_totals(folder.key, folder.counted)?))
+            };
+            return self.service.write(job).await;
+        }
+        self.done.problems.extend(wrong.iter().map(miscounted));
+        Ok(())
+    }
+
+    async fn lost(&mut self) -> Result<()> {
+        let mut after = 0;
+        loop {
+            let (last, lost) = self.service.read(move |tx| lost_page(tx, after)).await?;
+            self.lost.extend(lost);
+            match last {
+                Some(last) => after = last,
+                None => return Ok(()),
+            }
+        }
+    }
+
     async fn packs(&mut self) -> Result<()> {
         let stored: HashMap<PackId, u64> = self.service.0.chunks.packs().await?.into_iter().collect();
         let indexed = self.service.read(|tx| Ok(tx.indexed_packs()?)).await?;
@@ -143,8 +196,12 @@ impl Scrub<'_> {
         self.service.write(job).await
     }
 
-    /// Enters chunks that the index does not name.
-    async fn enter(&mut self, chunks: Vec<PackedChunk>) -> Result<()> {
+    /// Enters chunks that the index does not name and that something consists of. What else lies in packs is of uploads
+    /// that were given up.
+    async fn enter(&mut self, strays: Vec<PackedChunk>) -> Result<()> {
+        let is_wanted = |chunk: &PackedChunk| self.lost.contains(&chunk.hash) || self.bad.contains(&chunk.hash);
+        let (chunks, given_up): (Vec<_>, Vec<_>) = strays.into_iter().partition(is_wanted);
+        self.done.unnamed += self.unnamed(given_up).await?;
         let job =
             move |tx: &dyn WriteTx| chunks.iter().try_fold(0, |sum, chunk| Ok(sum + u64::from(tx.add_packed(chunk)?)));
         self.done.entered += self.service.write(job).await?;
@@ -205,12 +262,34 @@ impl Scrub<'_> {
     }
 }
 
+fn miscounted(folder: &FolderFault) -> String {
+    let FolderFault { name, said, counted, .. } = folder;
+    let told = |totals: &Totals| format!("{} nodes with {} bytes", totals.nodes, totals.bytes);
+    let said = said.as_ref().map_or_else(|| "something that cannot be read".to_owned(), told);
+    format!("the folder `{name}` has {}, its row says {said}", told(counted))
+}
+
 fn is_sound(chunk: &SmallChunk) -> bool {
     envelope::open(&chunk.hash, &chunk.envelope).is_ok_and(|raw| raw.len() == chunk.raw_len as usize)
 }
 
 fn shown(pack: PackId) -> String {
     pack.0.iter().fold(String::with_capacity(32), |text, byte| text + &format!("{byte:02x}"))
+}
+
+/// The chunks without a row that the contents of one page consist of, and the page's last row; none behind the last page.
+fn lost_page(tx: &dyn ReadTx, after: i64) -> Result<(Option<i64>, Vec<ChunkHash>)> {
+    let page = tx.contents_after(after, PAGE_LEN)?;
+    let mut lost = Vec::new();
+    // A manifest that cannot be read is told of later on.
+    for manifest in page.iter().filter_map(|content| Manifest::decode(&content.manifest).ok()) {
+        for (hash, _) in manifest.chunks() {
+            if tx.chunk_len(&hash)?.is_none() {
+                lost.push(hash);
+            }
+        }
+    }
+    Ok((page.last().map(|content| content.key), lost))
 }
 
 type Faults = Vec<(ContentHash, String)>;

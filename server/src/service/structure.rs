@@ -5,12 +5,13 @@ use super::commit::{CONFLICTS_MAX, Step, for_travel};
 use super::{Result, ServiceError};
 use crate::meta::{FolderKey, WriteTx};
 use std::collections::{HashMap, HashSet};
+use syncmount_common::node::LEVELS_MAX;
 use syncmount_common::protocol::commit::{Conflict, ConflictReason};
 use syncmount_common::{NodeId, NodeKind, Placement};
 
 /// Gives the batch's nodes their new names and checks the result. The rows are written, the old names are gone.
 pub(super) fn place(tx: &dyn WriteTx, folder: FolderKey, steps: &[Step]) -> Result<()> {
-    let mut shape = Shape { tx, folder, states: HashMap::new(), rooted: HashSet::from([NodeId::ROOT]) };
+    let mut shape = Shape { tx, folder, states: HashMap::new(), rooted: HashMap::from([(NodeId::ROOT, 0)]) };
     let mut reasons = vec![None; steps.len()];
     for (step, reason) in steps.iter().zip(&mut reasons) {
         *reason = shape.add_names(step)?;
@@ -41,8 +42,8 @@ struct Shape<'a> {
     tx: &'a dyn WriteTx,
     folder: FolderKey,
     states: HashMap<NodeId, State>,
-    /// Directories whose parents lead to the root.
-    rooted: HashSet<NodeId>,
+    /// Directories whose parents lead to the root, and how far below it they are.
+    rooted: HashMap<NodeId, usize>,
 }
 
 impl Shape<'_> {
@@ -71,8 +72,19 @@ impl Shape<'_> {
                 return Ok(fault);
             }
         }
-        let looped = node.kind == NodeKind::Dir && !self.leads_to_root(node.id)?;
-        Ok(looped.then_some(ConflictReason::Cycle))
+        if node.kind != NodeKind::Dir {
+            return Ok(None);
+        }
+        match self.level(node.id)? {
+            None => Ok(Some(ConflictReason::Cycle)),
+            Some(level) if level > LEVELS_MAX => {
+                let id = node.id;
+                let text =
+                    format!("node {id}: at most {LEVELS_MAX} directories lie in each other, and it is the {level}th");
+                Err(ServiceError::Invalid(text))
+            }
+            Some(_) => Ok(None),
+        }
     }
 
     fn parent_fault(&mut self, parent: NodeId) -> Result<Option<ConflictReason>> {
@@ -83,22 +95,31 @@ impl Shape<'_> {
         })
     }
 
-    /// Whether the way up from `start` ends. A way that ends at something removed is not a cycle; the operation that put
-    /// something there is told so itself.
-    fn leads_to_root(&mut self, start: NodeId) -> Result<bool> {
-        let mut path = HashSet::new();
+    /// How far below the root `start` is; `None` if the way up does not end. A way that ends at something removed is not a
+    /// cycle; the operation that put something there is told so itself.
+    fn level(&mut self, start: NodeId) -> Result<Option<usize>> {
+        let (mut way, mut seen) = (Vec::new(), HashSet::new());
         let mut next = Some(start);
-        while let Some(node) = next.filter(|node| !self.rooted.contains(node)) {
-            if !path.insert(node) {
-                return Ok(false);
+        let mut level = 0;
+        while let Some(node) = next {
+            if let Some(known) = self.rooted.get(&node) {
+                level = *known;
+                break;
             }
+            if !seen.insert(node) {
+                return Ok(None);
+            }
+            way.push(node);
             next = match self.state(node)? {
                 State::Live(_, parent) => parent,
                 State::Gone => None,
             };
         }
-        self.rooted.extend(path);
-        Ok(true)
+        for node in way.into_iter().rev() {
+            level += 1;
+            self.rooted.insert(node, level);
+        }
+        Ok(Some(level))
     }
 
     fn state(&mut self, id: NodeId) -> Result<State> {

@@ -5,22 +5,25 @@
 //! the present then and differs from the wanted state in nothing.
 
 use super::commit::{Step, reference};
+use super::hold::{Marks, Passage, Watch};
 use super::record::{Record, counts};
+use super::tokens::{Credential, admit, is_operator};
 use super::upload::ATTEMPTS_MAX;
 use super::{Result, Service, ServiceError, folder, order};
-use crate::meta::{self, Counts, FolderKey, FolderRow, MetaError, ReadTx, WriteTx};
+use crate::meta::{self, Counts, FolderKey, MetaError, ReadTx, WriteTx};
 use syncmount_common::protocol::changes::Device;
 use syncmount_common::protocol::undo::UndoReply;
-use syncmount_common::{ContentHash, DeviceId, Node, OpId, Seq, Timestamp, Xattrs};
+use syncmount_common::{ContentHash, DeviceId, Node, Seq, Xattrs};
 
 /// The device that an undo's changes are told as, and its name.
 pub const UNDO_DEVICE: (DeviceId, &str) = (DeviceId::from_bytes(*b"syncmount\0undo\0\0"), "undo");
 
 /// Steps in one commit, if the tree allows it: a larger one would keep other writers waiting.
-const COMMIT_LEN: usize = 4000;
+pub(super) const COMMIT_LEN: usize = 4000;
 
 impl Service {
-    /// Brings a folder back to its state at `to`; or only counts what that would change.
+    /// Brings a folder back to its state at `to`; or only counts what that would change. Asked for by an ordinary token, it
+    /// is held back where a commit that removes as much would be.
     pub async fn undo(&self, folder: &str, to: Seq, dry_run: bool) -> Result<UndoReply> {
         let mut done = UndoReply::default();
         for _ in 0..ATTEMPTS_MAX {
@@ -30,7 +33,8 @@ impl Service {
                 plan.iter().for_each(|steps| add(&mut done, counts(steps)));
                 return Ok(done);
             }
-            match self.undo_all(folder, plan, &mut done).await {
+            let (plan, marks) = self.passed(folder, plan).await?;
+            match self.undo_all(folder, plan, &marks, &mut done).await {
                 Err(ServiceError::Conflict(_)) => (),
                 end => return end.map(|()| done),
             }
@@ -38,14 +42,44 @@ impl Service {
         Err(ServiceError::Busy(format!("others keep changing the folder `{folder}`: undo it again")))
     }
 
-    async fn undo_all(&self, folder_name: &str, plan: Vec<Vec<Step>>, done: &mut UndoReply) -> Result<()> {
+    /// The plan, and what it means to the stop for mass deletes; an error if the stop for mass deletes holds it back.
+    async fn passed(&self, folder_name: &str, plan: Plan) -> Result<(Plan, Marks)> {
+        if is_operator(self.2.as_ref()) {
+            return Ok((plan, Marks::default()));
+        }
+        let (name, credential) = (folder_name.to_owned(), self.2.clone());
+        let (now, rule) = (self.0.environment.now(), self.hold_rule());
+        let job = move |tx: &dyn WriteTx| {
+            let (folder, token) = (&folder(tx, &name)?, credential.as_ref().map(Credential::name));
+            let passage = Watch { tx, folder, device: &device(), token, now, rule }.look(plan.iter().flatten())?;
+            Ok((plan, passage))
+        };
+        match self.write(job).await? {
+            (plan, Passage::Free { marks }) => Ok((plan, marks)),
+            (_, Passage::Held(held)) => Err(ServiceError::Held(held)),
+        }
+    }
+
+    /// Does the steps of a plan, commit by commit.
+    pub(super) async fn undo_all(
+        &self,
+        folder_name: &str,
+        plan: Plan,
+        marks: &Marks,
+        done: &mut UndoReply,
+    ) -> Result<()> {
         for steps in plan {
             let (name, counts, service) = (folder_name.to_owned(), counts(&steps), self.clone());
+            let (credential, marks) = (self.2.clone(), marks.clone());
             let environment = &self.0.environment;
             let (op_id, tag, now) = (environment.op_id(), environment.tag(), environment.now());
             let job = move |tx: &dyn WriteTx| {
-                let folder = folder(tx, &name)?;
-                write(tx, &folder, steps, (op_id, tag, now))?;
+                admit(tx, credential.as_ref())?;
+                // What an operator brings back is not counted as the deed of its token.
+                let token = credential.as_ref().filter(|it| !is_operator(Some(it))).map(Credential::name);
+                let folder = &folder(tx, &name)?;
+                let record = Record { tx, folder, device: &device(), token, op_id, tag, now };
+                write(&record, steps, &marks)?;
                 Ok::<_, ServiceError>(folder.key)
             };
             let then = move |key: &FolderKey| service.0.wake.changed(*key);
@@ -56,13 +90,20 @@ impl Service {
     }
 }
 
+/// Commits, each a list of steps.
+type Plan = Vec<Vec<Step>>;
+
+fn device() -> Device {
+    Device { id: UNDO_DEVICE.0, name: UNDO_DEVICE.1.to_owned() }
+}
+
 fn add(reply: &mut UndoReply, counts: Counts) {
     reply.created += counts.created;
     reply.changed += counts.changed;
     reply.removed += counts.removed;
 }
 
-fn plan(tx: &dyn ReadTx, name: &str, to: Seq) -> Result<Vec<Vec<Step>>> {
+fn plan(tx: &dyn ReadTx, name: &str, to: Seq) -> Result<Plan> {
     let folder = folder(tx, name)?;
     let known = tx.history_from(folder.key)?..=folder.seq;
     if !known.contains(&to) {
@@ -80,7 +121,7 @@ fn plan(tx: &dyn ReadTx, name: &str, to: Seq) -> Result<Vec<Vec<Step>>> {
 }
 
 /// From the present state to the wanted one; none if they are the same.
-fn step(now: Node, wanted: Option<Node>) -> Option<Step> {
+pub(super) fn step(now: Node, wanted: Option<Node>) -> Option<Step> {
     let Some(Node { names, attrs, xattrs, content, target, .. }) = wanted else {
         let (names, xattrs, content, target, deleted) = (Vec::new(), Xattrs::default(), None, None, true);
         let after = Node { names, xattrs, content, target, deleted, ..now };
@@ -101,26 +142,20 @@ fn hash(node: &Node) -> Option<ContentHash> {
     node.content.as_ref().map(|content| content.hash)
 }
 
-fn write(
-    tx: &dyn WriteTx,
-    folder: &FolderRow,
-    mut steps: Vec<Step>,
-    (op_id, tag, now): (OpId, u64, Timestamp),
-) -> Result<()> {
-    let (id, name) = UNDO_DEVICE;
+fn write(record: &Record<'_>, mut steps: Vec<Step>, marks: &Marks) -> Result<()> {
+    let (folder, author) = (record.folder, record.device.id);
     for (step, rev) in steps.iter_mut().zip(folder.seq + 1..) {
         let planned = step.before.as_ref().map(|node| node.rev);
-        if tx.node(folder.key, step.after.id)?.map(|node| node.rev) != planned {
+        if record.tx.node(folder.key, step.after.id)?.map(|node| node.rev) != planned {
             return Err(ServiceError::Conflict(Vec::new()));
         }
-        (step.after.rev, step.after.author) = (rev, id);
+        (step.after.rev, step.after.author) = (rev, author);
         let changed = step.before.as_ref().and_then(hash) != hash(&step.after);
         if changed && step.after.content.is_some() {
-            (step.after.content_rev, step.after.content_author) = (rev, id);
+            (step.after.content_rev, step.after.content_author) = (rev, author);
         }
     }
-    let device = Device { id, name: name.to_owned() };
-    Record { tx, folder, device: &device, op_id, tag, now }.write(&steps, 0).map(drop)
+    record.write(&steps, marks).map(drop)
 }
 
 #[cfg(test)]
@@ -129,10 +164,10 @@ mod tests {
     use crate::FIRST_FOLDER as F;
     use crate::service::Environment;
     use futures::FutureExt as _;
-    use std::collections::BTreeMap;
+    use std::collections::{BTreeMap, HashSet};
     use std::sync::atomic::{AtomicU64, Ordering};
     use syncmount_common::protocol::commit::{CommitRequest, NewContent, Op};
-    use syncmount_common::{Attrs, Manifest, Name, NodeId, NodeKind, Placement, SymlinkTarget};
+    use syncmount_common::{Attrs, Manifest, Name, NodeId, NodeKind, Placement, SymlinkTarget, Timestamp};
 
     /// The numbers of one seed.
     struct Rng(u64);
@@ -171,7 +206,7 @@ mod tests {
         /// Operations on what is there; many are refused, which changes nothing.
         fn ops(&mut self, nodes: &[Node]) -> Vec<Op> {
             let count = 1 + self.below(4);
-            let mut touched = std::collections::HashSet::new();
+            let mut touched = HashSet::new();
             let ops = (0..count).map(|_| self.op(nodes));
             ops.filter(|op| touched.insert(op.id())).collect()
         }
@@ -254,7 +289,7 @@ mod tests {
         };
         let plan = now(service.read(job)).unwrap();
         let (count, longest) = (plan.len(), plan.iter().map(Vec::len).max().unwrap_or(0));
-        now(service.undo_all(F, plan, &mut UndoReply::default()))
+        now(service.undo_all(F, plan, &Marks::default(), &mut UndoReply::default()))
             .unwrap_or_else(|error| panic!("seed {seed}: {error:?}"));
         (count, longest)
     }

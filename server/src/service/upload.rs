@@ -2,7 +2,7 @@
 
 use super::files::info;
 use super::path::{Walk, walk};
-use super::{Fresh, Ingest, Path, Precondition, Result, Service, ServiceError, WEB_DEVICE};
+use super::{BATCH_LEN, Fresh, Ingest, Path, Precondition, Result, Service, ServiceError, WEB_DEVICE};
 use bytes::{Bytes, BytesMut};
 use std::convert::Infallible;
 use syncmount_common::chunker::{ChunkSizes, Chunker};
@@ -15,7 +15,7 @@ use syncmount_common::{
 };
 
 /// Bytes gathered before they are hashed and cut on another thread.
-const PIECE_LEN: usize = 1024 * 1024;
+const PIECE_LEN: usize = 512 * 1024;
 
 /// How often a commit is planned again because somebody else changed the tree meanwhile.
 pub(super) const ATTEMPTS_MAX: usize = 16;
@@ -175,6 +175,13 @@ impl Target {
 }
 
 impl Upload {
+    /// Memory that taking in a file of this size needs, in bytes: what is gathered, cut, sealed and stored at a time.
+    pub fn cost(size: Option<u64>) -> u64 {
+        let longest = ChunkSizes::for_content(size.unwrap_or(0)).max as u64;
+        let all = 2 * longest + (PIECE_LEN + BATCH_LEN) as u64;
+        size.map_or(all, |size| all.min(3 * size))
+    }
+
     /// Takes the next bytes.
     pub async fn push(&mut self, bytes: &[u8]) -> Result<()> {
         self.gathered.extend_from_slice(bytes);
@@ -189,8 +196,9 @@ impl Upload {
         self.take(sealed).await?;
         let manifest = Manifest::new(std::mem::take(&mut self.extents))
             .map_err(|error| ServiceError::TooLarge(error.to_string()))?;
-        let content = NewContent { manifest, sha256: Some(sha256) };
-        let fresh = self.ingest.finish().await?;
+        let hashed = Some((manifest.content_hash(), sha256));
+        let content = NewContent { manifest, sha256: None };
+        let fresh = Fresh { hashed, ..self.ingest.finish().await? };
         store(&self.service, &self.target, &content, &fresh).await
     }
 

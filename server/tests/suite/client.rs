@@ -1,5 +1,6 @@
-//! A server in this process and a client for it, over real sockets.
+//! A server and a client for it, over real sockets.
 
+use crate::program::{FILES, Program, limited};
 use crate::support::{F, empty, request};
 use bytes::{Bytes, BytesMut};
 use reqwest::{Method, RequestBuilder, Response, StatusCode};
@@ -22,14 +23,14 @@ pub struct Client {
     pub token: String,
 }
 
-/// A server on a free port over a directory that goes away with it.
-pub struct Served {
-    pub running: Running,
+/// A server on a free port over a directory that goes away with it: the real program, or one in this process.
+pub struct Served<S = Program> {
+    pub server: S,
     pub client: Client,
-    _directory: tempfile::TempDir,
+    pub directory: tempfile::TempDir,
 }
 
-impl std::ops::Deref for Served {
+impl<S> std::ops::Deref for Served<S> {
     type Target = Client;
 
     fn deref(&self) -> &Client {
@@ -38,16 +39,35 @@ impl std::ops::Deref for Served {
 }
 
 pub async fn serve() -> Served {
-    serve_with(Limits::default()).await
+    serve_with(&[]).await
 }
 
-pub async fn serve_with(limits: Limits) -> Served {
+pub async fn serve_with(options: &[&str]) -> Served {
+    serve_limited(FILES, options).await
+}
+
+/// The real program with this limit on open files.
+pub async fn serve_limited(files: u32, options: &[&str]) -> Served {
     let directory = tempfile::tempdir().unwrap();
+    let data = directory.path().join("data");
+    let options: Vec<String> = options.iter().map(|option| (*option).to_owned()).collect();
+    let start = move || Program::start(limited(files), &data, &options.iter().map(String::as_str).collect::<Vec<_>>());
+    let (server, client) = tokio::task::spawn_blocking(start).await.unwrap();
+    Served { server, client, directory }
+}
+
+/// A server in this process.
+pub async fn serve_here(limits: Limits) -> Served<Running> {
+    serve_over(tempfile::tempdir().unwrap(), limits).await
+}
+
+/// A server in this process whose data is in `data` of this directory, which goes away with it.
+pub async fn serve_over(directory: tempfile::TempDir, limits: Limits) -> Served<Running> {
     let config = Config { limits, ..Config::new(directory.path().join("data")).listening_on("127.0.0.1:0") };
     let server = Server::open(config).await.unwrap();
     let token = std::fs::read_to_string(server.admin_token()).unwrap().trim().to_owned();
     let client = Client::new(format!("http://{}", server.address()), token);
-    Served { running: server.spawn(), client, _directory: directory }
+    Served { server: server.spawn(), client, directory }
 }
 
 impl Client {
@@ -145,4 +165,15 @@ pub fn unframed(bytes: &[u8]) -> Vec<Frame> {
     }
     decoder.finish().unwrap();
     all
+}
+
+impl Served {
+    /// The same server with another token, which is made for it.
+    pub async fn another(&self, name: &str) -> Client {
+        let mut command = limited(FILES);
+        command.args(["token", "add", name, "--data"]).arg(self.directory.path().join("data"));
+        let made = tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap();
+        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+        Client { token: String::from_utf8(made.stdout).unwrap().trim().to_owned(), ..self.client.clone() }
+    }
 }

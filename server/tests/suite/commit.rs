@@ -1,9 +1,11 @@
 //! What a commit may do and what it refuses, over every kind of store.
 
 use crate::support::*;
+use syncmount_common::node::LEVELS_MAX;
 use syncmount_common::protocol::changes::Cursor;
 use syncmount_common::protocol::commit::{ConflictReason, NewContent, Op};
-use syncmount_common::{Attrs, Epoch, Extent, FileHash, Manifest, NodeKind, Xattrs};
+use syncmount_common::protocol::error::ErrorCode;
+use syncmount_common::{Attrs, Epoch, Extent, FileHash, Manifest, NodeId, NodeKind, Xattrs};
 use syncmount_server::service::ServiceError;
 
 #[tokio::test]
@@ -99,6 +101,25 @@ async fn the_tree_keeps_its_shape() {
 }
 
 #[tokio::test]
+async fn directories_lie_in_each_other_up_to_a_depth() {
+    for world in worlds().await {
+        let dirs: Vec<NodeId> = (0..LEVELS_MAX).map(|_| id()).collect();
+        let above = [ROOT].into_iter().chain(dirs.iter().copied());
+        world.ok(dirs.iter().zip(above).map(|(dir, above)| mkdir(*dir, above, "d")).collect()).await;
+        let (last, other, inner) = (dirs[LEVELS_MAX - 1], id(), id());
+        let file = create(id(), last, "f", hash_of(&empty()));
+        world.ok(vec![file, mkdir(other, ROOT, "other"), mkdir(inner, other, "inner")]).await;
+        let rev = world.node(other).await.rev;
+        for op in [mkdir(id(), last, "x"), rename(other, rev, last, "x")] {
+            let refused = world.commit(vec![op]).await;
+            assert!(matches!(&refused, Err(ServiceError::Invalid(why)) if why.contains("2048")), "{refused:?}");
+        }
+        // What lies in something that is moved is not counted.
+        world.ok(vec![rename(other, rev, dirs[LEVELS_MAX - 2], "x")]).await;
+    }
+}
+
+#[tokio::test]
 async fn a_removed_node_comes_back_on_its_tombstone() {
     for world in worlds().await {
         let (file, none) = (id(), hash_of(&empty()));
@@ -143,11 +164,11 @@ async fn another_epoch_means_resync() {
     for world in worlds().await {
         let other = Epoch::from_bytes([9; 16]);
         let refused = world.service.commit(F, request(other, Vec::new()), Vec::new()).await;
-        assert!(matches!(refused, Err(ServiceError::Resync(_))));
+        assert_eq!(refused.unwrap_err().code(), ErrorCode::Resync);
         let cursor = world.cursor().await;
         for since in [Cursor { epoch: other, seq: 0, tag: 0 }, Cursor { seq: cursor.seq + 1, ..cursor }] {
             let refused = world.service.changes(F, Some(since), 10, 0).await;
-            assert!(matches!(refused, Err(ServiceError::Resync(_))));
+            assert_eq!(refused.unwrap_err().code(), ErrorCode::Resync);
         }
     }
 }

@@ -54,13 +54,13 @@ async fn a_held_poll_ends_with_its_time() {
 
 #[tokio::test]
 async fn a_stop_ends_held_polls_at_once() {
-    let served = serve().await;
+    let served = serve_here(Limits::default()).await;
     let (poller, cursor) = (served.client.clone(), served.folder().await.cursor);
     let held = tokio::spawn(async move { poller.changes(Some(cursor), "wait=55").send().await });
     // A second poll that ends by itself: by then the first one has arrived.
     served.page(Some(cursor), "wait=1").await;
     let begin = Instant::now();
-    served.running.stop().await.unwrap();
+    served.server.stop().await.unwrap();
     assert!(begin.elapsed() < Duration::from_secs(5));
     let page: ChangesPage = good(held.await.unwrap().unwrap()).await;
     assert!(page.nodes.is_empty() && page.cursor == cursor);
@@ -101,12 +101,12 @@ async fn a_cursor_of_another_history_means_resync() {
 
 #[tokio::test]
 async fn polls_and_other_requests_have_bounds_of_their_own() {
-    let no_polls = serve_with(Limits { polls_max: 0, ..Limits::default() }).await;
+    let no_polls = serve_here(Limits { polls_max: 0, ..Limits::default() }).await;
     let body = refused(no_polls.changes(None, ""), 503, ErrorCode::Busy).await;
     assert!(body.retryable);
     assert_eq!(no_polls.changes(None, "").send().await.unwrap().headers()["retry-after"], "1");
     no_polls.commit(vec![mkdir(id(), ROOT, "d")]).await;
-    let only_polls = serve_with(Limits { requests_max: 0, ..Limits::default() }).await;
+    let only_polls = serve_here(Limits { requests_max: 0, ..Limits::default() }).await;
     refused(only_polls.get("/v1/folders"), 503, ErrorCode::Busy).await;
     assert!(only_polls.page(None, "wait=0").await.nodes.is_empty());
 }

@@ -225,3 +225,63 @@ async fn concurrent_uploads_to_one_path_all_become_versions() {
     let list: Versions = good(served.file("same/way/f?versions").send().await.unwrap()).await;
     assert_eq!(list.versions.len(), 8);
 }
+
+/// A content of two chunks; what it is of, and a hash that is not theirs.
+async fn told_a_lie(served: &Served) -> (NewContent, Vec<u8>) {
+    let (one, two) = (chunk(b"one"), chunk(b"two"));
+    let extents = [&one, &two].map(|chunk| Extent::Chunk { hash: chunk.0, len: 3 });
+    let lie = Some(FileHash::of(b"what another device has"));
+    let content = NewContent { manifest: Manifest::new(extents.to_vec()).unwrap(), sha256: lie };
+    let mut request = served.request(vec![create(id(), ROOT, "file", hash_of(&content))]).await;
+    request.contents.push(content.clone());
+    let body = frames(Some(&serde_json::to_vec(&request).unwrap()), &[one, two]);
+    let done = served.framed(&format!("/v1/folders/{F}/commit"), body.freeze()).send().await.unwrap();
+    assert!(done.status().is_success());
+    (content, b"onetwo".to_vec())
+}
+
+#[tokio::test]
+async fn a_hash_that_a_client_tells_is_told_to_no_other() {
+    let served = serve().await;
+    let (content, bytes) = told_a_lie(&served).await;
+    let told = async || {
+        let node = served.page(None, "").await.nodes.remove(0);
+        let info: FileInfo = good(served.file("file?info").send().await.unwrap()).await;
+        let list: Listing = good(served.get(FILES).send().await.unwrap()).await;
+        let versions: Versions = good(served.file("file?versions").send().await.unwrap()).await;
+        [node.content.unwrap().sha256, info.sha256, list.entries[0].sha256, versions.versions[0].sha256]
+    };
+    assert_eq!(told().await, [None; 4]);
+    // Nor if the same content is sent again, with another lie.
+    let again = create(id(), ROOT, "other", hash_of(&content));
+    let mut request = served.request(vec![again]).await;
+    request.contents.push(NewContent { sha256: Some(FileHash::of(b"a second lie")), ..content });
+    let done = served.post(&format!("/v1/folders/{F}/commit"), &request).send().await.unwrap();
+    assert!(done.status().is_success());
+    assert_eq!(told().await, [None; 4]);
+    let info: FileInfo = good(served.file("other?info=sha256").send().await.unwrap()).await;
+    assert_eq!(info.sha256, Some(FileHash::of(&bytes)), "that of the bytes themselves");
+    assert_eq!(told().await, [Some(FileHash::of(&bytes)); 4], "it belongs to the content");
+}
+
+#[tokio::test]
+async fn a_hash_is_computed_of_files_that_it_can_be_computed_of() {
+    let served = serve().await;
+    let hole = |len| NewContent { manifest: Manifest::new(vec![Extent::Hole { len }]).unwrap(), sha256: None };
+    let (small, large) = (hole(40_000_000), hole(1 << 50));
+    let ops = vec![
+        create(id(), ROOT, "small", hash_of(&small)),
+        create(id(), ROOT, "large", hash_of(&large)),
+        mkdir(id(), ROOT, "directory"),
+    ];
+    let mut request = served.request(ops).await;
+    request.contents.extend([small, large]);
+    let done = served.post(&format!("/v1/folders/{F}/commit"), &request).send().await.unwrap();
+    assert!(done.status().is_success());
+    let info: FileInfo = good(served.file("small?info=sha256").send().await.unwrap()).await;
+    assert_eq!(info.sha256, Some(FileHash::of(&vec![0; 40_000_000])));
+    refused(served.file("large?info=sha256"), 413, ErrorCode::TooLarge).await;
+    let info: FileInfo = good(served.file("directory?info=sha256").send().await.unwrap()).await;
+    assert_eq!(info.sha256, None);
+    refused(served.file("nothing?info=sha256"), 404, ErrorCode::NotFound).await;
+}

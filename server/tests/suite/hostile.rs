@@ -23,7 +23,7 @@ async fn sound(served: &Served) -> Value {
     serde_json::to_value(request).unwrap()
 }
 
-async fn nothing_stored(served: &Served) {
+async fn nothing_stored(served: &Client) {
     assert_eq!(served.folder().await.cursor.seq, 0);
     let hostile = ChunkHash::of(b"hostile");
     assert_eq!(served.missing(&[hostile]).await, [hostile]);
@@ -259,11 +259,11 @@ async fn what_does_not_exist_is_told_in_the_same_shape() {
 #[tokio::test]
 async fn who_sends_slowly_does_not_hold_the_server() {
     let short = Duration::from_millis(200);
-    let served = serve_with(Limits { stall_time: short, head_time: short, ..Limits::default() }).await;
+    let served = serve_here(Limits { stall_time: short, head_time: short, ..Limits::default() }).await;
     let head = "content-type: application/json\r\ncontent-length: 100\r\n";
     let (status, body) = raw(&served, "POST /v1/chunks/missing", head, b"{").await;
     assert_eq!((status, body.code, body.retryable), (408, ErrorCode::Timeout, true));
-    let mut stream = TcpStream::connect(served.running.address()).await.unwrap();
+    let mut stream = TcpStream::connect(served.address()).await.unwrap();
     stream.write_all(b"GET /healthz HTTP/1.1\r\nhost:").await.unwrap();
     let mut rest = Vec::new();
     stream.read_to_end(&mut rest).await.unwrap();
@@ -272,8 +272,8 @@ async fn who_sends_slowly_does_not_hold_the_server() {
 }
 
 /// Sends a request as it is; answers the connection.
-async fn send(served: &Served, line: &str, head: &str, body: &[u8]) -> TcpStream {
-    let mut stream = TcpStream::connect(served.running.address()).await.unwrap();
+async fn send(served: &Client, line: &str, head: &str, body: &[u8]) -> TcpStream {
+    let mut stream = TcpStream::connect(served.address()).await.unwrap();
     let token = &served.token;
     let text =
         format!("{line} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {token}\r\nconnection: close\r\n{head}\r\n");
@@ -283,7 +283,7 @@ async fn send(served: &Served, line: &str, head: &str, body: &[u8]) -> TcpStream
 }
 
 /// Sends a request that HTTP clients refuse to send; answers status and error.
-async fn raw(served: &Served, line: &str, head: &str, body: &[u8]) -> (u16, ErrorBody) {
+async fn raw(served: &Client, line: &str, head: &str, body: &[u8]) -> (u16, ErrorBody) {
     let mut stream = send(served, line, head, body).await;
     let mut reply = Vec::new();
     // The server may close before it has taken the whole body: what it said first counts.

@@ -1,20 +1,34 @@
 //! The server's tests: the service over every kind of store, the API over real sockets, the real binary.
 #![allow(unreachable_pub, reason = "modules of one test binary")]
 
+mod any_commit;
+#[cfg(target_os = "linux")]
+mod attacks;
 mod chunks;
 mod client;
 mod commit;
+#[cfg(target_os = "linux")]
+mod confined;
+#[cfg(target_os = "linux")]
+mod crowds;
 mod differences;
 mod feed;
 mod files;
+mod folders;
 mod history;
 mod holds;
 mod hostile;
+#[cfg(target_os = "linux")]
+mod liar;
 mod negotiation;
 #[cfg(unix)]
 mod process;
+mod program;
 mod scrub;
 mod sessions;
 mod store;
 mod support;
+mod tokens;
 mod undo;
+#[cfg(unix)]
+mod upgrade;

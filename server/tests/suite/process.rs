@@ -2,9 +2,9 @@
 
 use crate::client::{Client, good, refused};
 use crate::support::*;
-use std::io::{BufRead as _, BufReader};
+use std::io::{BufRead as _, BufReader, Read as _};
 use std::path::Path;
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Child, ChildStderr, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 use syncmount_common::protocol::changes::Cursor;
 use syncmount_common::protocol::commit::Committed;
@@ -17,7 +17,7 @@ fn binary() -> Command {
     command
 }
 
-struct Process {
+pub struct Process {
     child: Child,
     client: Client,
 }
@@ -34,15 +34,29 @@ fn start(data: &Path) -> Process {
     start_with(data, &[])
 }
 
+/// The same; the second is what it logs.
+#[cfg(target_os = "linux")]
+pub fn start_logging(data: &Path, options: &[&str]) -> (Process, ChildStderr) {
+    let mut process = launch(data, options, Stdio::piped());
+    let log = process.child.stderr.take().unwrap();
+    (process, log)
+}
+
+/// What a process that has ended logged.
+#[cfg(target_os = "linux")]
+pub fn rest_of_log(mut log: ChildStderr) -> String {
+    let mut text = String::new();
+    log.read_to_string(&mut text).unwrap();
+    text
+}
+
 fn start_with(data: &Path, options: &[&str]) -> Process {
+    launch(data, options, Stdio::null())
+}
+
+fn launch(data: &Path, options: &[&str], log: Stdio) -> Process {
     let mut command = binary();
-    command
-        .arg("--data")
-        .arg(data)
-        .args(["--listen", "127.0.0.1:0"])
-        .args(options)
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null());
+    command.arg("--data").arg(data).args(["--listen", "127.0.0.1:0"]).args(options).stdout(Stdio::piped()).stderr(log);
     let mut child = command.spawn().unwrap();
     let lines: Vec<String> = BufReader::new(child.stdout.take().unwrap()).lines().take(2).map(Result::unwrap).collect();
     let url = lines[1].strip_prefix("listening on ").unwrap().to_owned();
@@ -51,6 +65,115 @@ fn start_with(data: &Path, options: &[&str]) -> Process {
     let token = std::fs::read_to_string(file).unwrap().trim().to_owned();
     assert!(token.len() == 64 && !lines.concat().contains(&token), "the token is not printed");
     Process { child, client: Client::new(url, token) }
+}
+
+/// Starts a server of which only the beginning is of interest: what it says, and its log, until it listens.
+fn begin(data: &Path, options: &[&str]) -> (Child, String) {
+    let log = data.with_extension("log");
+    let stderr = std::fs::File::create(&log).unwrap();
+    let mut command = binary();
+    command.arg("--data").arg(data).args(options).stdout(Stdio::piped()).stderr(stderr);
+    let mut child = command.spawn().unwrap();
+    let said: Vec<String> = BufReader::new(child.stdout.take().unwrap()).lines().take(2).map(Result::unwrap).collect();
+    let log = std::fs::read_to_string(&log).unwrap();
+    assert!(said.len() == 2 && said[1].starts_with("listening on"), "{said:?} {log}");
+    (child, log)
+}
+
+fn end(mut child: Child) {
+    child.kill().unwrap();
+    child.wait().unwrap();
+}
+
+/// A server that does not start, and its one sentence.
+fn refusal(data: &Path, options: &[&str]) -> String {
+    failure(&binary().arg("--data").arg(data).args(options).output().unwrap())
+}
+
+/// Makes the data look as if an earlier version had made it.
+fn seem_upgraded(data: &Path) {
+    let database = rusqlite::Connection::open(data.join("meta.sqlite")).unwrap();
+    database.execute("INSERT INTO settings (name, value) VALUES ('upgraded', '')", []).unwrap();
+}
+
+#[test]
+fn an_address_that_other_machines_reach_needs_a_word() {
+    let directory = tempfile::tempdir().unwrap();
+    let data = directory.path().join("data");
+    let open = ["--listen", "0.0.0.0:0"];
+    let said = refusal(&data, &open);
+    assert!(
+        said.contains("--behind-proxy") && said.contains("--insecure-http") && said.contains("0.0.0.0:0"),
+        "{said}"
+    );
+    assert!(!data.exists(), "nothing is made");
+    for word in ["--insecure-http", "--behind-proxy"] {
+        let (child, log) = begin(&data, &[&open[..], &[word]].concat());
+        assert!(!log.contains("plain HTTP"), "{log}");
+        end(child);
+        refusal(&data, &open);
+    }
+    let (child, log) = begin(&data, &["--listen", "127.0.0.2:0"]);
+    assert!(!log.contains("plain HTTP"), "{log}");
+    end(child);
+}
+
+#[test]
+fn a_server_that_listened_in_the_open_before_its_upgrade_goes_on_and_says_so() {
+    let directory = tempfile::tempdir().unwrap();
+    let data = directory.path().join("data");
+    end(begin(&data, &["--listen", "127.0.0.1:0"]).0);
+    seem_upgraded(&data);
+    for listen in ["0.0.0.0:0", "127.0.0.1:0", "0.0.0.0:0"] {
+        let (child, log) = begin(&data, &["--listen", listen]);
+        assert_eq!(log.contains("plain HTTP"), listen == "0.0.0.0:0", "{log}");
+        end(child);
+    }
+    let other = directory.path().join("other");
+    end(begin(&other, &["--listen", "127.0.0.1:0"]).0);
+    seem_upgraded(&other);
+    end(begin(&other, &["--listen", "127.0.0.1:0"]).0);
+    assert!(refusal(&other, &["--listen", "0.0.0.0:0"]).contains("plain HTTP"), "it did not listen there before");
+}
+
+#[test]
+fn a_directory_that_others_may_write_is_refused() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let directory = tempfile::tempdir().unwrap();
+    let (data, local) = (directory.path().join("data"), ["--listen", "127.0.0.1:0"]);
+    let mode = |mode| std::fs::set_permissions(&data, std::fs::Permissions::from_mode(mode)).unwrap();
+    std::fs::create_dir(&data).unwrap();
+    mode(0o770);
+    assert!(refusal(&data, &local).contains("chmod go-w"));
+    assert_eq!(std::fs::read_dir(&data).unwrap().count(), 0, "nothing is made");
+    mode(0o755);
+    end(begin(&data, &local).0);
+    mode(0o777);
+    assert!(refusal(&data, &local).contains("others may write"), "also one that is in use");
+    seem_upgraded(&data);
+    for _ in 0..2 {
+        let (child, log) = begin(&data, &local);
+        assert!(log.contains("others may write"), "what was so before the upgrade goes on: {log}");
+        end(child);
+    }
+}
+
+#[test]
+fn no_planted_symlink_is_followed() {
+    let directory = tempfile::tempdir().unwrap();
+    let outside = directory.path().join("outside");
+    for (name, starts) in [("admin.new", true), ("admin.token", true), ("server.lock", false), ("meta.sqlite", false)] {
+        let data = directory.path().join(name.replace('.', "-"));
+        std::fs::create_dir(&data).unwrap();
+        std::os::unix::fs::symlink(&outside, data.join(name)).unwrap();
+        if starts {
+            end(begin(&data, &["--listen", "127.0.0.1:0"]).0);
+            assert!(data.join("admin.token").symlink_metadata().unwrap().is_file());
+        } else {
+            assert!(refusal(&data, &["--listen", "127.0.0.1:0"]).contains(name));
+        }
+        assert!(outside.symlink_metadata().is_err(), "{name}");
+    }
 }
 
 fn run(data: &Path, arguments: &[&str]) -> Output {
@@ -70,7 +193,17 @@ fn failure(output: &Output) -> String {
 }
 
 impl Process {
-    fn terminate(mut self) -> std::process::ExitStatus {
+    #[cfg(target_os = "linux")]
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    #[cfg(target_os = "linux")]
+    pub fn client(&self) -> Client {
+        self.client.clone()
+    }
+
+    pub fn terminate(mut self) -> std::process::ExitStatus {
         let pid = rustix::process::Pid::from_child(&self.child);
         rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
         self.child.wait().unwrap()
@@ -293,6 +426,30 @@ async fn the_past_is_listed_and_undone_beside_a_running_server() {
 }
 
 #[tokio::test]
+async fn what_commands_do_beside_a_running_server_reaches_held_polls() {
+    let directory = tempfile::tempdir().unwrap();
+    let data = directory.path().join("data");
+    let process = start(&data);
+    let cursor = make(&process.client, "a").await;
+    let laptop = stdout(&run(&data, &["token", "add", "laptop"])).to_owned();
+    let laptop = Client { token: laptop, ..process.client.clone() };
+    let revoked =
+        tokio::spawn(
+            async move { refused(laptop.changes(Some(cursor), "wait=50"), 401, ErrorCode::Unauthorized).await },
+        );
+    let client = process.client.clone();
+    let held = tokio::spawn(async move { client.page(Some(cursor), "wait=50").await });
+    process.client.page(Some(cursor), "wait=1").await;
+    let begin = Instant::now();
+    stdout(&run(&data, &["token", "revoke", "laptop"]));
+    revoked.await.unwrap();
+    assert!(!held.is_finished(), "a poll of another token stays");
+    stdout(&run(&data, &["undo", "--to", "0"]));
+    assert!(held.await.unwrap().nodes[0].deleted);
+    assert!(begin.elapsed() < Duration::from_secs(20), "{:?}", begin.elapsed());
+}
+
+#[tokio::test]
 async fn holds_are_decided_on_the_command_line() {
     let directory = tempfile::tempdir().unwrap();
     let data = directory.path().join("data");
@@ -307,8 +464,17 @@ async fn holds_are_decided_on_the_command_line() {
     let path = format!("/v1/folders/{F}/commit");
     refused(process.client.post(&path, &commit), 423, ErrorCode::Held).await;
     let list = run(&data, &["holds", "list"]);
-    assert!(stdout(&list).starts_with("old phone\t") && stdout(&list).ends_with("removes 2 of 4"), "{}", stdout(&list));
-    assert!(stdout(&run(&data, &["holds", "deny", "old phone"])).contains("\tdenied\t"));
+    assert!(
+        stdout(&list).starts_with("old phone\t") && stdout(&list).ends_with("removes 2 of 4\ttoken:admin"),
+        "{}",
+        stdout(&list)
+    );
+    let denied = run(&data, &["holds", "deny", "old phone"]);
+    assert!(
+        stdout(&denied).contains("\tdenied\t") && stdout(&denied).contains("0 of the nodes"),
+        "{}",
+        stdout(&denied)
+    );
     assert!(failure(&run(&data, &["holds", "allow", "tablet"])).contains("tablet"));
     assert!(stdout(&run(&data, &["holds", "allow", "old phone", "--folder", F])).contains("\tallowed until 20"));
     good::<Committed>(process.client.post(&path, &commit).send().await.unwrap()).await;

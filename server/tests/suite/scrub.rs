@@ -150,6 +150,29 @@ async fn dropped_index_rows_are_rebuilt_from_packs() {
 }
 
 #[tokio::test]
+async fn what_an_upload_that_was_given_up_has_left_in_packs_is_not_entered() {
+    let store = stopped().await;
+    let service = Data::visit(store.directory.path()).unwrap();
+    let mut ingest = service.ingest();
+    let (given_up, envelope) = chunk(&noise(3));
+    ingest.add(given_up, envelope).await.unwrap();
+    drop(ingest.finish().await.unwrap());
+    service.close().unwrap();
+    // With and without damage that the repair mends meanwhile.
+    for lost in [0, 2] {
+        if lost > 0 {
+            store.database().execute("DELETE FROM chunks", []).unwrap();
+        }
+        let (found, mended) = (store.scrub(false).await, store.scrub(true).await);
+        assert_eq!((found.unnamed, found.packs), (1 + lost, 2));
+        assert_eq!((mended.entered, mended.unnamed, mended.problems.len()), (lost, 1, 0));
+        let service = Data::visit(store.directory.path()).unwrap();
+        assert_eq!(service.missing(vec![given_up]).await.unwrap().missing, [given_up]);
+        service.close().unwrap();
+    }
+}
+
+#[tokio::test]
 async fn a_row_that_leads_elsewhere_is_set_right_and_a_damaged_head_moved() {
     let store = stopped().await;
     store
@@ -176,7 +199,69 @@ async fn damage_in_the_database_is_told() {
     database.execute("UPDATE contents SET size = size + 1 WHERE size > 1000 AND key = 1", []).unwrap();
     drop(database);
     let found = store.scrub(false).await;
-    assert_eq!(found.problems.len(), 3, "{:?}", found.problems);
+    assert_eq!(found.problems.len(), 4, "{:?}", found.problems);
+    assert!(found.problems[0].contains("has 3 nodes with 600006 bytes"), "{:?}", found.problems);
     assert!(found.problems.iter().any(|line| line.starts_with("default:/small: 1 of its 1 chunks")));
     assert!(found.problems.iter().any(|line| line.contains("its row says 300001")));
+}
+
+#[tokio::test]
+async fn wrong_counters_are_told_and_recounted() {
+    let store = stopped().await;
+    store.database().execute("UPDATE folders SET nodes = 7, bytes = bytes - 1", []).unwrap();
+    let found = store.scrub(false).await;
+    let told = "the folder `default` has 3 nodes with 600005 bytes, its row says 7 nodes with 600004 bytes";
+    assert_eq!(found.problems, [told]);
+    let mended = store.scrub(true).await;
+    assert_eq!((mended.problems.len(), mended.recounted), (0, 1));
+    assert!(store.scrub(false).await.problems.is_empty());
+}
+
+#[tokio::test]
+async fn every_row_of_every_table_is_read() {
+    let broken = [
+        ("UPDATE folders SET epoch = x'01'", "`folders`, row 1"),
+        ("UPDATE folders SET history_from = -1", "`folders`, row 1"),
+        ("UPDATE nodes SET mode = -1 WHERE rev = 2", "`nodes`, row"),
+        ("UPDATE nodes SET content = zeroblob(32) WHERE rev = 2", "names a content that is not there"),
+        ("UPDATE nodes SET xattrs = x'ff' WHERE rev = 2", "`nodes`, row"),
+        ("UPDATE nodes SET deleted = 1 WHERE rev = 2", "has a name, but is not there"),
+        ("UPDATE nodes SET rev = 99 WHERE rev = 2", "was changed after the folder's last change"),
+        ("UPDATE nodes SET kind = 0 WHERE rev = 0", "lies in what is no directory"),
+        ("UPDATE names SET name = x'2e2e' WHERE name = CAST('one' AS BLOB)", "`names`, row"),
+        ("DELETE FROM names WHERE name = CAST('one' AS BLOB)", "has no name"),
+        ("UPDATE versions SET content = zeroblob(32)", "whose content is not there"),
+        ("UPDATE versions SET device = x''", "`versions`, row 1"),
+        ("UPDATE contents SET sha256 = x'00' WHERE key = 1", "`contents`, row 1"),
+        ("UPDATE packs SET id = x'00'", "`packs`, row 1"),
+        ("UPDATE chunks SET offset = -5", "`chunks`, row 1"),
+        ("UPDATE small_chunks SET raw_len = -5", "`small_chunks`, row 1"),
+        ("UPDATE devices SET id = x'00'", "`devices`, row 1"),
+        ("UPDATE answers SET last_seq = -1", "`answers`, row 1"),
+        ("UPDATE tokens SET hash = x'00'", "`tokens`, row 1"),
+        ("UPDATE commits SET created = -1", "`commits`, row 1"),
+        ("UPDATE history SET state = x'00'", "`history`, row 1"),
+        (
+            "INSERT INTO holds (folder, device, since, removes, nodes, denied) VALUES (1, x'00', 0, 0, 0, 0)",
+            "`holds`, row 1",
+        ),
+        ("INSERT INTO sessions VALUES (1, zeroblob(16), -1, 0, 0)", "`sessions`, row 1"),
+    ];
+    for (sql, told) in broken {
+        let store = stopped().await;
+        assert!(store.database().execute(sql, []).unwrap() > 0, "{sql}");
+        for repair in [false, true] {
+            let problems = store.scrub(repair).await.problems;
+            assert!(problems.iter().any(|problem| problem.contains(told)), "{sql}: {problems:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_health_check_reads_no_folder() {
+    let store = stopped().await;
+    store.database().execute("UPDATE folders SET epoch = x'01'", []).unwrap();
+    let service = Data::visit(store.directory.path()).unwrap();
+    assert!(service.folders().await.is_err());
+    service.check().await.unwrap();
 }

@@ -2,15 +2,17 @@
 
 use crate::support::*;
 use futures::{FutureExt as _, TryStreamExt as _};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, mpsc};
 use syncmount_common::envelope;
 use syncmount_common::protocol::chunks::Alike;
 use syncmount_common::protocol::error::ErrorCode;
 use syncmount_server::Service;
 use syncmount_server::blob::{Fault, FaultyPacks, ObjectPacks, Operation};
 use syncmount_server::meta::sqlite::SqliteStore;
-use syncmount_server::meta::{self, FolderKey, MetaError, MetaStore, PackId, PackSlice, PackedChunk, SmallChunk};
+use syncmount_server::meta::{
+    self, FolderKey, MetaError, MetaStore, PackId, PackSlice, PackedChunk, SmallChunk, Verdict, WriteJob,
+};
 use syncmount_server::service::{Offload, ServiceError};
 
 #[tokio::test]
@@ -221,4 +223,20 @@ fn a_service_in_memory_needs_no_runtime() {
     now(&mut || service.changes(F, None, 10, 65_536).now_or_never().unwrap().unwrap().chunks.len() == 1);
     now(&mut || service.chunk(big[0].0).now_or_never().unwrap().unwrap() == big[0].1);
     now(&mut || service.flush_small_chunks().now_or_never().unwrap().unwrap() == 1);
+}
+
+#[test]
+fn a_job_may_be_the_last_owner_of_the_store() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = Arc::new(SqliteStore::open(&directory.path().join("meta.sqlite")).unwrap());
+    let (owner, (released, wait), (tell, told)) = (Arc::clone(&store), mpsc::channel(), mpsc::channel());
+    let done = move |result: meta::Result<()>| {
+        wait.recv().unwrap();
+        drop(owner);
+        tell.send(result).unwrap();
+    };
+    store.write(WriteJob { run: Box::new(|_| Verdict::Keep), done: Box::new(done) });
+    drop(store);
+    released.send(()).unwrap();
+    told.recv_timeout(std::time::Duration::from_secs(60)).unwrap().unwrap();
 }

@@ -171,6 +171,11 @@ pub fn hash_of(content: &NewContent) -> ContentHash {
 }
 
 impl World {
+    /// A world of a service over stores of its own.
+    pub fn of(service: Service) -> Self {
+        Self { service, kind: "memory", _directory: None }
+    }
+
     pub async fn cursor(&self) -> Cursor {
         self.service.folder(F).await.unwrap().cursor
     }

@@ -1,12 +1,13 @@
 //! Undo over every kind of store: the listing is what it was, and an undo can be undone.
 
-use crate::client::{good, refused, serve};
+use crate::client::{good, refused, serve_here};
 use crate::support::*;
 use std::collections::BTreeMap;
 use syncmount_common::protocol::commit::Op;
 use syncmount_common::protocol::error::ErrorCode;
 use syncmount_common::protocol::undo::{UndoReply, UndoRequest};
 use syncmount_common::{Attrs, Node, NodeId, NodeKind};
+use syncmount_server::Limits;
 use syncmount_server::service::{ServiceError, UNDO_DEVICE};
 
 type Tree = BTreeMap<NodeId, (Vec<syncmount_common::Placement>, Attrs, Option<syncmount_common::ContentHash>)>;
@@ -90,7 +91,7 @@ async fn a_large_undo_goes_in_several_commits() {
 
 #[tokio::test]
 async fn the_api_undoes_and_refuses() {
-    let served = serve().await;
+    let served = serve_here(Limits::default()).await;
     served.commit(vec![mkdir(id(), ROOT, "a")]).await;
     let path = format!("/v1/folders/{F}/undo");
     let ask = |to, dry_run| served.post(&path, &UndoRequest { to, dry_run });
@@ -103,6 +104,6 @@ async fn the_api_undoes_and_refuses() {
     refused(served.post(&path, &serde_json::json!({ "to": 0, "force": true })), 400, ErrorCode::BadRequest).await;
     refused(served.post("/v1/folders/none/undo", &UndoRequest { to: 0, dry_run: true }), 404, ErrorCode::NotFound)
         .await;
-    let refused = served.running.service().undo("none", 0, false).await;
+    let refused = served.server.service().undo("none", 0, false).await;
     assert!(matches!(refused, Err(ServiceError::NotFound(_))));
 }

@@ -91,6 +91,9 @@ impl World {
     /// What a device has merged is what the server had at the device's position in the feed, and the position only moves on.
     pub fn check_feed(&mut self, index: usize) {
         let device = &self.devices[index];
+        if let Some(unsound) = device.engine.as_ref().and_then(|engine| engine.unsound()) {
+            return self.violated(format!("device {index} finds an honest server unsound: {unsound}"));
+        }
         let Some(cursor) = device.engine.as_ref().and_then(|engine| engine.cursor()) else { return };
         let before = device.cursor;
         if before == Some(cursor) {

@@ -3,8 +3,10 @@
 //! Everything lies in one temporary directory per world and talks over 127.0.0.1. Whatever a world has started ends with
 //! it, also after a panic. Waiting is asking again until a deadline, never a guess about how long something takes.
 
+mod around;
 mod device;
 mod dice;
+mod liar;
 mod lossy_disk;
 mod program;
 mod proxy;
@@ -14,8 +16,10 @@ mod until;
 mod world;
 mod writer;
 
+pub use around::Around;
 pub use device::Device;
 pub use dice::{Dice, Twin, bytes, make_file, random_edits, random_tree, set_mtime};
+pub use liar::{Answer, Asked, Liar, id_named, node_named};
 pub use lossy_disk::{LossyDisk, Ordering};
 pub use program::{Said, Version, program, run};
 pub use proxy::Proxy;

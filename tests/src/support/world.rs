@@ -1,6 +1,7 @@
 //! A server and the devices around it, in one temporary directory.
 
 use super::device::{Device, processes_at};
+use super::liar::Liar;
 use super::lossy_disk::{LossyDisk, Ordering};
 use super::program::Version;
 use super::proxy::Proxy;
@@ -84,6 +85,14 @@ impl World {
         let proxy = Proxy::new(server.address());
         let device = Device::new(self.root.path(), name, proxy.url(), server.token_file());
         (proxy, device)
+    }
+
+    /// A device that is not mounted and hears of the server only through one that may lie.
+    pub fn device_behind_liar(&self, name: &str) -> (Liar, Device) {
+        let server = self.server.lock();
+        let liar = Liar::new(server.address());
+        let device = Device::new(self.root.path(), name, liar.url(), server.token_file());
+        (liar, device)
     }
 
     /// A device with a live mount.

@@ -176,13 +176,20 @@ fn a_file_tells_how_it_stands() {
     becomes(&a, "file", "cached");
     let b = world.mount("B");
     assert_eq!(state(&b, "file").unwrap(), "remote");
-    let hash = value(&b.path("file"), "user.syncmount.sha256").unwrap();
-    assert_eq!(String::from_utf8(hash).unwrap(), sha256(&a.path("file")).unwrap());
+    let hash = |device: &Device| value(&device.path("file"), "user.syncmount.sha256");
+    assert_eq!(hash(&b), Err(Errno::NODATA), "no byte of it is here: nothing proves it");
     let mut begin = [0; 10];
     File::open(b.path("file")).unwrap().read_exact_at(&mut begin, 0).unwrap();
     assert_eq!(state(&b, "file").unwrap(), "partial");
     assert!(fs::read(b.path("file")).unwrap() == content);
     becomes(&b, "file", "cached");
+    let expected = sha256(&a.path("file")).unwrap();
+    for device in [&a, &b] {
+        until("the hash", || match hash(device) {
+            Ok(found) if found == expected.as_bytes() => Ok(()),
+            other => Err(format!("{other:?}, not {expected}")),
+        });
+    }
     world.while_offline(|| {
         fs::write(b.path("file"), "here").unwrap();
         assert_eq!(state(&b, "file").unwrap(), "pending");

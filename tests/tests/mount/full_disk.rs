@@ -87,3 +87,33 @@ fn a_full_disk_is_told_to_the_writer_and_loses_nothing_that_was_accepted() {
     assert_eq!(a.status().problems, []);
     assert_become_equal(&a.folder, &b.folder, DirTimes::Ignored);
 }
+
+#[test]
+fn what_is_pinned_waits_for_room_on_the_disk_and_comes_when_there_is() {
+    let world = World::new();
+    let disk = SmallDisk::new(world.path("disk"), "160m");
+    let cache = disk.0.join("cache");
+    fs::write(disk.0.join("filler"), vec![1; 80_000_000]).unwrap();
+    let options = ["--cache-size".as_ref(), "150M".as_ref(), "--cache-dir".as_ref(), cache.as_os_str()];
+    let (a, b) = (world.mount("A"), world.mount_with("B", &options));
+    let content = bytes(&mut Dice::new("what_is_pinned_waits_for_room"), 60_000_000);
+    fs::write(a.path("large"), &content).unwrap();
+    a.wait_synced();
+    until("the file", || fs::metadata(b.path("large")).map(drop).map_err(|error| error.to_string()));
+    run(b.program().arg("pin").arg(b.path("large"))).good();
+    until("that it waits", || {
+        let problems = b.status().problems;
+        let waits = problems.iter().any(|problem| problem.reason.contains("has no room for all that is pinned"));
+        if waits { Ok(()) } else { Err(format!("{problems:?}")) }
+    });
+    assert!(b.status().bytes_received < 5_000_000, "{} bytes were fetched for nothing", b.status().bytes_received);
+    fs::remove_file(disk.0.join("filler")).unwrap();
+    until("that all of it is here", || match b.status().pinned {
+        pinned if pinned.files == 1 && pinned.missing_bytes == 0 => Ok(()),
+        pinned => Err(format!("{pinned:?}")),
+    });
+    world.while_offline(|| assert!(fs::read(b.path("large")).unwrap() == content));
+    let is_over = |problem: &syncmount::status::Problem| !problem.reason.contains("has no room");
+    assert!(b.status().problems.iter().all(is_over));
+    drop((a, b));
+}

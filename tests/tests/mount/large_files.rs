@@ -6,6 +6,7 @@ use std::fs::{self, File, OpenOptions};
 use std::ops::Range;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::process::Command;
+use std::time::{Duration, Instant};
 use syncmount_common::ChunkHash;
 use syncmount_common::chunker::{ChunkSizes, Chunker};
 use syncmount_tests::support::*;
@@ -140,4 +141,40 @@ fn who_reads_a_little_here_and_there_fetches_little_and_reads_what_was_written()
     let again = received(&|| (0..100).for_each(|step| read(50 * MIB + 2048 + step * 4096, 1024)));
     assert!(again < 64 * 1024, "{again} bytes came for what was there");
     assert_eq!(sha256(&b.path("large")).unwrap(), sha256(&a.path("large")).unwrap());
+}
+
+#[test]
+fn a_file_is_no_larger_than_its_disk_can_hold_and_that_is_said_at_once() {
+    const MORE: u64 = 1 << 53;
+    let world = World::new();
+    let (a, b) = (world.mount("A"), world.mount("B"));
+    fs::write(a.path("file"), "begin").unwrap();
+    let file = OpenOptions::new().write(true).open(a.path("file")).unwrap();
+    let begin = Instant::now();
+    let too_large = |result: std::io::Result<()>| {
+        assert_eq!(result.unwrap_err().raw_os_error(), Some(libc::EFBIG));
+    };
+    too_large(file.set_len(5 << 60));
+    too_large(file.set_len(MORE));
+    too_large(file.write_all_at(b"x", MORE));
+    let all = rustix::fs::FallocateFlags::empty();
+    too_large(rustix::fs::fallocate(&file, all, 0, MORE).map_err(Into::into));
+    let said = run(Command::new("truncate").args(["-s", "5E"]).arg(a.path("file")));
+    assert!(said.code == Some(1) && said.stderr.contains("File too large"), "{said:?}");
+    // What the disk can hold goes, and costs no more.
+    let disk = File::create(world.path("beneath")).unwrap();
+    let largest = (40..53).rev().map(|bits| (1 << bits) - 4096).find(|size| disk.set_len(*size).is_ok()).unwrap();
+    disk.set_len(0).unwrap();
+    file.set_len(largest).unwrap();
+    file.write_all_at(b"end", largest - 3).unwrap();
+    drop(file);
+    a.wait_synced();
+    until("the file elsewhere", || match fs::metadata(b.path("file")).unwrap().len() {
+        len if len == largest => Ok(()),
+        other => Err(other.to_string()),
+    });
+    let mut end = [0; 4];
+    File::open(b.path("file")).unwrap().read_exact_at(&mut end, largest - 4).unwrap();
+    assert_eq!(&end, b"\0end");
+    assert!(begin.elapsed() < Duration::from_secs(30), "{:?} for one hole", begin.elapsed());
 }

@@ -91,7 +91,7 @@ fn a_server_that_cannot_be_reached_or_is_none() {
     let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let nobody = refused(&device, &replaced(&device, "--server", format!("http://{free}").as_ref()));
     names(&nobody, &["cannot be reached", &free.to_string(), "first mount"]);
-    let unknown = refused(&device, &replaced(&device, "--server", "http://none.invalid".as_ref()));
+    let unknown = refused(&device, &replaced(&device, "--server", "https://none.invalid".as_ref()));
     names(&unknown, &["cannot be reached", "none.invalid"]);
     // Something answers there, but not our server.
     let other = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -264,4 +264,95 @@ fn a_start_that_is_given_up_leaves_nothing() {
     drop((connection, silent));
     device.await_end();
     assert!(!device.is_mounted());
+}
+
+/// A proxy that notes what it is asked for and answers nothing.
+struct Snoop {
+    url: String,
+    heard: std::sync::Arc<std::sync::Mutex<Vec<u8>>>,
+}
+
+impl Snoop {
+    fn new() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let heard = std::sync::Arc::<std::sync::Mutex<Vec<u8>>>::default();
+        let noted = heard.clone();
+        std::thread::spawn(move || {
+            for mut stream in listener.incoming().map_while(Result::ok) {
+                let mut head = [0; 4096];
+                let len = std::io::Read::read(&mut stream, &mut head).unwrap_or(0);
+                noted.lock().unwrap().extend_from_slice(&head[..len]);
+            }
+        });
+        Self { url, heard }
+    }
+
+    fn run(&self, command: &mut std::process::Command) -> Said {
+        run(command.env("http_proxy", &self.url).env("all_proxy", &self.url))
+    }
+
+    fn heard(&self) -> String {
+        String::from_utf8_lossy(&std::mem::take(&mut *self.heard.lock().unwrap())).into_owned()
+    }
+}
+
+#[test]
+fn a_token_goes_in_clear_over_no_network_and_through_no_proxy_unasked() {
+    const ELSEWHERE: &str = "http://198.51.100.7:9";
+    let world = World::new();
+    let device = world.device("A");
+    let (proxy, token_file) = (Snoop::new(), world.server().token_file());
+    let token = fs::read_to_string(&token_file).unwrap();
+    let login = |server: &str, more: &[&str]| {
+        let words = ["login".as_ref(), server.as_ref(), "--token-file".as_ref(), token_file.as_os_str()];
+        proxy.run(device.program().args(words).args(more))
+    };
+    let said = login(ELSEWHERE, &[]);
+    assert_eq!(said.code, Some(2), "{said:?}");
+    names(said.refusal(), &["another machine", "could be read", "https://", "--insecure-http"]);
+    let said = proxy.run(device.program().args(replaced(&device, "--server", ELSEWHERE.as_ref())));
+    names(&sentence(&device, &said), &["another machine", "--insecure-http"]);
+    assert_eq!(proxy.heard(), "", "nothing was asked");
+    assert!(!device.home.join(".config/syncmount/logins.toml").exists(), "nothing was saved");
+
+    // Asked for, it is sent, and through the proxy that the environment names.
+    assert_eq!(login(ELSEWHERE, &["--insecure-http"]).code, Some(1), "that proxy answers nothing");
+    let heard = proxy.heard();
+    assert!(heard.contains(ELSEWHERE) && heard.contains(token.trim()), "{heard}");
+
+    // A server on this machine is reached without one.
+    let url = world.server().url();
+    assert_eq!(login(&url, &[]).code, Some(0));
+    let said = proxy.run(device.program().arg(&device.folder));
+    assert_eq!(said.code, Some(0), "{said:?}");
+    fs::write(device.path("a"), "a").unwrap();
+    device.wait_synced();
+    device.ask("umount", &[]).good();
+    assert_eq!(proxy.heard(), "");
+}
+
+#[test]
+fn what_went_on_in_clear_goes_on_and_says_so() {
+    let world = World::new();
+    let device = world.mount("A");
+    device.ask("umount", &[]).good();
+    // As an earlier version has saved it: the same server, by a name that is not known to be this machine.
+    let address = world.server().url().replace("127.0.0.1", "0.0.0.0");
+    let mounts = device.home.join(".state/syncmount/mounts.toml");
+    let saved = fs::read_to_string(&mounts).unwrap();
+    fs::write(&mounts, saved.replace(&world.server().url(), &address)).unwrap();
+    let cache = saved.lines().find_map(|line| line.strip_prefix("cache_dir = ")).unwrap().trim_matches('"').to_owned();
+    fs::remove_dir_all(&cache).unwrap();
+    let proxy = Snoop::new();
+    let token = fs::read_to_string(world.server().token_file()).unwrap();
+    let said = proxy.run(device.program().arg(&device.folder).env("SYNCMOUNT_TOKEN", token.trim()));
+    assert_eq!(said.code, Some(0), "{said:?}");
+    let note = device.status().problems.into_iter().find(|problem| problem.reason.contains("is encrypted"));
+    names(&note.expect("a note").reason, &[&address, "https://", "--insecure-http"]);
+    names(&device.log_tail(), &["can be read on the way"]);
+    fs::write(device.path("a"), "a").unwrap();
+    device.wait_synced();
+    assert_eq!(proxy.heard(), "", "a token in clear goes through no proxy unasked");
+    device.ask("umount", &[]).good();
 }

@@ -118,4 +118,5 @@ scenarios! {
     curl_reads_and_writes
     a_client_is_of_the_new_version_from_now_on
     a_server_is_of_the_new_version_from_now_on
+    a_backup_of_before_the_upgrade_is_put_back
 }

@@ -595,3 +595,31 @@ pub(super) fn a_server_is_of_the_new_version_from_now_on(pair: Pair) {
     assert_eq!(fs::read(b.path("before")).unwrap(), vec![1; 200_000]);
     assert_eq!(names(&b.folder), ["after", "before"]);
 }
+
+/// An update of the server, after which a backup of its database of before is put back.
+pub(super) fn a_backup_of_before_the_upgrade_is_put_back(pair: Pair) {
+    let (world, a, b) = pair.mounts();
+    fs::write(a.path("early"), "1").unwrap();
+    become_same(&a, &b);
+    let (data, backup) = (world.server().data().to_owned(), world.path("backup"));
+    let copy = |from: &Path, to: &Path| {
+        run(Command::new("cp").arg("-a").arg(from).arg(to)).good();
+    };
+    world.while_offline(|| copy(&data, &backup));
+    fs::write(b.path("late"), "2").unwrap();
+    become_same(&a, &b);
+    world.server().restart_as(Version::Current);
+    fs::write(a.path("later"), "3").unwrap();
+    become_same(&a, &b);
+    world.while_offline(|| {
+        // The key of the cursors lies beside the database and stays.
+        let key = fs::read(data.join("cursor.key")).unwrap();
+        fs::remove_dir_all(&data).unwrap();
+        copy(&backup, &data);
+        fs::write(data.join("cursor.key"), key).unwrap();
+    });
+    become_same(&a, &b);
+    until_reads(&a.path("late"), b"2");
+    until_reads(&b.path("later"), b"3");
+    assert_eq!(names(&a.folder), ["early", "late", "later"]);
+}

@@ -88,3 +88,29 @@ fn verify_finds_what_was_changed_under_its_time() {
     assert_become_equal(&a.folder, &b.folder, DirTimes::Ignored);
     assert_eq!(fs::read_to_string(b.path("file")).unwrap(), "two");
 }
+
+#[test]
+#[cfg(target_os = "linux")]
+fn the_process_is_confined_and_says_so() {
+    let world = World::new();
+    let (a, b) = (world.watch("A"), world.device("B").watched().with(&["--no-confinement"]));
+    b.mount();
+    fs::create_dir(a.path("dir")).unwrap();
+    fs::write(a.path("dir/file"), vec![7; 300_000]).unwrap();
+    a.wait_synced();
+    assert_become_equal(&a.folder, &b.folder, DirTimes::Ignored);
+    fs::rename(b.path("dir/file"), b.path("moved")).unwrap();
+    b.wait_synced();
+    assert_become_equal(&a.folder, &b.folder, DirTimes::Ignored);
+    for (device, filters, said) in [(&a, "2", "files, ports, system calls"), (&b, "0", "nothing")] {
+        assert_eq!(device.status().confined, said);
+        assert!(device.ask("status", &[]).good().contains(&format!("confined   {said}")));
+        for pid in device.processes() {
+            for task in fs::read_dir(format!("/proc/{}/task", pid.as_raw_nonzero())).unwrap() {
+                let status = fs::read_to_string(task.unwrap().path().join("status")).unwrap();
+                let line = status.lines().find_map(|line| line.strip_prefix("Seccomp:")).unwrap();
+                assert_eq!(line.trim(), filters);
+            }
+        }
+    }
+}

@@ -5,10 +5,15 @@
 mod both_ways;
 mod command_line;
 mod conflicts;
+mod deep;
 mod folder;
 mod hints;
 mod large_files;
+mod lying_server;
 mod random;
 mod restarts;
 mod saves;
+mod setid;
+mod swaps;
+mod told;
 mod waiting;

@@ -295,6 +295,25 @@ impl Entry {
         missing
     }
 
+    /// Where the next chunk lies that is not here, at `from` or behind it. Holes are passed over.
+    pub fn next_missing(&self, from: u64) -> Option<Range<u64>> {
+        let parts = self.parts.as_ref().filter(|_| !self.is_whole() && from < self.size)?;
+        let present = parts.present.read();
+        let extents = parts.manifest.extents();
+        let is_missing = |index: &u32| !present.has(*index as usize) && chunk_at(extents, *index).is_some();
+        let index = (parts.extent_at(from) as u32..extents.len() as u32).find(is_missing)?;
+        Some(parts.range(index))
+    }
+
+    /// Bytes of the chunks that are not here, at each place that they have.
+    pub fn missing_bytes(&self) -> u64 {
+        let Some(parts) = self.parts.as_ref().filter(|_| !self.is_whole()) else { return 0 };
+        let present = parts.present.read();
+        let extents = parts.manifest.extents().iter().enumerate();
+        let absent = extents.filter(|(index, extent)| matches!(extent, Extent::Chunk { .. }) && !present.has(*index));
+        absent.map(|(_, extent)| extent.len()).sum()
+    }
+
     /// Where the extent `index` of [`Self::missing`] lies.
     pub fn place(&self, index: usize) -> Option<Range<u64>> {
         let parts = self.parts.as_ref().filter(|parts| index < parts.starts.len())?;

@@ -102,9 +102,19 @@ impl Layout {
     /// A copy of the whole content `hash`, in a file that the next start removes unless it gets a name of its own until then.
     pub(super) fn copy_object(&self, hash: &ContentHash) -> io::Result<PathBuf> {
         let path = self.partial(hash).with_extension("copy");
-        let copied = File::open(self.object(hash)).and_then(|mut from| {
-            let mut to = File::create(&path)?;
-            io::copy(&mut from, &mut to)?;
+        let copied = File::open(self.object(hash)).and_then(|from| {
+            let to = File::create(&path)?;
+            disk::holes::allow(&to);
+            let (len, mut buf) = (from.metadata()?.len(), Vec::new());
+            to.set_len(len)?;
+            for part in disk::holes::parts(&from, 0..len) {
+                let (part, is_hole) = part?;
+                if !is_hole {
+                    buf.resize((part.end - part.start) as usize, 0);
+                    disk::read_exact_at(&from, &mut buf, part.start)?;
+                    disk::write_all_at(&to, &buf, part.start)?;
+                }
+            }
             disk::make_read_only(&to)
         });
         if let Err(error) = copied {

@@ -68,6 +68,11 @@ pub(super) fn to_column(number: u64) -> Result<i64> {
     i64::try_from(number).map_err(|_| MetaError::Damaged("a number is too large to be stored"))
 }
 
+/// A number that rows are searched for. One that no row can hold is past every row.
+pub(super) fn sought(number: u64) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
+}
+
 pub(super) fn number(column: i64) -> Result<u64> {
     u64::try_from(column).map_err(|_| MetaError::Damaged("a count is negative"))
 }

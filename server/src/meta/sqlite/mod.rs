@@ -9,8 +9,10 @@ mod history;
 mod past;
 mod read;
 mod readers;
+mod rows;
 mod schema;
 mod scrub;
+mod strict;
 mod write;
 mod writer;
 
@@ -58,16 +60,29 @@ impl SqliteStore {
 
     /// A database that lives as long as the value.
     pub fn in_memory() -> Result<Self> {
-        let mut connection = Connection::open_in_memory().fault()?;
-        prepare(&mut connection)?;
-        Ok(Self(Backend::Memory(Arc::new(Mutex::new(connection)))))
+        // Simulations make thousands of them: the steps to the newest format are done once.
+        static EMPTY: Mutex<Option<Connection>> = Mutex::new(None);
+        let mut empty = EMPTY.lock();
+        let from = match &mut *empty {
+            Some(from) => from,
+            none => {
+                let mut made = Connection::open_in_memory().fault()?;
+                prepare(&mut made)?;
+                none.insert(made)
+            }
+        };
+        Self::copy(from)
     }
 
     /// A database in memory with what this one, in memory too, has now: what a backup of it is, in simulations.
     pub fn fork(&self) -> Result<Self> {
         let Backend::Memory(from) = &self.0 else { return Err(MetaError::Stopped) };
+        Self::copy(&from.lock())
+    }
+
+    fn copy(from: &Connection) -> Result<Self> {
         let mut to = Connection::open_in_memory().fault()?;
-        Backup::new(&from.lock(), &mut to).and_then(|backup| backup.step(-1)).fault()?;
+        Backup::new(from, &mut to).and_then(|backup| backup.step(-1)).fault()?;
         prepare(&mut to)?;
         Ok(Self(Backend::Memory(Arc::new(Mutex::new(to)))))
     }
@@ -97,6 +112,13 @@ impl MetaStore for SqliteStore {
                 let finished = writer::run_group(&connection.lock(), vec![job]);
                 finished.tell();
             }
+        }
+    }
+
+    fn changed_outside(&self) -> BoxFuture<'static, ()> {
+        match &self.0 {
+            Backend::File { writer, .. } => Box::pin(writer.changed_outside()),
+            Backend::Memory(_) => Box::pin(std::future::pending()),
         }
     }
 

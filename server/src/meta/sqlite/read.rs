@@ -1,6 +1,6 @@
 //! Every question, as one SQL statement or two.
 
-use super::columns::{self, AFTER_NODE, MANIFEST_INLINE_LEN_MAX, NODE_COLUMNS, number, to_column};
+use super::columns::{self, AFTER_NODE, MANIFEST_INLINE_LEN_MAX, NODE_COLUMNS, number, sought};
 use super::{Fault, ReadTx, Result, Tx};
 use crate::meta::{
     ChunkPlace, ContentRow, FolderKey, FolderRow, PackId, PackSlice, ReadHistory as _, SessionRow, SmallChunk, TokenRow,
@@ -71,7 +71,7 @@ impl Tx<'_> {
 
 const FOLDER_COLUMNS: &str = "key, id, name, epoch, seq, nodes, bytes";
 
-fn folder(row: &Row<'_>) -> Result<FolderRow> {
+pub(super) fn folder(row: &Row<'_>) -> Result<FolderRow> {
     Ok(FolderRow {
         key: FolderKey(row.get(0).fault()?),
         id: FolderId::from_bytes(row.get(1).fault()?),
@@ -83,7 +83,7 @@ fn folder(row: &Row<'_>) -> Result<FolderRow> {
     })
 }
 
-fn token(row: &Row<'_>) -> Result<TokenRow> {
+pub(super) fn token(row: &Row<'_>) -> Result<TokenRow> {
     Ok(TokenRow { name: row.get(0).fault()?, created: Timestamp(row.get(1).fault()?) })
 }
 
@@ -108,6 +108,10 @@ fn small(row: &Row<'_>) -> Result<SmallChunk> {
 }
 
 impl ReadTx for Tx<'_> {
+    fn probe(&self) -> Result<()> {
+        self.first("SELECT 1", [], |_| Ok(())).map(drop)
+    }
+
     fn folder(&self, name_or_id: &str) -> Result<Option<FolderRow>> {
         let by_name = format!("SELECT {FOLDER_COLUMNS} FROM folders WHERE name = ?");
         let found = self.first(&by_name, [name_or_id], folder)?;
@@ -135,7 +139,7 @@ impl ReadTx for Tx<'_> {
              WHERE n.folder = :folder AND n.rev > :since ORDER BY n.rev LIMIT :limit"
         );
         let params = named_params! {
-            ":folder": folder.0, ":since": to_column(since)?, ":limit": limit as i64 + 1, ":inline": INLINE
+            ":folder": folder.0, ":since": sought(since), ":limit": limit as i64 + 1, ":inline": INLINE
         };
         let mut statement = self.statement(&sql)?;
         let mut rows = statement.query(params).fault()?;
@@ -192,6 +196,11 @@ impl ReadTx for Tx<'_> {
             let sha256 = row.get::<_, Option<[u8; 32]>>(1).fault()?.map(FileHash::from_bytes);
             Ok(ContentRow { size: number(row.get(0).fault()?)?, sha256 })
         })
+    }
+
+    fn manifest_len(&self, hash: &ContentHash) -> Result<Option<u64>> {
+        let sql = "SELECT length(manifest) FROM contents WHERE hash = ?";
+        self.first(sql, [hash.as_bytes()], |row| number(row.get(0).fault()?))
     }
 
     fn manifest(&self, hash: &ContentHash) -> Result<Option<Manifest>> {
@@ -263,7 +272,7 @@ impl ReadTx for Tx<'_> {
         let sql = "SELECT content FROM versions WHERE folder = ?1 AND node = ?2 AND rev = ?5 UNION \
                    SELECT content FROM versions WHERE folder = ?1 AND parent = ?3 AND name = ?4 AND rev = ?5";
         let (parent, name) = (place.parent.as_bytes(), place.name.as_bytes());
-        self.first(sql, params![folder.0, node.as_bytes(), parent, name, to_column(rev)?], |row| {
+        self.first(sql, params![folder.0, node.as_bytes(), parent, name, sought(rev)], |row| {
             row.get(0).fault().map(ContentHash::from_bytes)
         })
     }
@@ -292,6 +301,10 @@ impl ReadTx for Tx<'_> {
 
     fn tokens(&self) -> Result<Vec<TokenRow>> {
         self.all("SELECT name, created FROM tokens ORDER BY name", [], token)
+    }
+
+    fn setting(&self, name: &str) -> Result<Option<String>> {
+        self.first("SELECT value FROM settings WHERE name = ?", [name], |row| row.get(0).fault())
     }
 }
 

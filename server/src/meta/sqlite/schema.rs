@@ -1,10 +1,11 @@
 //! The tables, and how a database of an older format becomes one of the newest.
 
+use super::strict::{self, STRICT};
 use super::{Fault, MetaError, Result};
-use rusqlite::Connection;
+use rusqlite::{Connection, TransactionBehavior};
 
 /// Each step takes the database from format `index` to `index + 1`.
-const STEPS: &[&str] = &[FIRST, HISTORY, SESSIONS, NEWEST, XATTRS];
+const STEPS: &[&str] = &[FIRST, HISTORY, SESSIONS, NEWEST, XATTRS, STRICT, TOKENS_COUNT];
 
 /// Keys are clustered (`WITHOUT ROWID`) where rows are small, so that a directory's names lie side by side; tables with
 /// long values (manifests, envelopes) keep a rowid, because overflow pages make clustered ones slow to search.
@@ -161,6 +162,37 @@ const XATTRS: &str = "
 ALTER TABLE nodes ADD COLUMN xattrs BLOB;
 ";
 
+/// The stop for mass deletes counts by token: who came with which is noted, and which removes count. A hold is that of a
+/// token, or, from before, that of a device. Settings: what this server does otherwise than a new one.
+const TOKENS_COUNT: &str = "
+ALTER TABLE commits ADD COLUMN token TEXT;
+CREATE INDEX commits_by_token ON commits (folder, token, time);
+ALTER TABLE history ADD COLUMN mark INTEGER;
+CREATE INDEX history_of_heirs ON history (folder, node) WHERE mark = 2;
+CREATE TABLE holds_by_principal (
+    key INTEGER PRIMARY KEY,
+    folder INTEGER NOT NULL,
+    token TEXT,
+    device BLOB NOT NULL,
+    since INTEGER NOT NULL,
+    removes INTEGER NOT NULL,
+    nodes INTEGER NOT NULL,
+    denied INTEGER NOT NULL,
+    allowed_until INTEGER
+) STRICT;
+INSERT INTO holds_by_principal (folder, device, since, removes, nodes, denied, allowed_until)
+    SELECT folder, device, since, removes, nodes, denied, allowed_until FROM holds;
+DROP TABLE holds;
+ALTER TABLE holds_by_principal RENAME TO holds;
+CREATE UNIQUE INDEX holds_of_tokens ON holds (folder, token) WHERE token IS NOT NULL;
+CREATE UNIQUE INDEX holds_of_devices ON holds (folder, device) WHERE token IS NULL;
+CREATE TABLE settings (
+    name TEXT PRIMARY KEY,
+    value TEXT NOT NULL
+) STRICT, WITHOUT ROWID;
+INSERT INTO settings SELECT 'upgraded', '' WHERE EXISTS (SELECT 1 FROM folders);
+";
+
 /// Brings the database to the newest format, in one transaction per step.
 pub(super) fn migrate(connection: &mut Connection) -> Result<()> {
     let found: i64 = connection.query_row("PRAGMA user_version", [], |row| row.get(0)).fault()?;
@@ -168,18 +200,41 @@ pub(super) fn migrate(connection: &mut Connection) -> Result<()> {
     if found > known || found < 0 {
         return Err(MetaError::TooNew { found, known });
     }
-    for (step, sql) in (found..).zip(&STEPS[found as usize..]) {
-        let tx = connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate).fault()?;
-        tx.execute_batch(sql).fault()?;
-        tx.pragma_update(None, "user_version", step + 1).fault()?;
-        tx.commit().fault()?;
+    if found == known {
+        return Ok(());
     }
-    Ok(())
+    if found > 0 {
+        tracing::info!(from = found, to = known, "the database gets a newer format");
+    }
+    // A table that is replaced must not take the rows that refer to it along. Inside a transaction this cannot be set.
+    let keys: bool = connection.query_row("PRAGMA foreign_keys", [], |row| row.get(0)).fault()?;
+    connection.pragma_update(None, "foreign_keys", false).fault()?;
+    (found..known).try_for_each(|step| advance(connection, step))?;
+    connection.pragma_update(None, "foreign_keys", keys).fault()
+}
+
+/// Does the step that leads from the format `from` to the next one, unless another process has done it meanwhile.
+fn advance(connection: &mut Connection, from: i64) -> Result<()> {
+    let tx = connection.transaction_with_behavior(TransactionBehavior::Immediate).fault()?;
+    let found: i64 = tx.query_row("PRAGMA user_version", [], |row| row.get(0)).fault()?;
+    if found > from {
+        return Ok(());
+    }
+    let sql = STEPS[from as usize];
+    if sql == STRICT {
+        strict::recount(&tx)?;
+    }
+    tx.execute_batch(sql).fault()?;
+    tx.pragma_update(None, "user_version", from + 1).fault()?;
+    tx.commit().fault()
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::Tx;
     use super::*;
+    use crate::meta::{FolderKey, HoldRow, Principal, ReadHistory as _, ReadTx as _, WriteHistory as _};
+    use syncmount_common::{DeviceId, Timestamp};
 
     #[test]
     fn a_database_of_the_first_format_gets_a_tag_where_it_ends() {
@@ -195,5 +250,38 @@ mod tests {
         let rows = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?))).unwrap();
         let rows: Vec<(i64, Option<i64>, Option<bool>)> = rows.map(std::result::Result::unwrap).collect();
         assert_eq!(rows, [(7, Some(7), Some(true)), (0, None, None)]);
+    }
+
+    #[test]
+    fn holds_of_devices_go_on_after_the_upgrade() {
+        let mut connection = Connection::open_in_memory().unwrap();
+        let before = STEPS.iter().position(|step| *step == TOKENS_COUNT).unwrap();
+        for step in &STEPS[..before] {
+            connection.execute_batch(step).unwrap();
+        }
+        connection.pragma_update(None, "user_version", before as i64).unwrap();
+        let folders =
+            "INSERT INTO folders (key, id, name, epoch, seq, nodes, bytes) VALUES (1, x'01', 'old', x'02', 7, 3, 0)";
+        let device = DeviceId::from_bytes([7; 16]);
+        connection.execute_batch(folders).unwrap();
+        connection.execute("INSERT INTO holds VALUES (1, ?, 5, 1200, 2000, 1, NULL)", [device.as_bytes()]).unwrap();
+        let commit = "INSERT INTO commits VALUES (1, 7, 1, 9, 5, ?, 0, 0, 7, 7)";
+        connection.execute(commit, [device.as_bytes()]).unwrap();
+        migrate(&mut connection).unwrap();
+        assert!(Tx(&connection).setting("upgraded").unwrap().is_some(), "a server was there before");
+        let mut fresh = Connection::open_in_memory().unwrap();
+        migrate(&mut fresh).unwrap();
+        assert!(Tx(&fresh).setting("upgraded").unwrap().is_none());
+        let (tx, folder, principal) = (Tx(&connection), FolderKey(1), Principal::Device(device));
+        let hold = tx.hold(folder, &principal).unwrap().unwrap();
+        assert!((hold.removes, hold.nodes, hold.denied) == (1200, 2000, true) && hold.stops(), "{hold:?}");
+        assert_eq!(tx.counts_by(folder, &principal, Timestamp(0)).unwrap().counted, 7);
+        let token = Principal::Token("laptop".to_owned());
+        assert!(tx.hold(folder, &token).unwrap().is_none());
+        tx.put_hold(folder, &token, &HoldRow { removes: 1, ..hold }).unwrap();
+        tx.put_hold(folder, &token, &HoldRow { removes: 2, ..hold }).unwrap();
+        let holds: Vec<_> = tx.holds(folder).unwrap().into_iter().map(|(who, _, hold)| (who, hold.removes)).collect();
+        assert_eq!(holds.len(), 2);
+        assert!(holds.contains(&(token, 2)) && holds.contains(&(principal, 1200)), "{holds:?}");
     }
 }

@@ -1,14 +1,17 @@
 //! What a check asks, in SQL.
 
 use super::columns::{self, number};
-use super::{Fault, Result, Tx};
-use crate::meta::{ContentUse, PackId, PackSlice, PackedChunk, RawContent, ReadScrub, SmallChunk, WriteScrub};
+use super::{Fault, Result, Tx, strict};
+use crate::meta::{
+    ContentUse, FolderFault, FolderKey, PackId, PackSlice, PackedChunk, RawContent, ReadScrub, SmallChunk, Totals,
+    WriteScrub,
+};
 use bytes::Bytes;
 use rusqlite::{Row, params};
 use std::collections::HashSet;
 use syncmount_common::{ChunkHash, ContentHash, NodeId, Placement};
 
-fn raw_content(row: &Row<'_>) -> Result<RawContent> {
+pub(super) fn raw_content(row: &Row<'_>) -> Result<RawContent> {
     Ok(RawContent {
         key: row.get(0).fault()?,
         hash: ContentHash::from_bytes(row.get(1).fault()?),
@@ -73,6 +76,18 @@ impl ReadScrub for Tx<'_> {
         Ok(lines.into_iter().filter(|line| line != "ok").collect())
     }
 
+    fn row_faults(&self) -> Result<Vec<String>> {
+        self.all_row_faults()
+    }
+
+    fn totals(&self, folder: FolderKey) -> Result<Totals> {
+        strict::totals(self.0, folder)
+    }
+
+    fn miscounted(&self) -> Result<Vec<FolderFault>> {
+        self.all_miscounted()
+    }
+
     fn indexed_packs(&self) -> Result<Vec<PackId>> {
         self.all("SELECT id FROM packs ORDER BY id", [], |row| row.get(0).fault().map(PackId))
     }
@@ -123,5 +138,9 @@ impl WriteScrub for Tx<'_> {
     fn drop_chunk(&self, hash: &ChunkHash) -> Result<()> {
         self.run("DELETE FROM chunks WHERE hash = ?", [hash.as_bytes()])?;
         self.run("DELETE FROM small_chunks WHERE hash = ?", [hash.as_bytes()]).map(drop)
+    }
+
+    fn set_totals(&self, folder: FolderKey, totals: Totals) -> Result<()> {
+        strict::set_totals(self.0, folder, totals)
     }
 }

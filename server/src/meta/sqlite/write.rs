@@ -2,7 +2,7 @@
 
 use super::columns::{kind_column, to_column};
 use super::{Fault, Result, Tx, WriteTx};
-use crate::meta::{FolderKey, PackedChunk, SessionRow, SmallChunk, VersionRow};
+use crate::meta::{FolderKey, PackedChunk, SessionRow, SmallChunk, Totals, VersionRow};
 use rusqlite::{Params, params};
 use syncmount_common::protocol::changes::Device;
 use syncmount_common::protocol::commit::Committed;
@@ -36,8 +36,9 @@ impl WriteTx for Tx<'_> {
         Ok(added)
     }
 
-    fn advance(&self, folder: FolderKey, seq: Seq, nodes: i64, bytes: i64) -> Result<()> {
-        let sql = "UPDATE folders SET seq = ?, nodes = nodes + ?, bytes = bytes + ? WHERE key = ?";
+    fn advance(&self, folder: FolderKey, seq: Seq, totals: Totals) -> Result<()> {
+        let sql = "UPDATE folders SET seq = ?, nodes = ?, bytes = ? WHERE key = ?";
+        let (nodes, bytes) = (to_column(totals.nodes)?, to_column(totals.bytes)?);
         self.run(sql, params![to_column(seq)?, nodes, bytes, folder.0]).map(drop)
     }
 
@@ -82,6 +83,10 @@ impl WriteTx for Tx<'_> {
                    ON CONFLICT (hash) DO UPDATE SET sha256 = coalesce(sha256, excluded.sha256)";
         let sha256 = sha256.as_ref().map(FileHash::as_bytes);
         self.run(sql, params![hash.as_bytes(), to_column(manifest.size())?, sha256, manifest.encode()]).map(drop)
+    }
+
+    fn set_sha256(&self, hash: &ContentHash, sha256: &FileHash) -> Result<()> {
+        self.run("UPDATE contents SET sha256 = ? WHERE hash = ?", [sha256.as_bytes(), hash.as_bytes()]).map(drop)
     }
 
     fn add_version(&self, folder: FolderKey, version: &VersionRow) -> Result<()> {
@@ -147,5 +152,13 @@ impl WriteTx for Tx<'_> {
 
     fn remove_token(&self, name: &str) -> Result<bool> {
         self.run("DELETE FROM tokens WHERE name = ?", [name])
+    }
+
+    fn put_setting(&self, name: &str, value: Option<&str>) -> Result<()> {
+        match value {
+            Some(value) => self.run("INSERT OR REPLACE INTO settings (name, value) VALUES (?, ?)", [name, value]),
+            None => self.run("DELETE FROM settings WHERE name = ?", [name]),
+        }
+        .map(drop)
     }
 }
