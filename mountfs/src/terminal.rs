@@ -17,7 +17,7 @@ pub fn say_json(value: &impl Serialize) -> io::Result<()> {
     writeln!(io::stdout().lock(), "{}", shown_json(&json))
 }
 
-/// Prints one sentence on stderr. That nobody can read it there is no reason to do anything else.
+/// Prints one sentence on stderr. A stderr that cannot be written to changes nothing else.
 pub fn complain(sentence: impl Display) {
     let _ = writeln!(io::stderr().lock(), "syncmount: {}", shown(&sentence.to_string()));
 }

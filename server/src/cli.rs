@@ -273,7 +273,7 @@ async fn folder(command: Folder) -> Result<()> {
     }
 }
 
-/// One sentence on stderr. That nobody can read it there is no reason to do anything else.
+/// One sentence on stderr. A stderr that cannot be written to changes nothing else.
 fn complain(sentence: &str) {
     let _ = writeln!(std::io::stderr().lock(), "syncmount-server: {}", shown(sentence));
 }

@@ -503,7 +503,7 @@ fn a_hole_of_the_content_beneath_costs_one_step() {
     assert_eq!(sha256, None);
     let behind = Extent::Hole { len: overlay.size - AT - 10 };
     assert_eq!(changed.extents(), [chunk(b"base"), Extent::Hole { len: AT - 4 }, chunk(&[1; 10]), behind]);
-    // Whoever reads everything, since it is all here, passes over it too.
+    // A reader of everything, since it is all here, passes over it too.
     let mut cutter = Cutter::new(&desk.client, &overlay, false, None);
     cutter.holes = desk.client.holes_beneath(&overlay).unwrap();
     assert_eq!((cutter.data_end(0), cutter.long_hole(4).unwrap()), (4, Some(AT)));

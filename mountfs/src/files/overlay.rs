@@ -49,7 +49,7 @@ pub enum Run {
     Staging,
     /// Bytes of the content beneath.
     Base,
-    /// Zeros, that nobody wrote or that are a hole of the content beneath.
+    /// Zeros that no write made, or that are a hole of the content beneath.
     Zero,
 }
 

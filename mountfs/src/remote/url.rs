@@ -56,7 +56,7 @@ impl ServerUrl {
         }
     }
 
-    /// Whether the token and all files go over a network as they are, for whoever is on the way to read.
+    /// Whether the token and all files go over a network in clear, where other machines can read them.
     pub fn is_in_clear(&self) -> bool {
         !self.is_https() && !self.is_loopback()
     }

@@ -2,7 +2,7 @@
 //! the index, contents against both.
 //!
 //! Each pack is read once and whole (packs are bounded), rows come in pages. A repair never makes up anything: it enters
-//! what packs hold and a file consists of, and drops the rows of chunks that are gone or wrong, so that they count as missing and whoever still
+//! what packs hold and a file consists of, and drops the rows of chunks that are gone or wrong, so that they count as missing and a device that still
 //! has the bytes is asked for them when a file with them is sent again.
 
 use super::audit::{Audit, audit};
