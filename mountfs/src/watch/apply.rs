@@ -285,6 +285,10 @@ impl<H: Host> Folder<H> {
         if let Body::File(FileBody::Clean(content)) = &state.body
             && other.is_none_or(|other| !self.is_same_thing(other, state))
         {
+            // What is there may have these bytes.
+            if self.restless.contains_key(&path) {
+                return Ok(Outcome::Later(None));
+            }
             return self.start(node, content, state.attrs, dir, None);
         }
         match self.make_way(dir, name, state, stack)? {

@@ -179,6 +179,8 @@ pub struct Folder<H> {
     /// What turned out not to be as the index has it while something was to be done.
     pub(crate) look_again: Scope,
     pub(crate) reports: BTreeMap<PathBuf, Report>,
+    /// Files that were being written when they were looked at, and since when. They are looked at once more.
+    pub(crate) restless: BTreeMap<PathBuf, Instant>,
     /// Nodes that the disk shows.
     pub(crate) shown: Vec<NodeId>,
     /// Directories whose names changed since the last record.
@@ -213,6 +215,7 @@ impl<H: Host> Folder<H> {
             jobs: Vec::new(),
             look_again: Scope::default(),
             reports: BTreeMap::new(),
+            restless: BTreeMap::new(),
             shown: Vec::new(),
             unsynced: BTreeSet::new(),
             ignored: RwLock::default(),

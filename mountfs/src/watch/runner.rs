@@ -15,7 +15,7 @@ use super::scan::{Rules, Scope};
 use crate::driver::Client;
 use crate::status::{Problem, ProblemKind};
 use parking_lot::Mutex;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -88,8 +88,6 @@ pub(crate) struct Runner {
     pending: Scope,
     first_hint: Option<Instant>,
     last_hint: Option<Instant>,
-    /// Paths that were touched a moment ago, since when.
-    restless: BTreeMap<PathBuf, Instant>,
     /// Directories to be listed, and when.
     listings: BTreeSet<PathBuf>,
     listings_due: Option<Instant>,
@@ -147,7 +145,6 @@ impl Runner {
             pending: Scope::default(),
             first_hint: None,
             last_hint: None,
-            restless: BTreeMap::new(),
             listings: BTreeSet::new(),
             listings_due: None,
             settling: None,
@@ -232,11 +229,11 @@ impl Runner {
     }
 
     fn rest_due(&self) -> Option<Instant> {
-        (!self.restless.is_empty()).then(|| self.last_looked() + QUIET)
+        (!self.folder.restless.is_empty()).then(|| self.last_looked() + QUIET)
     }
 
     fn last_looked(&self) -> Instant {
-        self.restless.values().copied().max().unwrap_or_else(Instant::now)
+        self.folder.restless.values().copied().max().unwrap_or_else(Instant::now)
     }
 
     fn take(&mut self, mail: Mail) {
@@ -402,7 +399,7 @@ impl Runner {
             self.look_at_pending(&Doubts::default());
         }
         if self.rest_due().is_some_and(|due| now >= due) {
-            let scope = Scope::of_known(self.restless.keys().cloned().collect());
+            let scope = Scope::of_known(self.folder.restless.keys().cloned().collect());
             self.look(&scope, false, Removals::None);
         }
         self.work();
@@ -428,6 +425,7 @@ impl Runner {
         let now = Instant::now();
         // What never rests is taken as it is: it is noticed if it is written while it is read.
         let rested: BTreeSet<PathBuf> = self
+            .folder
             .restless
             .iter()
             .filter(|(_, since)| now.duration_since(**since) >= QUIET_MAX)
@@ -436,7 +434,7 @@ impl Runner {
         let rules = Rules { rested_before: rested_before(), all: verify, clears: true };
         self.folder.reports.retain(|path, _| !is_in(scope, path));
         let seen = self.folder.scan(scope, rules, &rested);
-        self.restless.retain(|path, _| !is_in(scope, path) || seen.restless.contains(path));
+        self.folder.restless.retain(|path, _| !is_in(scope, path) || seen.restless.contains(path));
         // What is found in those that are listed has been listed with them.
         let new = seen.dirs.iter().filter(|dir| scope.paths.contains(*dir) || !is_in(scope, dir));
         let before = self.listings.len();
@@ -445,7 +443,7 @@ impl Runner {
             self.listings_due.get_or_insert(now + LIST_AGAIN);
         }
         for path in &seen.restless {
-            self.restless.entry(path.clone()).or_insert(now);
+            self.folder.restless.entry(path.clone()).or_insert(now);
         }
         if let Err(error) = self.folder.take_seen(seen, removals, &mut self.doubts) {
             tracing::error!("what was seen cannot be kept: {error}");
@@ -455,7 +453,7 @@ impl Runner {
         self.doubts.refute(&found);
         self.marked.refute(&found);
         for path in std::mem::take(&mut self.doubts.unsettled) {
-            self.restless.entry(path).or_insert(now);
+            self.folder.restless.entry(path).or_insert(now);
         }
         if self.doubts.scope.again.len() > PATHS_MAX {
             self.doubts.scope = Scope::everything();
@@ -495,7 +493,7 @@ impl Runner {
     fn show(&self) {
         let mut shared = self.shared.lock();
         shared.backlog = self.folder.backlog();
-        shared.is_looking = !self.restless.is_empty()
+        shared.is_looking = !self.folder.restless.is_empty()
             || !self.pending.is_empty()
             || !self.folder.look_again.is_empty()
             || !self.listings.is_empty()

@@ -23,7 +23,7 @@ impl Dice {
     pub fn new(name: &str) -> Self {
         let given = std::env::var(SEED).ok().map(|text| text.parse().expect("SYNCMOUNT_SEED is a number"));
         let seed: u64 = given.unwrap_or_else(fresh_seed);
-        eprintln!("repeat with: {SEED}={seed} cargo test -p syncmount-tests --test mount {name}");
+        eprintln!("repeat with: {SEED}={seed} cargo test -p syncmount-tests {name}");
         Self(StdRng::seed_from_u64(seed))
     }
 

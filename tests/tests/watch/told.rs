@@ -2,7 +2,9 @@
 
 use rustix::fs::{FallocateFlags, fallocate};
 use std::fs;
+use std::os::unix::fs::FileExt as _;
 use std::path::Path;
+use std::time::Duration;
 use syncmount_common::text::steers;
 use syncmount_common::{Content, FileHash};
 use syncmount_tests::support::*;
@@ -86,13 +88,30 @@ fn a_joining_folder_finds_the_same_bytes_however_they_were_cut() {
     fallocate(&file, FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE, 3_000_000, 6_000_000).unwrap();
     drop(file);
     a.wait_synced();
-    let b = world.device("B").watched();
-    fs::write(b.path("file"), &content).unwrap();
-    b.mount();
-    b.wait_synced();
-    assert!(conflict_copies(&b.folder).is_empty() && conflict_copies(&a.folder).is_empty());
-    assert!(b.status().bytes_received < 2_000_000, "{}", b.status().bytes_received);
-    assert!(fs::read(b.path("file")).unwrap() == content);
+    let joins = |name, before: &dyn Fn(&Path), meanwhile: &(dyn Fn(&Path) + Sync)| {
+        let device = world.device(name).watched();
+        let file = device.path("file");
+        fs::write(&file, &content).unwrap();
+        before(&file);
+        std::thread::scope(|scope| {
+            scope.spawn(|| meanwhile(&file));
+            device.mount();
+        });
+        device.wait_synced();
+        assert!(conflict_copies(&device.folder).is_empty() && conflict_copies(&a.folder).is_empty());
+        assert!(device.status().bytes_received < 2_000_000, "{}", device.status().bytes_received);
+        assert!(fs::read(file).unwrap() == content);
+    };
+    let rest = Duration::from_millis(10);
+    joins("B", &|_| std::thread::sleep(30 * rest), &|_| ());
+    // While it is written it is neither told nor fetched.
+    joins("C", &|_| (), &|file| {
+        let file = fs::OpenOptions::new().write(true).open(file).unwrap();
+        for _ in 0..100 {
+            file.write_all_at(&content[..1], 0).unwrap();
+            std::thread::sleep(rest);
+        }
+    });
 }
 
 #[test]
