@@ -93,9 +93,9 @@ pub(crate) fn is_at(file: &File, path: &Path) -> io::Result<bool> {
 /// Whether `path` leads to the file that is open as `file`; false if it leads nowhere. A symlink is not followed.
 #[cfg(windows)]
 pub(crate) fn is_at(file: &File, path: &Path) -> io::Result<bool> {
-    use super::windows::{file_id, open_for_attributes};
+    use super::windows::{facts, open_for_attributes};
     match patiently(|| open_for_attributes(path)) {
-        Ok(found) => Ok(file_id(&found)? == file_id(file)?),
+        Ok(found) => Ok(facts(&found)?.id == facts(file)?.id),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
         Err(error) => Err(error),
     }

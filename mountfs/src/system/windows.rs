@@ -1,17 +1,19 @@
 //! Calls to Windows that have no safe wrapper elsewhere. Each takes and gives safe values.
 
+use std::ffi::OsString;
 use std::fs::File;
 use std::io;
 use std::mem::size_of;
 use std::ops::Range;
-use std::os::windows::ffi::OsStrExt as _;
+use std::os::windows::ffi::{OsStrExt as _, OsStringExt as _};
 use std::os::windows::fs::OpenOptionsExt as _;
 use std::os::windows::io::{AsRawHandle as _, FromRawHandle as _, OwnedHandle};
 use std::path::Path;
 use std::time::Duration;
+use windows_sys::Wdk::Storage::FileSystem::{FILE_ALL_INFORMATION, FileAllInformation, NtQueryInformationFile};
 use windows_sys::Win32::Foundation::{
     ERROR_FILE_EXISTS, ERROR_INVALID_FUNCTION, ERROR_MORE_DATA, ERROR_NOT_SUPPORTED, ERROR_SUCCESS, GetLastError,
-    HANDLE, INVALID_HANDLE_VALUE, LocalFree, WAIT_TIMEOUT,
+    HANDLE, INVALID_HANDLE_VALUE, LocalFree, RtlNtStatusToDosError, STATUS_BUFFER_OVERFLOW, WAIT_TIMEOUT,
 };
 use windows_sys::Win32::Security::Authorization::{
     ConvertSidToStringSidW, ConvertStringSecurityDescriptorToSecurityDescriptorW, SDDL_REVISION_1,
@@ -20,11 +22,12 @@ use windows_sys::Win32::Security::{
     GetTokenInformation, PSECURITY_DESCRIPTOR, SECURITY_ATTRIBUTES, TOKEN_QUERY, TOKEN_USER, TokenUser,
 };
 use windows_sys::Win32::Storage::FileSystem::{
-    BY_HANDLE_FILE_INFORMATION, CreateDirectoryW, FILE_FLAG_BACKUP_SEMANTICS, FILE_FLAG_OPEN_REPARSE_POINT,
-    FILE_READ_ATTRIBUTES, GetCompressedFileSizeW, GetDiskFreeSpaceExW, GetFileInformationByHandle, INVALID_FILE_SIZE,
-    MoveFileExW,
+    CreateDirectoryW, FILE_ATTRIBUTE_DIRECTORY, FILE_ATTRIBUTE_REPARSE_POINT, FILE_ATTRIBUTE_TAG_INFO,
+    FILE_FLAG_BACKUP_SEMANTICS, FILE_FLAG_OPEN_REPARSE_POINT, FILE_READ_ATTRIBUTES, FileAttributeTagInfo, FindClose,
+    FindExInfoBasic, FindExSearchNameMatch, FindFirstFileExW, GetCompressedFileSizeW, GetDiskFreeSpaceExW,
+    GetFileInformationByHandleEx, INVALID_FILE_SIZE, MoveFileExW, WIN32_FIND_DATAW,
 };
-use windows_sys::Win32::System::IO::DeviceIoControl;
+use windows_sys::Win32::System::IO::{DeviceIoControl, IO_STATUS_BLOCK};
 use windows_sys::Win32::System::Ioctl::{
     FILE_ALLOCATED_RANGE_BUFFER, FILE_ZERO_DATA_INFORMATION, FSCTL_QUERY_ALLOCATED_RANGES, FSCTL_SET_SPARSE,
     FSCTL_SET_ZERO_DATA,
@@ -39,6 +42,13 @@ use windows_sys::core::BOOL;
 
 /// From this length on a path needs the prefix that lifts the limit of 260 characters. Directories have 12 less.
 const PLAIN_PATH_LEN_MAX: usize = 240;
+
+/// The bit that reparse points have which stand for another place.
+const NAME_SURROGATE: u32 = 0x2000_0000;
+
+/// Files' times count from 1601, in steps of 100 ns. This is 1970.
+const UNIX_EPOCH_TICKS: i64 = 116_444_736_000_000_000;
+const NANOSECONDS_A_TICK: i64 = 100;
 
 fn check(result: BOOL) -> io::Result<()> {
     if result == 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
@@ -66,12 +76,88 @@ fn wide_path(path: &Path) -> io::Result<Vec<u16>> {
     Ok(prefix.encode_utf16().chain(rest.iter().copied()).chain([0]).collect())
 }
 
-/// Which file of its volume it is. (Wine does not know the volume of a file that was renamed while it was open.)
-pub(crate) fn file_id(file: &File) -> io::Result<u64> {
-    let mut found = BY_HANDLE_FILE_INFORMATION::default();
+/// What the system tells of an open file or directory.
+pub(crate) struct Facts {
+    /// Of something that is no symlink.
+    pub(crate) is_dir: bool,
+    /// A reparse point that stands for another place.
+    pub(crate) is_link: bool,
+    /// Bytes.
+    pub(crate) size: u64,
+    /// When it was last modified, in nanoseconds since 1970.
+    pub(crate) modified: i64,
+    /// Its number in its volume.
+    pub(crate) id: u64,
+}
+
+/// All of it in one call. Those of the standard library and `GetFileInformationByHandle` ask for the volume too, which is
+/// several times as slow.
+pub(crate) fn facts(file: &File) -> io::Result<Facts> {
+    let mut found = FILE_ALL_INFORMATION::default();
+    let mut block = IO_STATUS_BLOCK::default();
+    // SAFETY: the handle is open, and both have room for what is written. The end of the name is left out.
+    let status = unsafe {
+        NtQueryInformationFile(
+            handle(file),
+            &raw mut block,
+            (&raw mut found).cast(),
+            size_of_val(&found) as u32,
+            FileAllInformation,
+        )
+    };
+    if status < 0 && status != STATUS_BUFFER_OVERFLOW {
+        // SAFETY: translates a number.
+        return Err(io::Error::from_raw_os_error(unsafe { RtlNtStatusToDosError(status) } as i32));
+    }
+    let attributes = found.BasicInformation.FileAttributes;
+    let is_link = attributes & FILE_ATTRIBUTE_REPARSE_POINT != 0 && is_elsewhere(file)?;
+    Ok(Facts {
+        is_dir: !is_link && attributes & FILE_ATTRIBUTE_DIRECTORY != 0,
+        is_link,
+        size: found.StandardInformation.EndOfFile.unsigned_abs(),
+        modified: found
+            .BasicInformation
+            .LastWriteTime
+            .saturating_sub(UNIX_EPOCH_TICKS)
+            .saturating_mul(NANOSECONDS_A_TICK),
+        id: found.InternalInformation.IndexNumber.cast_unsigned(),
+    })
+}
+
+/// Whether a reparse point stands for another place. (Others are files whose bytes are kept in another way.)
+fn is_elsewhere(file: &File) -> io::Result<bool> {
+    let mut found = FILE_ATTRIBUTE_TAG_INFO::default();
+    let (out, len) = ((&raw mut found).cast(), size_of_val(&found) as u32);
     // SAFETY: the handle is open, and `found` has room for what is written.
-    check(unsafe { GetFileInformationByHandle(handle(file), &raw mut found) })?;
-    Ok(u64::from(found.nFileIndexHigh) << 32 | u64::from(found.nFileIndexLow))
+    check(unsafe { GetFileInformationByHandleEx(handle(file), FileAttributeTagInfo, out, len) })?;
+    Ok(found.ReparseTag & NAME_SURROGATE != 0)
+}
+
+/// How the disk spells the last name of a path, which may differ in case; `None` if nothing is there.
+pub(crate) fn spelling(path: &Path) -> io::Result<Option<OsString>> {
+    let wide = wide_path(path)?;
+    let mut found = WIN32_FIND_DATAW::default();
+    // SAFETY: `wide` ends with NUL, and `found` has room for what is written.
+    let search = unsafe {
+        FindFirstFileExW(
+            wide.as_ptr(),
+            FindExInfoBasic,
+            (&raw mut found).cast(),
+            FindExSearchNameMatch,
+            std::ptr::null(),
+            0,
+        )
+    };
+    if search == INVALID_HANDLE_VALUE {
+        return match io::Error::last_os_error() {
+            error if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            error => Err(error),
+        };
+    }
+    // SAFETY: the search was begun just now and is not used any more.
+    unsafe { FindClose(search) };
+    let len = found.cFileName.iter().position(|unit| *unit == 0).unwrap_or(found.cFileName.len());
+    Ok(Some(OsString::from_wide(&found.cFileName[..len])))
 }
 
 /// Opens a file or directory, not what a symlink leads to, such that nobody else is disturbed.

@@ -3,8 +3,10 @@
 
 use serde::{Deserialize, Serialize};
 use std::ffi::OsString;
-use std::fs::{File, Metadata};
+use std::fs::File;
 use std::io;
+#[cfg(unix)]
+use std::os::unix::fs::MetadataExt as _;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use syncmount_common::Timestamp;
 
@@ -38,27 +40,44 @@ pub(crate) struct Print {
 
 impl Print {
     /// Of a file that is open.
+    #[cfg(unix)]
     pub(crate) fn of_file(file: &File) -> io::Result<Self> {
         let metadata = file.metadata()?;
-        Ok(Self::with(&metadata, system::identity(file, &metadata)?))
-    }
-
-    fn with(metadata: &Metadata, identity: [u64; 2]) -> Self {
         let kind = match metadata.file_type() {
             kind if kind.is_symlink() => PrintKind::Symlink,
             kind if kind.is_dir() => PrintKind::Dir,
             kind if kind.is_file() => PrintKind::File,
             _ => PrintKind::Other,
         };
-        let is_dir = kind == PrintKind::Dir;
         let mtime = metadata.modified().map_or(0, nanoseconds);
+        // The birth tells a file from one that got its number after it was removed. The device is left out: it may have
+        // another number after each start of the machine.
+        let birth = metadata.created().map_or(0, nanoseconds);
+        Ok(Self::of_parts(kind, metadata.len(), mtime, metadata.mode(), metadata.ino(), birth))
+    }
+
+    /// Of what the system tells of an open file. The number under which the volume has it is its identity. (The time of birth
+    /// would be had without opening it, but a new file inherits that of one of its name which was removed a moment ago.)
+    #[cfg(windows)]
+    pub(crate) fn of_facts(facts: &crate::system::windows::Facts) -> Self {
+        let kind = match (facts.is_link, facts.is_dir) {
+            (true, _) => PrintKind::Symlink,
+            (false, true) => PrintKind::Dir,
+            (false, false) => PrintKind::File,
+        };
         Self {
             kind,
-            size: if is_dir { 0 } else { metadata.len() },
-            mtime: if is_dir { 0 } else { mtime },
-            mode: system::mode(metadata),
-            file: one_number(&identity),
+            size: if facts.is_dir { 0 } else { facts.size },
+            mtime: if facts.is_dir { 0 } else { facts.modified },
+            mode: if facts.is_dir { 0o755 } else { 0o644 },
+            file: one_number(&[facts.id, facts.is_dir.into()]),
         }
+    }
+
+    /// Of a file that is open.
+    #[cfg(windows)]
+    pub(crate) fn of_file(file: &File) -> io::Result<Self> {
+        crate::system::windows::facts(file).map(|facts| Self::of_facts(&facts))
     }
 
     /// Of what the system tells these things, `ino` and `birth` (nanoseconds since 1970, 0 if unknown) being its identity.
@@ -98,6 +117,7 @@ pub(crate) fn is_absent(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
 }
 
+#[cfg(unix)]
 fn nanoseconds(time: SystemTime) -> i64 {
     let clamp = |length: Duration| i64::try_from(length.as_nanos()).unwrap_or(i64::MAX);
     match time.duration_since(UNIX_EPOCH) {
@@ -111,12 +131,6 @@ pub(crate) fn system_time(time: Timestamp) -> SystemTime {
     let length = Duration::from_nanos(time.0.unsigned_abs());
     let shifted = if time.0 >= 0 { UNIX_EPOCH.checked_add(length) } else { UNIX_EPOCH.checked_sub(length) };
     shifted.unwrap_or(UNIX_EPOCH)
-}
-
-/// When what `metadata` tells of was last modified, in nanoseconds since 1970: these systems keep no other time.
-#[cfg(windows)]
-pub(crate) fn touched(metadata: &Metadata) -> i64 {
-    metadata.modified().map_or(0, nanoseconds)
 }
 
 /// A name as the system spells it.
@@ -150,10 +164,10 @@ pub(crate) const WATCH_LIMIT: &str = system::WATCH_LIMIT;
 #[cfg(unix)]
 mod system {
     use std::ffi::{OsStr, OsString};
-    use std::fs::{File, Metadata, Permissions};
+    use std::fs::{File, Permissions};
     use std::io;
     use std::os::unix::ffi::{OsStrExt, OsStringExt};
-    use std::os::unix::fs::{MetadataExt, PermissionsExt};
+    use std::os::unix::fs::PermissionsExt;
 
     pub(super) const LOCKED: &[i32] = &[libc::ETXTBSY, libc::EBUSY];
 
@@ -162,16 +176,6 @@ mod system {
                                           /etc/sysctl.d to keep it)";
     #[cfg(not(target_os = "linux"))]
     pub(super) const WATCH_LIMIT: &str = "close programs that watch many files";
-
-    pub(super) fn mode(metadata: &Metadata) -> u32 {
-        metadata.mode() & syncmount_common::node::MODE_MASK
-    }
-
-    /// The birth tells a file from one that got its number after it was removed. The device is left out: it may have
-    /// another number after each start of the machine.
-    pub(super) fn identity(_: &File, metadata: &Metadata) -> io::Result<[u64; 2]> {
-        Ok([metadata.ino(), metadata.created().map_or(0, super::nanoseconds).cast_unsigned()])
-    }
 
     pub(super) fn os_name(bytes: &[u8]) -> OsString {
         OsString::from_vec(bytes.to_vec())
@@ -188,25 +192,14 @@ mod system {
 
 #[cfg(windows)]
 mod system {
-    use crate::system::windows;
     use std::ffi::{OsStr, OsString};
-    use std::fs::{File, Metadata};
+    use std::fs::File;
     use std::io;
 
     /// Access denied, sharing violation, lock violation.
     pub(super) const LOCKED: &[i32] = &[5, 32, 33];
 
     pub(super) const WATCH_LIMIT: &str = "close programs that watch many files";
-
-    pub(super) fn mode(metadata: &Metadata) -> u32 {
-        if metadata.is_dir() { 0o755 } else { 0o644 }
-    }
-
-    /// The number under which the volume has the file. (The time of birth would be had without opening it, but a new file
-    /// inherits that of one of its name which was removed a moment ago.)
-    pub(super) fn identity(file: &File, metadata: &Metadata) -> io::Result<[u64; 2]> {
-        Ok([windows::file_id(file)?, u64::from(metadata.is_dir())])
-    }
 
     pub(super) fn os_name(bytes: &[u8]) -> OsString {
         String::from_utf8_lossy(bytes).into_owned().into()

@@ -8,20 +8,19 @@ mod machine;
 
 use machine::Windows;
 use std::collections::BTreeMap;
+use std::fs;
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
-use std::{fs, io};
 use syncmount::status::ProblemKind;
 use syncmount_common::portable::{Platform, from_local, to_local};
-use syncmount_tests::support::{Device, PATIENCE, World, until};
+use syncmount_tests::support::{Device, World, until};
 
 /// What is in a folder, by true name; directories have no bytes.
 type Files = BTreeMap<PathBuf, Option<Vec<u8>>>;
 
 /// What is below `root`. `true_name` tells what a name on that disk stands for; `None` leaves it out.
-fn files(root: &Path, true_name: &dyn Fn(&[u8]) -> Option<Vec<u8>>) -> io::Result<Files> {
+fn files(root: &Path, true_name: &dyn Fn(&[u8]) -> Option<Vec<u8>>) -> std::io::Result<Files> {
     let mut found = Files::new();
     let mut pending = vec![(root.to_path_buf(), PathBuf::new())];
     while let Some((dir, name)) = pending.pop() {
@@ -52,35 +51,28 @@ fn windows_name(local: &[u8]) -> Option<Vec<u8>> {
     Some(name.as_bytes().to_vec())
 }
 
-/// Until both have the same files. Waits as long as anything arrives: how fast it does is not this test's matter.
+/// Until both have the same files.
 #[track_caller]
 fn become_equal(linux: &Device, windows: &Windows) {
-    let (mut count, mut since) = (0, Instant::now());
-    loop {
-        let here = files(&linux.folder, &|name| Some(name.to_vec()));
-        let there = files(&windows.folder, &windows_name);
-        // Either may be in the middle of a change.
-        if let (Ok(here), Ok(there)) = (&here, &there) {
-            if here == there {
-                return;
-            }
-            if count != here.len() + there.len() {
-                (count, since) = (here.len() + there.len(), Instant::now());
-            }
+    until("the same files on both", || {
+        let here = files(&linux.folder, &|name| Some(name.to_vec())).map_err(|error| error.to_string())?;
+        let there = files(&windows.folder, &windows_name).map_err(|error| error.to_string())?;
+        if here == there {
+            return Ok(());
         }
-        assert!(since.elapsed() < PATIENCE, "nothing more arrives: {}", difference(&here, &there, windows));
-        std::thread::sleep(Duration::from_millis(500));
-    }
-}
-
-fn difference(here: &io::Result<Files>, there: &io::Result<Files>, windows: &Windows) -> String {
-    let (Ok(here), Ok(there)) = (here, there) else { return format!("{here:?}, {there:?}") };
-    let names = |of: &Files, other: &Files| -> Vec<String> {
-        let differ = of.iter().filter(|(name, bytes)| other.get(*name) != Some(*bytes));
-        differ.map(|(name, _)| name.display().to_string()).take(10).collect()
-    };
-    let (status, log) = (windows.ask("status", &[]).stdout, windows.log_tail());
-    format!("Linux: {:?}, Windows: {:?}, {status}\n{log}", names(here, there), names(there, here))
+        let differ = |(name, bytes): &(&PathBuf, &Option<Vec<u8>>), other: &Files| other.get(*name) != Some(bytes);
+        let names = |of: &Files, other: &Files| -> Vec<String> {
+            let names = of.iter().filter(|entry| differ(entry, other)).map(|(name, _)| name.display().to_string());
+            names.take(10).collect()
+        };
+        Err(format!(
+            "Linux: {:?}, Windows: {:?}, problems on Windows: {:?}\n{}",
+            names(&here, &there),
+            names(&there, &here),
+            windows.ask("status", &[]).stdout,
+            windows.log_tail()
+        ))
+    });
 }
 
 fn write(path: &Path, bytes: impl AsRef<[u8]>) {

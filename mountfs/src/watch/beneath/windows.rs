@@ -4,6 +4,7 @@
 //! follows a reparse point either.
 
 use super::{Calls, names};
+use crate::system::windows::Facts;
 use crate::system::{durable, windows};
 use crate::watch::platform::{self, Print, PrintKind};
 use std::ffi::{OsStr, OsString};
@@ -35,7 +36,7 @@ pub(super) struct Top {
 
 impl Top {
     pub(super) fn open(path: &Path, _: bool) -> io::Result<Self> {
-        let identity = windows::file_id(&hold(path, 0)?)?;
+        let identity = hold(path, 0)?.1.id;
         Ok(Self { path: path.to_path_buf(), identity })
     }
 
@@ -44,15 +45,15 @@ impl Top {
     }
 
     pub(super) fn dir(&self) -> io::Result<Handle> {
-        let pin = hold(&self.path, 0)?;
-        if windows::file_id(&pin)? != self.identity {
+        let (pin, facts) = hold(&self.path, 0)?;
+        if facts.id != self.identity {
             return Err(io::ErrorKind::NotFound.into());
         }
         Ok(Handle { path: self.path.clone(), pins: vec![Arc::new(pin)] })
     }
 
     pub(super) fn is_at_its_path(&self) -> io::Result<bool> {
-        Ok(windows::file_id(&hold(&self.path, 0)?)? == self.identity)
+        Ok(hold(&self.path, 0)?.1.id == self.identity)
     }
 }
 
@@ -68,14 +69,13 @@ impl Calls for Top {
     }
 }
 
-/// Opens a directory so that it stays where it is as long as that lives.
-fn hold(path: &Path, flags: u32) -> io::Result<File> {
+/// Opens a directory so that it stays where it is as long as that lives. A symlink that was not followed is none.
+fn hold(path: &Path, flags: u32) -> io::Result<(File, Facts)> {
     let mut options = OpenOptions::new();
     options.access_mode(FILE_LIST_DIRECTORY | FILE_READ_ATTRIBUTES).share_mode(SHARE_IN_PLACE);
     let dir = options.custom_flags(FILE_FLAG_BACKUP_SEMANTICS | flags).open(path)?;
-    let kind = dir.metadata()?.file_type();
-    // A reparse point that stands for another place counts as a symlink.
-    if kind.is_symlink() || !kind.is_dir() { Err(io::ErrorKind::NotADirectory.into()) } else { Ok(dir) }
+    let facts = windows::facts(&dir)?;
+    if facts.is_dir { Ok((dir, facts)) } else { Err(io::ErrorKind::NotADirectory.into()) }
 }
 
 /// A directory that is held, and all above it up to the root.
@@ -88,7 +88,7 @@ impl Handle {
     pub(super) fn child(&self, name: &OsStr) -> io::Result<Self> {
         let path = self.path.join(name);
         let mut pins = self.pins.clone();
-        pins.push(Arc::new(hold(&path, FILE_FLAG_OPEN_REPARSE_POINT)?));
+        pins.push(Arc::new(hold(&path, FILE_FLAG_OPEN_REPARSE_POINT)?.0));
         Ok(Self { path, pins })
     }
 
@@ -98,8 +98,9 @@ impl Handle {
     }
 
     pub(super) fn look(&self, name: &OsStr) -> io::Result<(Print, i64)> {
-        let file = windows::open_for_attributes(&self.path.join(name))?;
-        Ok((Print::of_file(&file)?, platform::touched(&file.metadata()?)))
+        let facts = windows::facts(&windows::open_for_attributes(&self.path.join(name))?)?;
+        // This system tells no other time.
+        Ok((Print::of_facts(&facts), facts.modified))
     }
 
     pub(super) fn names(&self, take: &mut dyn FnMut(OsString) -> bool) -> io::Result<()> {
@@ -133,10 +134,8 @@ impl Handle {
     }
 
     pub(super) fn is_spelled_so(&self, name: &OsStr) -> bool {
-        let path = self.path.join(name);
-        // A symlink would lead elsewhere; what cannot be found out is taken for what it seems.
-        let is_link = fs::symlink_metadata(&path).is_ok_and(|metadata| metadata.is_symlink());
-        is_link || fs::canonicalize(&path).map_or(true, |found| found.file_name() == Some(name))
+        // What cannot be found out is taken for what it seems.
+        windows::spelling(&self.path.join(name)).map_or(true, |found| found.is_none_or(|found| found == name))
     }
 
     pub(super) fn read_link(&self, name: &OsStr) -> io::Result<OsString> {
