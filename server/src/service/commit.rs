@@ -7,24 +7,23 @@ use super::batch::{Batch, names_fault};
 use super::changes::strays;
 use super::hold::{Held, HoldRule, Passage, Watch};
 use super::ingest::Fresh;
+use super::presence::Presence;
 use super::record::Record;
 use super::tokens::{Credential, admit};
 use super::{CursorKey, Result, Service, ServiceError, folder, session};
 use crate::meta::{self, FolderRow, WriteTx};
 use bytes::Bytes;
 use std::collections::HashSet;
+use std::sync::Arc;
 use syncmount_common::protocol::changes::Cursor;
 use syncmount_common::protocol::commit::{CommitRequest, Committed, Conflict, ConflictReason, MissingDetails, Op};
-use syncmount_common::{ChunkHash, Content, ContentHash, Extent, Node, NodeKind, Rev, Timestamp, Xattrs};
+use syncmount_common::{ChunkHash, Content, ContentHash, Node, NodeKind, Rev, Timestamp, Xattrs};
 
 /// Conflicts told in one answer.
 pub(super) const CONFLICTS_MAX: usize = 100;
 
 /// Extended attributes of the nodes that one batch is about, in bytes: all their states are in memory at the same time.
 const XATTRS_SUM_MAX: usize = 16 * 1024 * 1024;
-
-/// Missing hashes told in one answer.
-const MISSING_MAX: usize = 10_000;
 
 impl Service {
     /// Does a batch of operations, all or none. `chunks` ride along; each is a hash and an envelope.
@@ -44,7 +43,8 @@ impl Service {
     /// The same, with chunks that have been taken in.
     pub async fn commit_fresh(&self, folder_name: &str, request: CommitRequest, fresh: Fresh) -> Result<Committed> {
         let request = self.with_whole_contents(request).await?;
-        let batch = self.0.offload.run(move || Batch::check(request)).await??;
+        let batch = Arc::new(self.0.offload.run(move || Batch::check(request)).await??);
+        let presence = self.presence(&batch).await?;
         let (name, now, tag) = (folder_name.to_owned(), self.0.environment.now(), self.0.environment.tag());
         let (service, small_bytes, rule) = (self.clone(), fresh.small_bytes(), self.hold_rule());
         let (credential, cursor_key) = (self.2.clone(), self.0.environment.cursor_key());
@@ -52,8 +52,9 @@ impl Service {
             admit(tx, credential.as_ref())?;
             let folder = folder(tx, &name)?;
             let token = credential.as_ref().map(Credential::name);
+            let (fresh, presence) = (&fresh, &presence);
             let outcome =
-                Application { tx, folder: &folder, batch: &batch, fresh: &fresh, token, now, tag, rule }.run()?;
+                Application { tx, folder: &folder, batch: &batch, fresh, presence, token, now, tag, rule }.run()?;
             Ok::<_, ServiceError>((folder.key, outcome.told(&folder, &cursor_key)))
         };
         let then = move |(key, outcome): &(meta::FolderKey, Outcome)| {
@@ -98,6 +99,7 @@ struct Application<'a> {
     folder: &'a FolderRow,
     batch: &'a Batch,
     fresh: &'a Fresh,
+    presence: &'a Presence,
     token: Option<&'a str>,
     now: Timestamp,
     tag: u64,
@@ -205,26 +207,10 @@ impl Application<'_> {
             return Ok(());
         };
         // Also for a content that is known: a repair may have found that some of its chunks are gone.
-        self.check_chunks(described.manifest.extents(), missing)?;
+        self.presence.check(self.tx, hash, &described.manifest, missing)?;
         let sha256 = described.sha256.or_else(|| self.fresh.sha256_of(hash));
         if known.is_none_or(|known| known.sha256.is_none() && sha256.is_some()) {
             self.tx.add_content(hash, &described.manifest, sha256)?;
-        }
-        Ok(())
-    }
-
-    fn check_chunks(&self, extents: &[Extent], missing: &mut MissingDetails) -> Result<()> {
-        for extent in extents {
-            let Extent::Chunk { hash, len } = extent else { continue };
-            match self.tx.chunk_len(hash)? {
-                Some(found) if found == *len => (),
-                Some(found) => {
-                    let text = format!("chunk {hash} has {found} bytes, the manifest says {len}");
-                    return Err(ServiceError::Invalid(text));
-                }
-                None if missing.chunks.len() < MISSING_MAX => missing.chunks.push(*hash),
-                None => (),
-            }
         }
         Ok(())
     }

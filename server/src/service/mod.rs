@@ -23,6 +23,7 @@ mod ingest;
 mod memory;
 mod order;
 mod path;
+mod presence;
 mod put_back;
 mod record;
 mod remove;

@@ -1,11 +1,12 @@
 //! What a commit may do and what it refuses, over every kind of store.
 
 use crate::support::*;
+use bytes::Bytes;
 use syncmount_common::node::LEVELS_MAX;
 use syncmount_common::protocol::changes::Cursor;
 use syncmount_common::protocol::commit::{ConflictReason, NewContent, Op};
 use syncmount_common::protocol::error::ErrorCode;
-use syncmount_common::{Attrs, Epoch, Extent, FileHash, Manifest, NodeId, NodeKind, Xattrs};
+use syncmount_common::{Attrs, ChunkHash, Epoch, Extent, FileHash, Manifest, NodeId, NodeKind, Xattrs};
 use syncmount_server::service::ServiceError;
 
 #[tokio::test]
@@ -356,5 +357,40 @@ async fn concurrent_commits_each_get_their_own_revs() {
         let mut revs: Vec<_> = answers.iter().flatten().map(|committed| committed.first_seq).collect();
         revs.sort_unstable();
         assert_eq!(revs, (1..=100).collect::<Vec<_>>(), "one of each two with the same name is refused");
+    }
+}
+
+/// Its extents are looked up before the transaction, what is not found then once more in it.
+#[tokio::test]
+async fn the_chunks_of_a_long_manifest_are_there_or_ride_along() {
+    for world in worlds().await {
+        let (stored, fresh, absent) = (chunk(b"stored"), chunk(b"fresh"), chunk(b"absent"));
+        let (first, stored_len) = (id(), 6);
+        let extent = |chunk: &(ChunkHash, Bytes), len| Extent::Chunk { hash: chunk.0, len };
+        let (body, _) = content(b"stored");
+        let mut commit = request(world.cursor().await.epoch, vec![create(first, ROOT, "first", hash_of(&body))]);
+        commit.contents.push(body);
+        world.service.commit(F, commit, vec![stored.clone()]).await.unwrap();
+
+        let long = |end: Vec<Extent>| {
+            let mut extents = vec![extent(&stored, stored_len); 5000];
+            extents.extend(end);
+            NewContent { manifest: Manifest::new(extents).unwrap(), sha256: None }
+        };
+        let commit = async |body: NewContent, chunks| {
+            let ops = vec![create(id(), ROOT, &format!("{}", hash_of(&body)), hash_of(&body))];
+            let mut commit = request(world.cursor().await.epoch, ops);
+            commit.contents.push(body);
+            world.service.commit(F, commit, chunks).await
+        };
+        let odd = long(vec![extent(&stored, stored_len - 1)]);
+        assert!(
+            matches!(commit(odd, Vec::new()).await, Err(ServiceError::Invalid(text)) if text.contains("has 6 bytes"))
+        );
+        let lacking = long(vec![extent(&fresh, 5), extent(&absent, 6)]);
+        let answer = commit(lacking, vec![fresh.clone()]).await;
+        assert!(matches!(&answer, Err(ServiceError::Missing(missing)) if missing.chunks == [absent.0]), "{answer:?}");
+        commit(long(vec![extent(&fresh, 5)]), vec![fresh]).await.unwrap();
+        commit(long(Vec::new()), Vec::new()).await.unwrap();
     }
 }
