@@ -1,5 +1,6 @@
 //! Worlds, models and end-to-end tests of syncmount.
 
+pub mod astray;
 pub mod bench;
 pub mod follow;
 pub mod fuzzed;

@@ -377,6 +377,7 @@ impl Side {
                     Ok(done) => CommitAnswer::Committed(done),
                     Err(ServiceError::Conflict(conflicts)) => CommitAnswer::Conflict(ConflictDetails { conflicts }),
                     Err(ServiceError::Missing(missing)) => CommitAnswer::Missing(missing),
+                    Err(ServiceError::Resync(_)) => CommitAnswer::Resync,
                     Err(error) => return Err(error.to_string()),
                 };
                 self.engine().committed(request.op_id, answer, now);
@@ -384,7 +385,13 @@ impl Side {
             }
             let ask = self.engine().next_page();
             let wanted = self.engine().wants_page_now();
-            let page = server.changes(ask, 3).map_err(|error| error.to_string())?;
+            let page = match server.changes(ask, 3) {
+                Err(ServiceError::Resync(_)) => {
+                    self.engine().begin_resync();
+                    continue;
+                }
+                page => page.map_err(|error| error.to_string())?,
+            };
             if page.nodes.is_empty() && !wanted && ask.since == Some(page.cursor) {
                 return Ok(());
             }

@@ -366,6 +366,36 @@ impl Engine {
         }
     }
 
+    /// The manifest that `hash` names describes `size` bytes: a server that told another size was wrong. Files with that
+    /// content have this size from now on.
+    pub fn measured(&mut self, hash: &ContentHash, size: u64) {
+        let is_wrong = |state: &Arc<State>| {
+            state.body.content().is_some_and(|content| content.hash == *hash && content.size != size)
+        };
+        let corrected = |state: Arc<State>| match &state.body {
+            Body::File(FileBody::Clean(content)) if is_wrong(&state) => {
+                let content = Arc::new(Content { size, ..Content::clone(content) });
+                Arc::new(State { body: Body::File(FileBody::Clean(content)), ..State::clone(&state) })
+            }
+            _ => state,
+        };
+        let states =
+            |entry: &Entry| [entry.local.clone(), entry.synced_state().cloned()].into_iter().flatten().collect();
+        let is_told = |id: &NodeId| self.tree.get(*id).map(states).is_some_and(|all: Vec<_>| all.iter().any(is_wrong));
+        let mut ids: Vec<NodeId> = self.tree.ids().filter(is_told).collect();
+        ids.sort_unstable();
+        for id in ids {
+            let Some(entry) = self.tree.get(id) else { continue };
+            let (before, changed) = (entry.local.clone(), entry.changed);
+            let synced = entry.synced.clone();
+            let synced = synced.map(|synced| Synced { state: synced.state.map(corrected), ..synced });
+            let local = before.clone().map(corrected);
+            let news = Changed::between(id, before.as_deref(), local.as_deref());
+            self.put(id, local, synced, changed);
+            self.queue(Effect::Changed(news));
+        }
+    }
+
     /// Everything known about a node.
     pub fn entry(&self, id: NodeId) -> Option<&Entry> {
         self.tree.get(id)

@@ -464,6 +464,21 @@ mod tests {
     }
 
     #[test]
+    fn a_size_that_a_manifest_refutes_is_corrected() {
+        let mut rig = rig();
+        let mut node = rig.theirs(id(20), ROOT, "new", Some(1));
+        let honest = node.content.clone().unwrap();
+        node.content = Some(syncmount_common::Content { size: honest.size + 1, manifest: None, ..honest.clone() });
+        rig.news(vec![node]);
+        let size = |rig: &Rig| rig.engine.local(id(20)).unwrap().body.size();
+        assert_eq!(size(&rig), honest.size + 1, "nothing speaks against it yet");
+        rig.engine.measured(&honest.hash, honest.size);
+        assert_eq!(size(&rig), honest.size);
+        assert!(matches!(rig.engine.poll(NOW), Some(Effect::Changed(changed)) if changed.node == id(20)));
+        assert!(!rig.engine.entry(id(20)).unwrap().is_dirty(), "there is nothing to send");
+    }
+
+    #[test]
     fn what_was_done_here_is_no_fault_of_the_server() {
         let mut rig = rig();
         rig.is_lied_to = false;

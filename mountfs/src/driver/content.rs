@@ -280,17 +280,21 @@ impl Client {
         base: impl FnOnce() -> Option<Arc<Manifest>>,
         deadline: Instant,
     ) -> Result<Arc<Manifest>, ReadError> {
-        if content.size > FILE_SIZE_MAX {
-            return Err(ReadError::Unavailable("it says that the file is larger than a file can be".into()));
-        }
         if let Some(manifest) = self.manifest_here(content) {
             return Ok(manifest);
         }
         let base = base();
-        let manifest = self.until(deadline, || self.remote.manifest(&content.hash, base.as_deref()))?;
-        let manifest = Arc::new(manifest);
+        let told = self.until(deadline, || self.remote.manifest(&content.hash, base.as_deref()));
+        let manifest = match told {
+            Err(ReadError::Unavailable(_)) if content.size > FILE_SIZE_MAX => {
+                return Err(ReadError::Unavailable("it says that the file is larger than a file can be".into()));
+            }
+            told => Arc::new(told?),
+        };
         self.manifests.remember(content.hash, manifest.clone())?;
         if manifest.size() != content.size {
+            // The hash proves the manifest, and nothing the size.
+            self.change(|engine, _| engine.measured(&content.hash, manifest.size()))?;
             return Err(ReadError::Unavailable("its description is of another size".into()));
         }
         Ok(manifest)

@@ -9,9 +9,9 @@ use super::host::Host;
 use super::index::{Index, Item, Known};
 use super::names;
 use super::observe::{draft_item, rightful};
+use super::part::Part;
 use super::platform::{self, Print, PrintKind};
 use crate::driver::ItemId;
-use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -27,25 +27,6 @@ const NESTED_MAX: usize = 128;
 
 /// Contents that are on their way at the same time.
 const RUNNING_MAX: usize = 64;
-
-/// What a file that was put together looks like.
-#[derive(Clone, Copy, Debug)]
-pub struct Part(Print);
-
-impl Part {
-    /// Of what was put together for `job`: its mode and mtime are set, and it is synced.
-    pub fn finish(job: &Job, file: &File) -> io::Result<Self> {
-        platform::set_file_mode(file, job.mode)?;
-        platform::set_file_mtime(file, job.attrs.mtime)?;
-        file.sync_all()?;
-        Print::of_file(file).map(Self)
-    }
-
-    /// Makes the empty file for `job`.
-    pub fn begin(job: &Job) -> io::Result<File> {
-        job.part.create_private()
-    }
-}
 
 /// Something that is to take its place.
 struct Announced {
@@ -603,6 +584,7 @@ impl<H: Host> Folder<H> {
                     self.distrust(id);
                     Ok(self.in_the_way(&path))
                 }
+                Body::Symlink(_) if item.print.kind == PrintKind::Symlink => self.relink(node, id, &item, state),
                 _ => Ok(Outcome::Later(None)),
             };
         }
@@ -626,6 +608,22 @@ impl<H: Host> Folder<H> {
         }
         self.shown.push(node);
         Ok(Outcome::Done)
+    }
+
+    /// Puts a symlink in the place of one that leads elsewhere. An honest server never tells of another target of a node, but
+    /// the first that was told may have been a lie.
+    fn relink(&mut self, node: NodeId, old: ItemId, item: &Item, state: &State) -> io::Result<Outcome> {
+        let Body::Symlink(target) = &state.body else { return Ok(Outcome::Later(None)) };
+        let (known, dir) = (Known::Symlink(target.clone()), item.parent);
+        let part = self.fresh_part(dir)?;
+        let put = self.make_at(&part, &known, state.attrs).and_then(|(print, attrs)| {
+            let new = Announced { node, dir, part: part.clone(), print, attrs, known: known.clone() };
+            self.put_over(&new, old, state)
+        });
+        if !matches!(put, Ok(Outcome::Done)) {
+            clear_part(&part, &known);
+        }
+        put
     }
 
     /// What a file is shall be found out by the next look at it.

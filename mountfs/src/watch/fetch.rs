@@ -1,8 +1,8 @@
 //! Putting contents together, beside the folder's own thread: a few at a time, each in a file that only this process's user may reach.
 
-use super::apply::Part;
 use super::folder::Job;
 use super::inbox::Inbox;
+use super::part::Part;
 use crate::driver::{Client, ReadError};
 use parking_lot::{Condvar, Mutex};
 use std::collections::VecDeque;
@@ -84,9 +84,7 @@ fn put_together(client: &Arc<Client>, job: &Job) -> Result<Part, String> {
     let done = filled.and_then(|()| Part::finish(job, &file).map_err(ReadError::Io));
     drop(file);
     done.map_err(|error| {
-        if let Err(error) = job.part.remove_file() {
-            tracing::warn!(part = ?job.part, %error, "cannot be removed");
-        }
+        Part::clear(job);
         match error {
             ReadError::Unreachable => "its bytes are on their way; the server cannot be reached now".into(),
             error => error.to_string(),

@@ -1,8 +1,8 @@
 //! What the folder's thread is told by others. Bounded: too many hints become one, to look at everything.
 
-use super::apply::Part;
 use super::folder::{Job, Told};
 use super::names;
+use super::part::Part;
 use super::scan::Scope;
 use parking_lot::{Condvar, Mutex};
 use std::collections::BTreeSet;

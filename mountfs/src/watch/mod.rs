@@ -18,15 +18,16 @@ mod marker;
 mod modes;
 mod names;
 mod observe;
+mod part;
 mod platform;
 mod rules;
 mod runner;
 mod scan;
 mod start;
 
-pub use apply::Part;
 pub use dry_run::dry_run;
 pub use folder::{Backlog, Folder, Job, Look, Open, Report, Told};
 pub use host::Host;
+pub use part::Part;
 pub use runner::QUIET;
 pub use start::{Options, run};

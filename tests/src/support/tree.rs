@@ -3,6 +3,7 @@
 use super::until::{PATIENCE, until};
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
+use std::ffi::OsStr;
 use std::fmt;
 use std::fs::{self, File};
 use std::io::{self, Read};
@@ -55,19 +56,30 @@ impl Tree {
         Self::read_as(root, dir_times, true)
     }
 
+    /// The same with `root` itself, the times of directories, and what has a name of the client's own.
+    pub fn read_whole(root: &Path) -> io::Result<Self> {
+        let mut tree = Self::read_all(root, DirTimes::Compared, true, |_| true)?;
+        tree.0.insert(PathBuf::new(), read_entry(root, DirTimes::Compared, true)?);
+        Ok(tree)
+    }
+
     /// The same without the files' bytes.
     pub fn read_names(root: &Path) -> io::Result<Self> {
         Self::read_as(root, DirTimes::Ignored, false)
     }
 
     fn read_as(root: &Path, dir_times: DirTimes, bytes: bool) -> io::Result<Self> {
+        // Not what a watched folder has for itself.
+        Self::read_all(root, dir_times, bytes, |name| !name.as_bytes().starts_with(b".syncmount-"))
+    }
+
+    fn read_all(root: &Path, dir_times: DirTimes, bytes: bool, counts: impl Fn(&OsStr) -> bool) -> io::Result<Self> {
         let mut entries = BTreeMap::new();
         let mut pending = vec![root.to_path_buf()];
         while let Some(dir) = pending.pop() {
             for found in fs::read_dir(&dir).map_err(|error| named(&dir, &error))? {
                 let path = found?.path();
-                // What a watched folder has for itself.
-                if path.file_name().is_some_and(|name| name.as_bytes().starts_with(b".syncmount-")) {
+                if !path.file_name().is_some_and(&counts) {
                     continue;
                 }
                 let entry = read_entry(&path, dir_times, bytes).map_err(|error| named(&path, &error))?;

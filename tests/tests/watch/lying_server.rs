@@ -2,6 +2,7 @@
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{PermissionsExt as _, symlink};
+use std::path::Path;
 use std::time::Duration;
 use syncmount_common::{Node, NodeId, NodeKind, SymlinkTarget};
 use syncmount_tests::support::*;
@@ -130,6 +131,33 @@ fn every_other_fault_of_the_tree_is_told_too() {
     a.wait_synced();
     await_disbelief(&b, "another kind");
     assert!(fs::symlink_metadata(b.path("d")).unwrap().is_dir());
+    around.assert_untouched();
+}
+
+#[test]
+fn a_symlink_and_a_size_that_were_lies_are_put_right() {
+    let world = World::new();
+    let (a, liar, b, around) = lied_to(&world);
+    liar.lie_in_nodes(|node| {
+        node.target = node.target.take().map(|_| SymlinkTarget::new(Around::FROM_FOLDER.as_bytes()).unwrap());
+        if let Some(content) = &mut node.content {
+            (content.size, content.manifest) = (content.size + 1, None);
+        }
+    });
+    symlink("d", a.path("link")).unwrap();
+    fs::write(a.path("file"), vec![7; 300_000]).unwrap();
+    a.wait_synced();
+    // The manifest is proved by its hash, so the size is what that says.
+    let target = || fs::read_link(b.path("link")).map_err(|error| error.to_string());
+    until("the file, and the lie about the symlink", || match (fs::read(b.path("file")), target()) {
+        (Ok(bytes), Ok(told)) if bytes == [7; 300_000] && told == Path::new(Around::FROM_FOLDER) => Ok(()),
+        (file, told) => Err(format!("{:?} bytes, {told:?}", file.map(|bytes| bytes.len()))),
+    });
+    liar.be_honest();
+    // It is told once more, as it is.
+    set_mtime(&a.path("link"), 1_600_000_000, 0).unwrap();
+    assert_become_equal(&a.folder, &b.folder, DirTimes::Ignored);
+    b.wait_synced();
     around.assert_untouched();
 }
 

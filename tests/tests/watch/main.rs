@@ -2,6 +2,7 @@
 //!
 //! The programs are those that `cargo build --workspace --bins` has made beside this test.
 
+mod astray;
 mod both_ways;
 mod command_line;
 mod conflicts;

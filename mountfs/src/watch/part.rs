@@ -1,0 +1,32 @@
+//! The file in which a content is put together before it takes its place.
+
+use super::folder::Job;
+use super::platform::{self, Print};
+use std::fs::File;
+use std::io;
+
+/// What a file that was put together looks like.
+#[derive(Clone, Copy, Debug)]
+pub struct Part(pub(super) Print);
+
+impl Part {
+    /// Of what was put together for `job`: its mode and mtime are set, and it is synced.
+    pub fn finish(job: &Job, file: &File) -> io::Result<Self> {
+        platform::set_file_mode(file, job.mode)?;
+        platform::set_file_mtime(file, job.attrs.mtime)?;
+        file.sync_all()?;
+        Print::of_file(file).map(Self)
+    }
+
+    /// Makes the empty file for `job`.
+    pub fn begin(job: &Job) -> io::Result<File> {
+        job.part.create_private()
+    }
+
+    /// Removes the file for `job`, which has failed.
+    pub fn clear(job: &Job) {
+        if let Err(error) = job.part.remove_file() {
+            tracing::warn!(part = ?job.part, %error, "cannot be removed");
+        }
+    }
+}
