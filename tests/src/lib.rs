@@ -5,6 +5,7 @@ pub mod bench;
 pub mod follow;
 pub mod fuzzed;
 pub mod hinted;
+pub mod liars;
 pub mod pairs;
 mod pairs_folder;
 pub mod sim;

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// What a reference begins with, where its file is, and whether it names a file below that.
-const SUITES: [(&str, &str, bool); 10] = [
+const SUITES: [(&str, &str, bool); 11] = [
     ("mount", "tests/tests/mount", true),
     ("watch", "tests/tests/watch", true),
     ("server", "server/tests/suite", true),
@@ -14,6 +14,7 @@ const SUITES: [(&str, &str, bool); 10] = [
     ("vfs", "mountfs/src/vfs", true),
     ("pairs", "tests/tests/pairs.rs", false),
     ("sim", "tests/tests/sim/main.rs", false),
+    ("liars", "tests/tests/liars.rs", false),
     ("promises", "tests/tests/promises.rs", false),
 ];
 

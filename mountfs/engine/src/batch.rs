@@ -10,8 +10,8 @@ use crate::state::{Body, FileBody, State};
 use crate::tree::{Entry, Synced};
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
-use syncmount_common::protocol::commit::{CommitRequest, Committed, NewContent, Op};
-use syncmount_common::{Content, ContentHash, Manifest, NodeId, OpId, Rev, Timestamp};
+use syncmount_common::protocol::commit::{CommitRequest, Committed, MissingDetails, NewContent, Op};
+use syncmount_common::{ChunkHash, Content, ContentHash, Manifest, NodeId, OpId, Rev, Timestamp};
 
 /// How many operations a batch has at most, apart from what the last one drags along.
 pub(crate) const OPS_PER_BATCH: usize = 1000;
@@ -249,15 +249,17 @@ impl Engine {
     pub fn committed(&mut self, op_id: OpId, answer: CommitAnswer, now: Timestamp) {
         let Some(batch) = self.in_flight.take_if(|batch| batch.op_id == op_id) else { return };
         match answer {
-            CommitAnswer::Committed(done) => self.acknowledge(&batch, done, now),
+            CommitAnswer::Committed(done) if fits(done, batch.sent.len()) => self.acknowledge(&batch, done, now),
+            // No server has done that. Whether it has taken any of it, the feed says.
+            CommitAnswer::Committed(_) => self.begin_resync(),
             CommitAnswer::NotSent => self.forget_offers(&batch),
             CommitAnswer::Conflict(_) => {
                 self.forget_offers(&batch);
                 self.feed.await_page();
             }
-            CommitAnswer::Missing(_) => {
+            CommitAnswer::Missing(missing) => {
                 self.forget_offers(&batch);
-                self.supply(&batch, now);
+                self.supply(&batch, &missing, now);
             }
             CommitAnswer::Rejected(reason) => {
                 self.forget_offers(&batch);
@@ -304,8 +306,15 @@ impl Engine {
         }
     }
 
-    fn supply(&mut self, batch: &InFlight, now: Timestamp) {
-        for sent in batch.sent.iter().filter(|sent| sent.content) {
+    /// Of the contents of a batch those are sent again that the server lacks; all of them if it is not clear which these are.
+    /// The others must not wait for one whose bytes are not to be had.
+    fn supply(&mut self, batch: &InFlight, missing: &MissingDetails, now: Timestamp) {
+        let lacks = Lacks::new(missing);
+        let mut wanted: Vec<&Sent> = batch.sent.iter().filter(|sent| sent.content).collect();
+        if wanted.iter().any(|sent| self.is_lacking(sent, &lacks)) {
+            wanted.retain(|sent| self.is_lacking(sent, &lacks));
+        }
+        for sent in wanted {
             if self.draft(sent.node).is_some_and(|draft| draft.prepared.is_some()) {
                 self.edit_draft(sent.node, |draft| draft.prepared = None);
                 self.to_prepare.push_back((sent.node, true));
@@ -316,6 +325,14 @@ impl Engine {
                 self.fail(sent.node, "the server lacks its bytes".to_owned(), SUPPLY_RETRY_NS, now);
             }
         }
+    }
+
+    fn is_lacking(&self, sent: &Sent, lacks: &Lacks) -> bool {
+        let content = sent.after.as_ref().and_then(|after| after.body.content());
+        let here = self.tree.local(sent.node).and_then(|local| local.body.content());
+        content.is_some_and(|content| {
+            lacks.is_of(content) || here.is_some_and(|here| here.hash == content.hash && lacks.is_of(here))
+        })
     }
 
     /// The answer to [`Effect::Supply`] if the server has all chunks now: the content with its manifest, so that the next
@@ -343,6 +360,29 @@ impl Engine {
             self.fail(sent.node, reason.to_owned(), REJECTED_RETRY_NS, now);
         }
     }
+}
+
+/// What the server lacks.
+struct Lacks {
+    chunks: HashSet<ChunkHash>,
+    contents: HashSet<ContentHash>,
+}
+
+impl Lacks {
+    fn new(missing: &MissingDetails) -> Self {
+        Self { chunks: missing.chunks.iter().copied().collect(), contents: missing.contents.iter().copied().collect() }
+    }
+
+    fn is_of(&self, content: &Content) -> bool {
+        let mut chunks = content.manifest.iter().flat_map(|manifest| manifest.chunks());
+        self.contents.contains(&content.hash) || chunks.any(|(hash, _)| self.chunks.contains(&hash))
+    }
+}
+
+/// Whether an answer gives each of so many operations its rev.
+fn fits(done: Committed, ops: usize) -> bool {
+    let end = done.last_seq.checked_add(1);
+    done.first_seq > 0 && end.and_then(|end| end.checked_sub(done.first_seq)) == Some(ops as u64)
 }
 
 /// What an operation is long because of, in bytes.
@@ -406,9 +446,9 @@ fn update_op(id: NodeId, base: Rev, local: &State, synced: &State) -> Part {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::rig::{Rig, name};
+    use crate::rig::{Rig, id as rig_id, name};
     use crate::{Draft, PrepareAnswer, RenameMode};
-    use syncmount_common::{Attrs, ChunkHash, Extent};
+    use syncmount_common::{Attrs, Extent};
 
     const ROOT: NodeId = NodeId::ROOT;
 
@@ -461,6 +501,39 @@ mod tests {
             "{batches:?}"
         );
         assert!(rig.engine.unanswered.is_empty());
+    }
+
+    #[test]
+    fn a_content_that_is_not_to_be_had_keeps_no_other_waiting() {
+        let mut rig = Rig::new();
+        let (a, b) = (rig.theirs(rig_id(8), ROOT, "a", Some(1)), rig.theirs(rig_id(9), ROOT, "b", Some(2)));
+        rig.news(vec![a, b]);
+        rig.engine.begin_resync();
+        rig.news(Vec::new());
+        let request = rig.send().unwrap();
+        assert_eq!(request.ops.len(), 2, "the server has lost both");
+        let missing = MissingDetails { chunks: vec![ChunkHash::of(&[1])], contents: Vec::new() };
+        rig.engine.committed(request.op_id, CommitAnswer::Missing(missing), crate::rig::NOW);
+        let waiting: Vec<NodeId> = rig.engine.problems().map(|(node, _)| node).collect();
+        assert_eq!(waiting, [rig_id(8)]);
+        assert_eq!(ids(&rig.sync().concat()), HashSet::from([rig_id(9)]));
+    }
+
+    #[test]
+    fn an_answer_that_does_not_fit_the_commit_acknowledges_nothing() {
+        for (first_seq, last_seq) in [(u64::MAX, u64::MAX), (u64::MAX - 1, 0), (0, 0), (5, 4), (5, 6), (1, u64::MAX)] {
+            let mut rig = Rig::new();
+            let file = rig.file(ROOT, "a", 1);
+            rig.drive();
+            let request = rig.send().unwrap();
+            let done = Committed { first_seq, last_seq, tag: 1 };
+            rig.engine.committed(request.op_id, CommitAnswer::Committed(done), crate::rig::NOW);
+            rig.drive();
+            assert!(rig.engine.entry(file).unwrap().synced.is_none(), "{first_seq} to {last_seq}");
+            assert!(rig.send().is_none(), "the feed is read first");
+            rig.news(Vec::new());
+            assert_eq!(rig.sync().concat().len(), 1);
+        }
     }
 
     #[test]

@@ -25,6 +25,9 @@ const HELD_MAX: u32 = 3;
 /// How many conflicts without news from the feed it takes to compare everything anew.
 const FRUITLESS_MAX: u32 = 3;
 
+/// How many states that are no folder it takes to compare everything anew: what they do not go with may have been a lie.
+const REFUSED_MAX: u32 = 3;
+
 /// What has arrived of the feed.
 pub(crate) struct Feed {
     cursor: Option<Cursor>,
@@ -37,6 +40,8 @@ pub(crate) struct Feed {
     checked: bool,
     /// What was wrong with the newest complete state. Until one is sound, none is merged and nothing is sent.
     unsound: Option<Unsound>,
+    /// How many of them there were one after the other.
+    refused: u32,
     /// Where the next page begins if some have arrived but more follow.
     partial: Option<Cursor>,
     devices: HashMap<DeviceId, String>,
@@ -76,6 +81,7 @@ impl Feed {
             complete: None,
             checked: false,
             unsound: None,
+            refused: 0,
             partial: None,
             devices: HashMap::new(),
             writers: Writers::default(),
@@ -139,7 +145,7 @@ impl Feed {
         self.fruitless = 0;
         let Some(cursor) = &mut self.cursor else { return false };
         let end = Cursor { epoch: cursor.epoch, seq: done.last_seq, tag: done.tag };
-        let follows = !self.whole && self.ahead.is_none() && cursor.seq + 1 == done.first_seq;
+        let follows = !self.whole && self.ahead.is_none() && cursor.seq.checked_add(1) == Some(done.first_seq);
         if follows {
             *cursor = end;
         } else if self.ahead.is_none_or(|ahead| ahead.seq < end.seq) {
@@ -154,18 +160,13 @@ impl Feed {
         (self.complete, self.partial, self.checked) = (None, None, false);
     }
 
-    /// What the server says is no folder: nothing of it counts.
-    fn refuse(&mut self, unsound: Unsound) {
-        self.drop_pages();
-        self.unsound = Some(unsound);
-    }
-
-    /// Whether a page ends where or behind where it was asked for, in the same history.
+    /// Whether a page ends where or behind where it was asked for, in the same history, and has only what changed in between:
+    /// a node that is told to be of later would be deaf to all that is said of it until then.
     fn goes_on(asked: Ask, page: &ChangesPage) -> bool {
-        asked.since.is_none_or(|since| {
-            let least = if page.more { since.seq + 1 } else { since.seq };
-            since.epoch == page.cursor.epoch && page.cursor.seq >= least
-        })
+        let (since, end) = (asked.since.map_or(0, |since| since.seq), page.cursor.seq);
+        let is_same = asked.since.is_none_or(|since| since.epoch == page.cursor.epoch);
+        let has_end = if page.more && asked.since.is_some() { since < end } else { since <= end };
+        is_same && has_end && page.nodes.iter().all(|node| since < node.rev && node.rev <= end)
     }
 }
 
@@ -228,7 +229,7 @@ impl Engine {
             return;
         }
         if !Feed::goes_on(asked, &page) {
-            return self.feed.refuse(Unsound { node: None, name: None, fault: Fault::Position });
+            return self.refuse(Unsound { node: None, name: None, fault: Fault::Position });
         }
         self.feed.devices.extend(page.devices.into_iter().map(|device| (device.id, device.name)));
         let Feed { news, writers, .. } = &mut self.feed;
@@ -238,6 +239,16 @@ impl Engine {
         } else {
             self.feed.partial = None;
             self.feed.complete = Some(End { cursor: page.cursor, asked, own: page.own });
+        }
+    }
+
+    /// What the server says is no folder: nothing of it counts. Beside what it has said before, it may be one.
+    fn refuse(&mut self, unsound: Unsound) {
+        self.feed.drop_pages();
+        self.feed.unsound = Some(unsound);
+        self.feed.refused += 1;
+        if self.feed.refused.is_multiple_of(REFUSED_MAX) {
+            self.begin_resync();
         }
     }
 
@@ -283,6 +294,9 @@ impl Engine {
         if other_life {
             self.forget_agreements(&news);
         }
+        if self.feed.whole {
+            self.leave_ids_of_others(&news, now);
+        }
         self.feed.held = 0;
         self.feed.whole = false;
         self.feed.awaits_page = false;
@@ -300,10 +314,10 @@ impl Engine {
         if !feed.checked {
             feed.news = latest(std::mem::take(&mut feed.news));
             if let Err(unsound) = soundness::check(&feed.news, &self.tree, feed.whole) {
-                feed.refuse(unsound);
+                self.refuse(unsound);
                 return false;
             }
-            (feed.checked, feed.unsound) = (true, None);
+            (feed.checked, feed.unsound, feed.refused) = (true, None, 0);
         }
         true
     }
@@ -406,6 +420,49 @@ impl Engine {
             let synced = root.synced.map(|synced| Synced { rev: 0, content_rev: 0, ..synced });
             self.put(NodeId::ROOT, root.local, synced, root.changed);
         }
+    }
+
+    /// Nodes that are here as another kind of thing than the server has under their ids: it has lied about them before. What is
+    /// here goes on as new nodes.
+    fn leave_ids_of_others(&mut self, news: &[News], now: Timestamp) {
+        let is_other = |node: &&News| {
+            let here = self.tree.local(node.id).map(|local| local.kind());
+            here.is_some() && node.kind().is_some() && here != node.kind()
+        };
+        let others: Vec<NodeId> = news.iter().filter(is_other).map(|node| node.id).collect();
+        others.into_iter().for_each(|id| self.go_on_as_new(id, now));
+    }
+
+    fn go_on_as_new(&mut self, id: NodeId, now: Timestamp) {
+        let Some(entry) = self.tree.get(id).filter(|_| id != NodeId::ROOT) else { return };
+        let (Some(local), scope) = (entry.local.clone(), entry.scope) else { return };
+        let new = self.new_id(now);
+        let mut before = Before::default();
+        before.note(id, || Some(local.clone()));
+        before.note(new, || None);
+        let inside: Vec<(Name, NodeId)> = self.tree.children(id).map(|(name, child)| (name.clone(), child)).collect();
+        let mut queue = VecDeque::from([new]);
+        for (name, child) in inside {
+            before.note(child, || self.tree.local(child).cloned());
+            self.tree.detach(child);
+            let from = Placement { parent: id, name };
+            let to = Placement { parent: new, ..from.clone() };
+            self.set_place_detached(child, &from, &to, now);
+            queue.push_back(child);
+        }
+        self.tree.detach(id);
+        self.put_detached(id, None, None, now);
+        self.put_detached(new, Some(local.clone()), None, now);
+        self.set_scope(new, scope);
+        self.failed.remove(&id);
+        self.unanswered_touched |= self.unanswered.remove(&id);
+        if let Some(draft) = local.body.draft() {
+            self.queue(Effect::DraftMoved { from: id, to: new });
+            if draft.ready && draft.prepared.is_none() {
+                self.to_prepare.push_back((new, false));
+            }
+        }
+        self.settle_places(queue, Vec::new(), Vec::new(), before, now);
     }
 
     fn apply(&mut self, news: Vec<News>, now: Timestamp) {
@@ -1120,7 +1177,8 @@ mod tests {
     #[test]
     fn of_a_folder_that_is_joined_nothing_is_shown_or_kept_before_it_is_complete() {
         let mut rig = Rig::unjoined();
-        let (dir, file) = (rig.theirs(id(8), ROOT, "dir", None), rig.theirs(id(9), id(8), "file", Some(1)));
+        let file = rig.theirs(id(9), id(8), "file", Some(1));
+        let dir = Node { rev: 2, ..rig.theirs(id(8), ROOT, "dir", None) };
         for _ in 0..2 {
             // The first time the process ends in the middle.
             rig.page(vec![file.clone()], 1, true);
@@ -1184,11 +1242,9 @@ mod tests {
         assert_eq!(rows(&rig, &record), [id(7), id(8)]);
         rig.engine.keep_failed(record);
         rig.engine.remove(ROOT, b"a", false, NOW).unwrap();
-        rig.page(
-            [(5, "e"), (6, "f"), (9, "g")].map(|(node, text)| rig.theirs(id(node), ROOT, text, Some(node))).into(),
-            9,
-            false,
-        );
+        let more = [(5, "e"), (6, "f"), (9, "g")];
+        let more = more.map(|(node, text)| Node { rev: 9, ..rig.theirs(id(node), ROOT, text, Some(node)) });
+        rig.page(more.into(), 9, false);
         rig.drive();
         let mut kept = rig.kept();
         kept.retain(|node| *node != ROOT);
@@ -1313,6 +1369,68 @@ mod tests {
         rig.page(vec![Node { rev: 5, ..Rig::mine(rig.gone(file, NodeKind::File)) }], 5, false);
         rig.drive();
         assert_eq!((rig.engine.len(), rig.engine.cursor()), (1, Some(cursor(5))));
+    }
+
+    #[test]
+    fn a_page_has_only_what_changed_within_it() {
+        for (rev, is_fine) in [(0, false), (3, false), (4, true), (5, true), (6, false), (u64::MAX, false)] {
+            let mut rig = Rig::new();
+            rig.is_lied_to = true;
+            rig.page(Vec::new(), 3, false);
+            rig.drive();
+            let node = Node { rev, ..rig.theirs(id(9), ROOT, "a", Some(1)) };
+            rig.page(vec![node], 5, false);
+            rig.drive();
+            assert_eq!((rig.engine.unsound().is_none(), rig.names(ROOT).len() == 1), (is_fine, is_fine), "{rev}");
+        }
+    }
+
+    #[test]
+    fn what_does_not_go_with_an_earlier_lie_is_read_from_the_begin() {
+        let mut rig = Rig::new();
+        // No such directory: the honest server has a file of that name.
+        rig.page(vec![rig.theirs(id(8), ROOT, "a", None)], 1, false);
+        rig.drive();
+        let mine = rig.file(id(8), "mine", 7);
+        rig.drive();
+        rig.is_lied_to = true;
+        let honest = Node { rev: 2, ..rig.theirs(id(9), ROOT, "a", Some(1)) };
+        for refused in 1..=super::REFUSED_MAX {
+            assert_eq!(rig.engine.next_page().since, Some(cursor(1)));
+            rig.page(vec![honest.clone()], 2, false);
+            rig.drive();
+            assert!(rig.engine.unsound().is_some() && rig.send().is_none(), "{refused}");
+        }
+        assert_eq!(rig.engine.next_page(), Ask::default(), "everything is read");
+        rig.page(vec![honest], 2, false);
+        rig.drive();
+        assert!(rig.engine.unsound().is_none());
+        assert_eq!(rig.names(id(8)), ["mine"]);
+        assert!(rig.names(ROOT).len() == 2 && rig.engine.child(id(8), b"mine") == Some(mine));
+    }
+
+    #[test]
+    fn what_is_here_as_another_kind_of_thing_goes_on_as_a_new_node() {
+        let mut rig = Rig::new();
+        let nodes = vec![rig.theirs(id(8), ROOT, "a", None), rig.theirs(id(9), ROOT, "b", Some(1))];
+        rig.page(nodes, 1, false);
+        rig.drive();
+        let mine = rig.file(id(8), "mine", 7);
+        rig.edit(id(9), 5, NOW.0);
+        rig.drive();
+        // In truth the one is the file and the other the directory.
+        rig.engine.begin_resync();
+        rig.page(vec![rig.theirs(id(8), ROOT, "a", Some(3)), rig.theirs(id(9), ROOT, "b", None)], 1, false);
+        rig.drive();
+        let kind = |node: NodeId| rig.engine.local(node).map(|state| state.kind());
+        assert_eq!((kind(id(8)), kind(id(9))), (Some(NodeKind::File), Some(NodeKind::Dir)));
+        let parent = rig.engine.local(mine).unwrap().names[0].parent;
+        assert!(parent != id(8) && kind(parent) == Some(NodeKind::Dir));
+        let hashes: Vec<_> = rig.engine.ids().filter_map(|id| rig.engine.local(id)?.body.content_hash()).collect();
+        assert!([content(3).hash, content(5).hash, content(7).hash].iter().all(|hash| hashes.contains(hash)));
+        rig.engine.check();
+        rig.restart();
+        assert_eq!(rig.engine.local(mine).unwrap().names[0].parent, parent);
     }
 
     #[test]

@@ -178,7 +178,8 @@ impl<'a> View<'a> {
         if content.is_some_and(|(size, of_manifest)| size != of_manifest) {
             return Some(Fault::Size);
         }
-        let entry = self.tree.get(node.id);
+        // What was said before does not count beside the whole.
+        let entry = self.tree.get(node.id).filter(|_| !self.whole);
         let known = entry.and_then(|entry| entry.synced_state().or(entry.local.as_ref()));
         if known.is_some_and(|known| known.kind() != state.kind()) {
             return Some(Fault::Kind);

@@ -9,7 +9,7 @@ use super::host::Host;
 use super::index::{Index, Item, Known};
 use super::names;
 use super::observe::{draft_item, rightful};
-use super::part::Part;
+use super::part::{Part, clear_part};
 use super::platform::{self, Print, PrintKind};
 use crate::driver::ItemId;
 use std::io;
@@ -84,15 +84,6 @@ fn same_attrs(item: &Item, state: &State) -> bool {
 
 fn same_attrs_as(attrs: Attrs, kind: PrintKind, state: &State) -> bool {
     kind == PrintKind::Symlink && attrs.mtime == state.attrs.mtime || attrs == state.attrs
-}
-
-fn clear_part(part: &Spot, known: &Known) {
-    let cleared = if *known == Known::Dir { part.remove_dir() } else { part.remove_file() };
-    if let Err(error) = cleared
-        && !platform::is_absent(&error)
-    {
-        tracing::warn!(?part, %error, "cannot be removed");
-    }
 }
 
 fn same_bytes(engine: &Engine, item: &Item, id: ItemId, node: NodeId, state: &State) -> bool {
@@ -199,6 +190,11 @@ impl<H: Host> Folder<H> {
             return Ok(Outcome::Later(Some("its name cannot be spelled on this system".into())));
         };
         match id {
+            Some(id) if self.is_another(id, state) => {
+                let gone = self.disown(id)?;
+                self.todo.insert(gone);
+                self.bring(node, state, dir, &name, stack)
+            }
             None => self.bring(node, state, dir, &name, stack),
             Some(id) => {
                 let here = self.index.lock().get(id).map(|item| (item.parent, item.name.clone()));
@@ -210,6 +206,26 @@ impl<H: Host> Folder<H> {
                 self.refresh(node, id, state)
             }
         }
+    }
+
+    /// Whether an item can never become what its node is. An honest server tells of no other kind of a node, nor of another
+    /// target, but what was told first may have been a lie.
+    fn is_another(&self, id: ItemId, state: &State) -> bool {
+        self.index.lock().get(id).is_some_and(|item| match (&item.known, &state.body) {
+            (Known::Draft, _) | (Known::Dir, Body::Dir) | (Known::Content(_), Body::File(_)) => false,
+            (Known::Symlink(here), Body::Symlink(there)) => here != there,
+            _ => true,
+        })
+    }
+
+    /// Parts an item from its node, and gives the node that it stands for then, which is gone: it makes way for the other as
+    /// what was removed does. If this process is killed then, neither looks like a change of the user.
+    fn disown(&mut self, id: ItemId) -> io::Result<NodeId> {
+        self.host.change(|engine, now| {
+            let (gone, mut index) = (engine.fresh_id(now), self.index.lock());
+            index.edit(id, |item| item.node = gone);
+            (gone, index.rows_of(&[id]))
+        })
     }
 
     /// Makes the directories above something that are not there yet, those further up first.
@@ -584,7 +600,6 @@ impl<H: Host> Folder<H> {
                     self.distrust(id);
                     Ok(self.in_the_way(&path))
                 }
-                Body::Symlink(_) if item.print.kind == PrintKind::Symlink => self.relink(node, id, &item, state),
                 _ => Ok(Outcome::Later(None)),
             };
         }
@@ -608,22 +623,6 @@ impl<H: Host> Folder<H> {
         }
         self.shown.push(node);
         Ok(Outcome::Done)
-    }
-
-    /// Puts a symlink in the place of one that leads elsewhere. An honest server never tells of another target of a node, but
-    /// the first that was told may have been a lie.
-    fn relink(&mut self, node: NodeId, old: ItemId, item: &Item, state: &State) -> io::Result<Outcome> {
-        let Body::Symlink(target) = &state.body else { return Ok(Outcome::Later(None)) };
-        let (known, dir) = (Known::Symlink(target.clone()), item.parent);
-        let part = self.fresh_part(dir)?;
-        let put = self.make_at(&part, &known, state.attrs).and_then(|(print, attrs)| {
-            let new = Announced { node, dir, part: part.clone(), print, attrs, known: known.clone() };
-            self.put_over(&new, old, state)
-        });
-        if !matches!(put, Ok(Outcome::Done)) {
-            clear_part(&part, &known);
-        }
-        put
     }
 
     /// What a file is shall be found out by the next look at it.

@@ -1,6 +1,8 @@
 //! The file in which a content is put together before it takes its place.
 
+use super::beneath::Spot;
 use super::folder::Job;
+use super::index::Known;
 use super::platform::{self, Print};
 use std::fs::File;
 use std::io;
@@ -28,5 +30,15 @@ impl Part {
         if let Err(error) = job.part.remove_file() {
             tracing::warn!(part = ?job.part, %error, "cannot be removed");
         }
+    }
+}
+
+/// Removes what was made to take a place and has not taken it.
+pub(super) fn clear_part(part: &Spot, known: &Known) {
+    let cleared = if *known == Known::Dir { part.remove_dir() } else { part.remove_file() };
+    if let Err(error) = cleared
+        && !platform::is_absent(&error)
+    {
+        tracing::warn!(?part, %error, "cannot be removed");
     }
 }

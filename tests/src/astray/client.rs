@@ -413,11 +413,12 @@ impl Client {
             return Ok(false);
         }
         self.shared.lives.set(None);
-        self.coming.clear();
         self.start().map(|()| true)
     }
 
-    fn start(&mut self) -> Result<(), String> {
+    /// Starts with what was kept.
+    pub(super) fn start(&mut self) -> Result<(), String> {
+        self.coming.clear();
         let rows = self.shared.kept.borrow().iter().map(|(id, row)| (*id, row.clone())).collect();
         self.folder = Folder::new(self.host.clone(), &self.root, rows).map_err(|error| error.to_string())?;
         let tell = self.told.clone();

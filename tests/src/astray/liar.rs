@@ -196,7 +196,7 @@ impl Liar {
         if self.lies(Lie::Twice)
             && let Some(node) = page.nodes.first().cloned()
         {
-            let other = Node { rev: node.rev + 1, attrs: page.nodes[page.nodes.len() - 1].attrs, ..node };
+            let other = Node { rev: node.rev.saturating_add(1), attrs: page.nodes[page.nodes.len() - 1].attrs, ..node };
             page.nodes.push(other);
         }
         if self.lies(Lie::LeftOut) {

@@ -294,6 +294,10 @@ impl Run {
         self.note("calm".to_owned());
         self.client.shall_live(None);
         self.ground.borrow_mut().calm();
+        if self.kills > 0 {
+            // Parts that a killed process has left, and that the rogue brings back where the next one works, go with a start.
+            self.client.start()?;
+        }
         self.liar.borrow_mut().is_lying = false;
         self.server.borrow().told_restored().map_err(|error| error.to_string())
     }

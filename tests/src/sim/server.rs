@@ -112,7 +112,7 @@ impl From<NodeKind> for NodeKind2 {
 ///
 /// # Panics
 /// If it does not: then the world would not be deterministic.
-fn at_once<T>(future: impl Future<Output = T>) -> T {
+pub(crate) fn at_once<T>(future: impl Future<Output = T>) -> T {
     match pin!(future).poll(&mut Context::from_waker(Waker::noop())) {
         Poll::Ready(value) => value,
         Poll::Pending => panic!("the service in memory waits for something"),

@@ -175,3 +175,40 @@ fn a_first_start_at_a_server_that_says_no_folder_is_refused_with_a_sentence() {
     let said = b.watched().try_mount();
     assert!(said.refusal().contains("no folder"), "{said:?}");
 }
+
+/// What takes the place of a directory never takes what is in it.
+#[test]
+fn what_is_only_here_stays_in_a_directory_that_was_a_lie() {
+    let world = World::new();
+    let (a, liar, b, around) = lied_to(&world);
+    liar.lie_in_nodes(|node| {
+        if node.names.iter().any(|place| [&b"full"[..], b"empty"].contains(&place.name.as_bytes())) {
+            (node.kind, node.content) = (NodeKind::Dir, None);
+        }
+    });
+    fs::write(a.path("full"), vec![7; 300_000]).unwrap();
+    fs::write(a.path("empty"), vec![8; 300_000]).unwrap();
+    a.wait_synced();
+    until("the lie", || {
+        let are_there = ["full", "empty"].map(|name| b.path(name).is_dir());
+        if are_there == [true; 2] { Ok(()) } else { Err(format!("{are_there:?}")) }
+    });
+    // A name that is ignored.
+    fs::write(b.path("full/.notes.swp"), "only here").unwrap();
+    b.wait_synced();
+    liar.be_honest();
+    world.server().command(&["restored"]);
+    // Each directory goes on as another node, and the file stands beside it.
+    until("both files", || {
+        let is_file = |name: &str| name.contains(" (conflict, ");
+        let names = fs::read_dir(&b.folder).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        let files: Vec<_> = names.filter(|name| is_file(name)).map(|name| fs::read(b.path(name))).collect();
+        let has = |byte: u8| files.iter().flatten().any(|bytes| *bytes == [byte; 300_000]);
+        if has(7) && has(8) { Ok(()) } else { Err(format!("{} files", files.len())) }
+    });
+    assert_eq!(fs::read_to_string(b.path("full/.notes.swp")).unwrap(), "only here");
+    fs::remove_file(b.path("full/.notes.swp")).unwrap();
+    assert_become_equal(&a.folder, &b.folder, DirTimes::Ignored);
+    b.wait_synced();
+    around.assert_untouched();
+}

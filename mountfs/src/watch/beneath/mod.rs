@@ -301,13 +301,12 @@ impl Spot {
             match self.dir.0.exchange(&self.name, &to.dir.0, &to.name) {
                 Ok(()) => {
                     // What was there can still be looked at: a program may have written to it a moment ago.
-                    let expected = is_expected(self);
-                    if matches!(expected, Ok(true)) {
-                        self.remove_file()?;
-                    } else {
+                    let replaced = is_expected(self)
+                        .and_then(|expected| if expected { self.remove_file().map(|()| true) } else { Ok(false) });
+                    if !matches!(replaced, Ok(true)) {
                         self.dir.0.exchange(&self.name, &to.dir.0, &to.name)?;
                     }
-                    return expected;
+                    return replaced;
                 }
                 Err(error) if error.kind() == io::ErrorKind::Unsupported => {}
                 Err(error) => return Err(error),
