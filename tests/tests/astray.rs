@@ -42,7 +42,7 @@ fn nothing_is_led_astray() {
         "{runs} runs: {lies} lies, {disbelieved} not believed, {swaps} swaps, {written} files to be found, {kills} kills, {rejoined} joined again"
     );
     assert!(lies > runs && disbelieved > runs / 4 && swaps > runs && written > runs, "it was led astray");
-    assert!((rejoined as u64) < runs / 5, "{rejoined} of {runs} had to join anew");
+    assert!((rejoined as u64) < runs / 5, "{rejoined} of {runs} had to join again");
 }
 
 #[test]

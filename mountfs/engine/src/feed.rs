@@ -25,7 +25,7 @@ const HELD_MAX: u32 = 3;
 /// How many conflicts without news from the feed it takes to compare everything anew.
 const FRUITLESS_MAX: u32 = 3;
 
-/// How many states that are no folder it takes to compare everything anew: what they do not go with may have been a lie.
+/// How many states that are no folder it takes to compare everything again: what they do not go with may have been a lie.
 const REFUSED_MAX: u32 = 3;
 
 /// What has arrived of the feed.

@@ -13,7 +13,7 @@ use syncmount_common::{ChunkHash, DeviceId, Epoch, OpId, envelope};
 use syncmount_server::FIRST_FOLDER;
 use syncmount_server::service::{HoldRule, Poll, Service};
 
-/// The folder of nobody else.
+/// The folder of no other device.
 const OTHER_FOLDER: &str = "other";
 
 /// Contents of at most this size are read byte by byte at the end.
@@ -114,12 +114,12 @@ impl World {
         self.epochs_stay()
     }
 
-    /// No history has begun anew: the store was not set back.
+    /// No history has begun again: the store was not set back.
     fn epochs_stay(&self) -> Result<(), String> {
         for (folder, epoch) in &self.epochs {
             let (now, _) = self.host.end(folder);
             if now != *epoch {
-                return Err(format!("the history of `{folder}` has begun anew, and nobody has set it back"));
+                return Err(format!("the history of `{folder}` has begun again, and no operator has set it back"));
             }
         }
         Ok(())

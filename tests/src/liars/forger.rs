@@ -279,7 +279,7 @@ impl Forger {
     }
 }
 
-/// Whether a node is one that only a liar would make: nobody has the room for it.
+/// Whether a node is one that only a liar would make: no disk has the room for it.
 pub(super) fn is_flood(node: &Node) -> bool {
     let size = |content: &Content| content.size;
     !node.deleted && node.content.as_ref().map_or(0, size) >= LARGEST / 2

@@ -55,7 +55,7 @@ impl Lies<'_> {
         }
     }
 
-    /// Bytes that nobody has, or those of another file.
+    /// Bytes that no party has, or those of another file.
     fn some_content(&mut self) -> Content {
         let other = self.some_known(|node| node.content.is_some()).and_then(|node| node.content);
         match (self.rng.below(3), other) {
@@ -213,7 +213,7 @@ impl Lies<'_> {
     }
 }
 
-/// A node that nobody made.
+/// A node that no device made.
 fn made_up(index: u64) -> NodeId {
     NodeId::from_bytes([0xA0 + index as u8; 16])
 }

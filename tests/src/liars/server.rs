@@ -12,7 +12,7 @@ use syncmount_common::{NodeId, NodeKind};
 /// Contents of at most this size are read byte by byte at the end.
 const SMALL: u64 = 1 << 20;
 
-/// How often users do away with files whose bytes nobody has.
+/// How often users do away with files whose bytes no party has.
 const CLEARINGS: usize = 5;
 
 struct World {
@@ -98,7 +98,7 @@ impl World {
         rest::is_at_rest(&self.devices, &self.host)
     }
 
-    /// Users remove what nobody has the bytes of: files that the liar made up.
+    /// Users remove files whose bytes no party has: files that the liar made up.
     fn clear(&mut self) -> bool {
         let mut cleared = false;
         for device in &mut self.devices {
@@ -131,7 +131,7 @@ impl World {
         self.come_to_rest().map_err(|what| format!("after the lies: {what}"))?;
         at_once(self.host.service.restored()).map_err(|error| error.to_string())?;
         for _ in 0..CLEARINGS {
-            self.come_to_rest().map_err(|what| format!("after the history began anew: {what}"))?;
+            self.come_to_rest().map_err(|what| format!("after the history began again: {what}"))?;
             if !self.clear() {
                 break;
             }

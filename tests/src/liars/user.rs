@@ -85,7 +85,7 @@ impl Device {
         text.into_bytes().into()
     }
 
-    /// Writes a file anew.
+    /// Writes a whole file.
     fn write(&mut self, node: NodeId) {
         let expected = match self.engine.local(node).map(|state| &state.body) {
             Some(Body::File(FileBody::Clean(content))) => Expected::Clean(content.hash),
