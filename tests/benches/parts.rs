@@ -91,7 +91,14 @@ fn kept(nodes: u64, changed: bool) -> Restored {
             true => RowSynced::Differs { rev, content_rev, state: Some(Arc::new(synced)) },
             false => RowSynced::SameAsLocal { rev, content_rev },
         };
-        let row = Row { local: Some(local), synced, changed: Timestamp(1), offered: false, scope: Scope::Shared };
+        let row = Row {
+            local: Some(local),
+            synced,
+            changed: Timestamp(1),
+            offered: false,
+            scope: Scope::Shared,
+            sent_names: None,
+        };
         Some((node.id, row))
     };
     Restored { rows: (0..nodes).filter_map(row).collect(), cursor: Some(cursor(nodes)), ..Restored::default() }

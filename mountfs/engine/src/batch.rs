@@ -49,6 +49,11 @@ impl InFlight {
     pub(crate) fn nodes(&self) -> impl Iterator<Item = NodeId> + '_ {
         self.sent.iter().map(|sent| sent.node)
     }
+
+    /// What the server has of a node after it.
+    pub(crate) fn after(&self, node: NodeId) -> Option<&State> {
+        self.sent.iter().find(|sent| sent.node == node)?.after.as_deref()
+    }
 }
 
 struct Sent {

@@ -7,7 +7,7 @@ use crate::held::Held;
 use crate::news::{ToldOf, take_last};
 use crate::output::{Changed, Effect, Position, PrepareAnswer, Queued, Record};
 use crate::scope::{NoRules, Rules, Scope};
-use crate::state::{Body, Draft, FileBody, Row, RowSynced, State};
+use crate::state::{Body, Draft, FileBody, Names, Row, RowSynced, State};
 use crate::tree::{Entry, Synced, Tree};
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
@@ -83,6 +83,9 @@ pub struct Engine {
     /// Nodes of the commit in flight, and of commits that an earlier run sent and did not live to hear the answer of.
     pub(crate) unanswered: BTreeSet<NodeId>,
     pub(crate) unanswered_touched: bool,
+    /// The names with which creations may have reached the server, of nodes that have had others since. What the server has
+    /// then is earlier than what is here, whichever device it names: a client that was cut off goes on as another one.
+    pub(crate) sent_names: HashMap<NodeId, Names>,
     /// Nodes whose name has a conflict note.
     conflicts: BTreeSet<NodeId>,
     /// Nodes without an agreement whose bytes came from the server, by content: copies of versions that were replaced here.
@@ -133,6 +136,7 @@ impl Engine {
             sent_before: BTreeSet::new(),
             unanswered: restored.unanswered.into_iter().collect(),
             unanswered_touched: false,
+            sent_names: HashMap::new(),
             conflicts: BTreeSet::new(),
             copies: BTreeMap::new(),
             copied: BTreeMap::new(),
@@ -175,6 +179,9 @@ impl Engine {
             let may_be_sent = row.scope == Scope::Shared;
             if may_be_sent && local.is_some() && synced.as_ref().is_none_or(|synced| synced.state.is_none()) {
                 self.sent_before.insert(id);
+            }
+            if let Some(names) = row.sent_names.filter(|_| synced.is_none()) {
+                self.sent_names.insert(id, names);
             }
             self.tree.set_detached(id, local, synced, row.changed);
             self.tree.set_scope(id, row.scope);
@@ -273,7 +280,10 @@ impl Engine {
     /// iterator knows how many.
     pub fn rows(&self, record: &Record) -> impl Iterator<Item = (NodeId, Option<Row>)> {
         let nodes = record.nodes.iter().copied().chain(record.arrived.ids());
-        nodes.map(|id| (id, self.tree.get(id).map(row_of)))
+        nodes.map(|id| {
+            let sent_names = self.sent_names.get(&id).cloned();
+            (id, self.tree.get(id).map(|entry| Row { sent_names, ..row_of(entry) }))
+        })
     }
 
     /// A record could not be kept: it is part of the next one.
@@ -523,6 +533,7 @@ impl Engine {
 
     /// Replaces what is known about a node whose places are free.
     pub(crate) fn put(&mut self, id: NodeId, local: Option<Arc<State>>, synced: Option<Synced>, now: Timestamp) {
+        self.note_sent_names(id, local.as_deref(), synced.as_ref());
         self.tree.set(id, local, synced, now);
         self.touch(id);
     }
@@ -535,8 +546,29 @@ impl Engine {
         synced: Option<Synced>,
         now: Timestamp,
     ) {
+        self.note_sent_names(id, local.as_deref(), synced.as_ref());
         self.tree.set_detached(id, local, synced, now);
         self.touch(id);
+    }
+
+    /// Before a node changes: a creation whose answer is not known may be at the server under the names of now.
+    fn note_sent_names(&mut self, id: NodeId, after: Option<&State>, synced: Option<&Synced>) {
+        if synced.is_some() || after.is_none() {
+            self.sent_names.remove(&id);
+            return;
+        }
+        if !self.unanswered.contains(&id) || self.sent_names.contains_key(&id) {
+            return;
+        }
+        let Some(before) =
+            self.tree.get(id).filter(|entry| entry.synced.is_none()).and_then(|entry| entry.local.as_ref())
+        else {
+            return;
+        };
+        if after.is_some_and(|after| after.names != before.names) {
+            let sent = self.in_flight.as_ref().and_then(|batch| batch.after(id)).unwrap_or(before);
+            self.sent_names.insert(id, sent.names.clone());
+        }
     }
 
     pub(crate) fn touch(&mut self, id: NodeId) {
@@ -682,7 +714,7 @@ fn distrust_unfinished(mut state: Arc<State>) -> Arc<State> {
 
 fn placeholder() -> Arc<State> {
     Arc::new(State {
-        names: crate::state::Names::new(),
+        names: Names::new(),
         attrs: syncmount_common::Attrs { mode: 0, mtime: Timestamp(0) },
         body: Body::Dir,
         xattrs: syncmount_common::Xattrs::default(),
@@ -699,7 +731,14 @@ fn row_of(entry: &Entry) -> Row {
             RowSynced::Differs { rev: synced.rev, content_rev: synced.content_rev, state: synced.state.clone() }
         }
     };
-    Row { local: entry.local.clone(), synced, changed: entry.changed, offered: entry.offered, scope: entry.scope }
+    Row {
+        local: entry.local.clone(),
+        synced,
+        changed: entry.changed,
+        offered: entry.offered,
+        scope: entry.scope,
+        sent_names: None,
+    }
 }
 
 /// Whether a state is a directory's.

@@ -7,7 +7,7 @@ use crate::conflict::{conflict_name, keeps_name};
 use crate::engine::{Engine, is_dir};
 use crate::news::{News, Told, ToldOf, Writers, latest, take_last};
 use crate::output::{Effect, Queued};
-use crate::reconcile::{Copy, Facts, merge};
+use crate::reconcile::{Copy, Facts, merge, merge_names};
 use crate::scope::Scope;
 use crate::soundness::{self, Fault, Unsound};
 use crate::state::{Body, Draft, FileBody, State};
@@ -584,7 +584,13 @@ impl Engine {
         let synced = entry.and_then(Entry::synced_state).map(Arc::as_ref);
         let local = entry.and_then(|entry| entry.local.as_ref());
         let outgoing = entry.and_then(Entry::outgoing);
-        let merged = merge(synced, outgoing.map(Arc::as_ref), remote.as_deref(), facts);
+        let mut merged = merge(synced, outgoing.map(Arc::as_ref), remote.as_deref(), facts);
+        if let (Some(sent), Some(here), Some(there)) = (self.sent_names.get(&node.id), outgoing, &remote)
+            && let Some(after) = merged.local.as_mut().filter(|_| synced.is_none() && !facts.mine)
+        {
+            // It was sent under other names than it has here: what is sent decides which side has changed them since.
+            after.names = merge_names(Some(sent), &here.names, &there.names, false);
+        }
         let after = merged.local.map(|after| match &remote {
             // One allocation for both views of the ordinary case.
             Some(remote) if **remote == after => remote.clone(),

@@ -692,4 +692,55 @@ mod tests {
         assert!(rig.names(ROOT).is_empty());
         assert_eq!(rig.sync(), [[syncmount_common::protocol::commit::Op::Remove { id: file, base: 1 }]]);
     }
+
+    /// The client was cut off while a creation was on its way, and goes on as another device, so that its own commit looks like
+    /// that of another one. What it replaced must not be removed without it.
+    #[test]
+    fn a_creation_that_has_replaced_a_file_since_it_was_sent_stays_in_its_place() {
+        for is_renamed_after_the_start in [false, true] {
+            let mut rig = Rig::new();
+            let old = rig.file(ROOT, "f", 1);
+            rig.sync();
+            let new = rig.file(ROOT, "save", 2);
+            rig.drive();
+            assert!(rig.send().is_some());
+            let rename = |rig: &mut Rig| {
+                rig.engine.rename((ROOT, b"save"), (ROOT, name("f")), RenameMode::Replace, NOW).unwrap();
+                rig.drive();
+            };
+            if !is_renamed_after_the_start {
+                rename(&mut rig);
+            }
+            rig.restart();
+            rig.become_another();
+            if is_renamed_after_the_start {
+                rename(&mut rig);
+            }
+            rig.restart();
+            rig.news(vec![rig.theirs(new, ROOT, "save", Some(2))]);
+            assert_eq!((rig.names(ROOT), rig.engine.child(ROOT, b"f")), (vec!["f".to_owned()], Some(new)));
+            let batches = rig.sync();
+            let sent: Vec<NodeId> = batches[0].iter().map(syncmount_common::protocol::commit::Op::id).collect();
+            assert!(batches.len() == 1 && sent.contains(&old) && sent.contains(&new), "{batches:?}");
+            assert!(rig.engine.sent_names.is_empty() && rig.rows.values().all(|row| row.sent_names.is_none()));
+        }
+    }
+
+    /// The same where what was done after it was sent is forgotten.
+    #[test]
+    fn a_creation_whose_later_name_was_forgotten_has_it_from_the_server() {
+        let mut rig = Rig::new();
+        let old = rig.file(ROOT, "f", 1);
+        rig.sync();
+        let new = rig.file(ROOT, "save", 2);
+        let backup = rig.backup();
+        rig.sync();
+        rig.engine.rename((ROOT, b"save"), (ROOT, name("f")), RenameMode::Replace, NOW).unwrap();
+        rig.drive();
+        rig.sync();
+        rig.set_back(backup);
+        rig.news(vec![rig.theirs(new, ROOT, "f", Some(2)), rig.gone(old, NodeKind::File)]);
+        assert_eq!((rig.names(ROOT), rig.engine.child(ROOT, b"f")), (vec!["f".to_owned()], Some(new)));
+        assert!(rig.sync().is_empty());
+    }
 }

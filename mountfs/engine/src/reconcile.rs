@@ -185,7 +185,12 @@ fn three_way<'a, T: PartialEq + ?Sized>(synced: Option<&T>, local: &'a T, remote
 /// Names are merged one by one: each that either side has given or taken away counts. Where both took the same name away,
 /// what the other side put in its place counts, so that one file that both have moved is in one place. The last name is
 /// not taken away by two sides that each leave another one.
-fn merge_names(synced: Option<&[Placement]>, local: &[Placement], remote: &[Placement], mine: bool) -> Names {
+pub(crate) fn merge_names(
+    synced: Option<&[Placement]>,
+    local: &[Placement],
+    remote: &[Placement],
+    mine: bool,
+) -> Names {
     let Some(synced) = synced.filter(|synced| !mine && *synced != local && *synced != remote) else {
         return three_way(synced, local, remote, mine).iter().cloned().collect();
     };

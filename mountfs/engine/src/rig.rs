@@ -19,7 +19,7 @@ const OTHER: DeviceId = DeviceId::from_bytes([2; 16]);
 
 pub(crate) struct Rig {
     pub(crate) engine: Engine,
-    rows: BTreeMap<NodeId, Row>,
+    pub(crate) rows: BTreeMap<NodeId, Row>,
     seq: u64,
     unanswered: Vec<NodeId>,
     position: Position,

@@ -197,6 +197,9 @@ pub struct Row {
     /// Whether the node is part of the folder. Kept apart: rows that were written before there were others go on to be read.
     #[serde(skip)]
     pub scope: Scope,
+    /// The names with which its creation may have reached the server, if it has had others since. Kept apart as well.
+    #[serde(skip)]
+    pub sent_names: Option<Names>,
 }
 
 /// What both sides agreed on, in the form kept on disk.

@@ -7,8 +7,8 @@ use serde::{Deserialize, Serialize};
 use std::io;
 use std::sync::Arc;
 use syncmount_common::hash::FileHash;
-use syncmount_common::{Content, NodeId, Xattrs};
-use syncmount_engine::{Body, FileBody, Position, Record, Restored, Row, RowSynced, Scope, State};
+use syncmount_common::{Content, NodeId, Placement, Xattrs};
+use syncmount_engine::{Body, FileBody, Names, Position, Record, Restored, Row, RowSynced, Scope, State};
 
 const CURSOR: &str = "cursor";
 const AHEAD: &str = "ahead";
@@ -27,6 +27,8 @@ enum Extra {
     Scope(Scope),
     /// Extended attributes of both views.
     Xattrs { local: Xattrs, synced: Xattrs },
+    /// The names with which it was sent.
+    SentNames(Vec<Placement>),
 }
 
 fn synced_state(row: &mut Row) -> Option<&mut State> {
@@ -48,6 +50,9 @@ fn encode_row(row: &Row) -> io::Result<Vec<u8>> {
     };
     if !local.is_empty() || !synced.is_empty() {
         data = postcard::to_extend(&Extra::Xattrs { local, synced }, data).map_err(other)?;
+    }
+    if let Some(names) = &row.sent_names {
+        data = postcard::to_extend(&Extra::SentNames(names.to_vec()), data).map_err(other)?;
     }
     Ok(data)
 }
@@ -84,6 +89,7 @@ fn decode_row(data: &[u8]) -> io::Result<Row> {
         rest = behind;
         match extra {
             Extra::Scope(scope) => row.scope = scope,
+            Extra::SentNames(names) => row.sent_names = Some(Names::from_vec(names)),
             Extra::Xattrs { local, synced } => {
                 row.local.iter_mut().for_each(|state| Arc::make_mut(state).xattrs = local.clone());
                 synced_state(&mut row).into_iter().for_each(|state| state.xattrs = synced.clone());
@@ -216,8 +222,14 @@ mod tests {
         let several = file(content(vec![chunk(b"a"), chunk(b"b")]));
         let single = file(content(vec![chunk(b"a")]));
         let synced = RowSynced::Differs { rev: 1, content_rev: 1, state: Some(Arc::new(several)) };
-        let row =
-            Row { local: Some(Arc::new(single)), synced, changed: Timestamp(2), offered: false, scope: Scope::Shared };
+        let row = Row {
+            local: Some(Arc::new(single)),
+            synced,
+            changed: Timestamp(2),
+            offered: false,
+            scope: Scope::Shared,
+            sent_names: None,
+        };
         let mut back = decode_row(&encode_row(&row).unwrap()).unwrap();
         let hash = |state: &State| state.body.content().unwrap().sha256;
         assert_eq!(hash(back.local.as_ref().unwrap()), Some(FileHash::of(b"a")), "proved by the manifest");
@@ -230,7 +242,14 @@ mod tests {
         xattrs.set(b"user.note", b"value").unwrap();
         let none = Xattrs::default();
         let differs = |state| RowSynced::Differs { rev: 1, content_rev: 1, state };
-        let row = |local, synced| Row { local, synced, changed: Timestamp(2), offered: false, scope: Scope::Shared };
+        let row = |local, synced| Row {
+            local,
+            synced,
+            changed: Timestamp(2),
+            offered: false,
+            scope: Scope::Shared,
+            sent_names: None,
+        };
         let plain = row(Some(state(none.clone())), RowSynced::Never);
         assert_eq!(encode_row(&plain).unwrap(), postcard::to_stdvec(&plain).unwrap(), "as the first version wrote it");
         let scopes = [Scope::Ignored, Scope::Aside, Scope::Leftover];
