@@ -114,6 +114,10 @@ pub struct WatchArgs {
     /// How often everything is looked at without a hint from the system, like 30s, 10m or 1h
     #[arg(long, value_name = "TIME", value_parser = parse_interval, default_value = "10m")]
     pub scan_interval: Duration,
+    /// This is the folder, although its marker is gone or its disk is another: compare all that is in it with what the server
+    /// has, and remove nothing
+    #[arg(long)]
+    pub accept: bool,
     /// Set the set-user-ID and set-group-ID bits here too; without it they are kept and not set
     #[arg(long)]
     pub apply_setid: bool,
@@ -223,6 +227,8 @@ pub enum Command {
     Pin(PinArgs),
     /// The end of that: they may make room for others again
     Unpin(UnpinArgs),
+    /// Say that what lies at a path of a watched folder is right, although a disk is gone from there
+    Accept(AcceptArgs),
     /// Send what is pending, then unmount
     Umount(UmountArgs),
     /// Return when nothing is pending
@@ -280,6 +286,15 @@ pub struct PinArgs {
     /// For programs: one JSON array
     #[arg(long, requires = "list")]
     pub json: bool,
+}
+
+/// `syncmount accept PATH…`.
+#[derive(Args, Debug, PartialEq)]
+pub struct AcceptArgs {
+    /// A watched folder, or what lies in one. It is compared with what the server has as if it were new; nothing of what is
+    /// missing there counts as removed, and what is missing is fetched
+    #[arg(value_name = "PATH", required = true)]
+    pub paths: Vec<PathBuf>,
 }
 
 /// `syncmount unpin PATH…`.
@@ -359,8 +374,8 @@ pub struct VerifyArgs {
     pub json: bool,
 }
 
-const COMMANDS: [&str; 11] =
-    ["watch", "login", "logout", "status", "pin", "unpin", "umount", "wait", "service", "cache", "help"];
+const COMMANDS: [&str; 12] =
+    ["watch", "login", "logout", "status", "pin", "unpin", "accept", "umount", "wait", "service", "cache", "help"];
 
 /// After options clap takes a command's word for a folder; whoever types it means the command.
 fn folder_to_mount(path: PathBuf) -> Result<PathBuf, String> {

@@ -3,7 +3,7 @@
 //! They change nothing themselves; they ask the mount's process and say what it answers. Only a cache that no mount uses
 //! is checked right here. Results go to stdout, what is on the way to stderr.
 
-use crate::cli::{PinArgs, StatusArgs, UmountArgs, UnpinArgs, VerifyArgs, WaitArgs};
+use crate::cli::{AcceptArgs, PinArgs, StatusArgs, UmountArgs, UnpinArgs, VerifyArgs, WaitArgs};
 use crate::config::{self, Dirs, StartError};
 use crate::control::{self, ControlClient, ControlError, Drained};
 use crate::driver::{self, OpenError};
@@ -96,9 +96,9 @@ pub enum CommandError {
     /// A path outside of all folders.
     #[error("{0} is in no folder that is mounted here")]
     InNoFolder(PathBuf),
-    /// The mount refuses to pin or unpin.
+    /// The process refuses it.
     #[error("{path}: {error}")]
-    Pin {
+    Refused {
         /// As it was given.
         path: PathBuf,
         /// Its sentence.
@@ -112,7 +112,7 @@ pub enum CommandError {
 /// `syncmount status [FOLDER] [--json]`.
 pub async fn status(args: &StatusArgs, dirs: &Dirs) -> Result<(), CommandError> {
     let Some(given) = &args.mountpoint else { return status_of_all(args.json, dirs).await };
-    let mountpoint = mountpoint::find_mounted(given)?;
+    let mountpoint = folder_meant(given, dirs)?;
     let mut client = connect(dirs, &mountpoint).await?;
     let status = client.status().await?;
     if args.json {
@@ -155,7 +155,7 @@ fn dead_mounts(dirs: &Dirs) -> Result<Vec<PathBuf>, StartError> {
 
 /// `syncmount umount FOLDER`. Without `--force` it unmounts nothing before everything is sent.
 pub async fn umount(args: &UmountArgs, dirs: &Dirs) -> Result<(), CommandError> {
-    let mountpoint = mountpoint::find_mounted(&args.mountpoint)?;
+    let mountpoint = folder_meant(&args.mountpoint, dirs)?;
     let mut client = match connect(dirs, &mountpoint).await {
         Err(CommandError::Dead(_)) => return clear(&mountpoint),
         other => other?,
@@ -198,7 +198,7 @@ fn clear(mountpoint: &Path) -> Result<(), CommandError> {
 
 /// `syncmount wait FOLDER`.
 pub async fn wait(args: &WaitArgs, dirs: &Dirs) -> Result<(), CommandError> {
-    let mountpoint = mountpoint::find_mounted(&args.mountpoint)?;
+    let mountpoint = folder_meant(&args.mountpoint, dirs)?;
     let mut client = connect(dirs, &mountpoint).await?;
     match drain(&mut client, args.timeout.0).await? {
         Drained::All(status) => check_unsent(&mountpoint, &status),
@@ -291,7 +291,7 @@ async fn set_pins(paths: &[PathBuf], keep: bool, dirs: &Dirs) -> Result<(), Comm
         let metadata = metadata.map_err(|error| CommandError::NoPath { path: given.clone(), error })?;
         let mut client = connect(dirs, &mountpoint).await?;
         let pinned = client.pin(inode_number(&metadata), keep).await;
-        pinned.map_err(|error| CommandError::Pin { path: given.clone(), error: Box::new(error) })?;
+        pinned.map_err(|error| CommandError::Refused { path: given.clone(), error: Box::new(error) })?;
     }
     Ok(())
 }
@@ -315,12 +315,49 @@ async fn list_pins(args: &PinArgs, dirs: &Dirs) -> Result<(), CommandError> {
     Ok(())
 }
 
+/// The folder that is meant: also a watched one that is not at its path at present.
+fn folder_meant(given: &Path, dirs: &Dirs) -> Result<PathBuf, CommandError> {
+    match mountpoint::find_mounted(given) {
+        Err(StartError::MountpointMissing(path)) => match place_of_missing(given) {
+            Some(place) if control::is_served(dirs, &place)? => Ok(place),
+            _ => Err(StartError::MountpointMissing(path).into()),
+        },
+        found => Ok(found?),
+    }
+}
+
+/// Where a path leads that nothing is at, without symlinks.
+fn place_of_missing(given: &Path) -> Option<PathBuf> {
+    let lexical = std::path::absolute(given).ok()?;
+    Some(dunce::canonicalize(lexical.parent()?).ok()?.join(lexical.file_name()?))
+}
+
+/// `syncmount accept PATH…`.
+pub async fn accept(args: &AcceptArgs, dirs: &Dirs) -> Result<(), CommandError> {
+    for given in &args.paths {
+        // What is accepted may be that nothing is there.
+        let path = dunce::canonicalize(given).or_else(|error| place_of_missing(given).ok_or(error));
+        let path = path.map_err(|error| CommandError::NoPath { path: given.clone(), error })?;
+        let folder = folder_above(given, &path, dirs)?;
+        let below = path.strip_prefix(&folder).unwrap_or(Path::new("")).to_path_buf();
+        let accepted = connect(dirs, &folder).await?.accept(below).await;
+        accepted.map_err(|error| CommandError::Refused { path: given.clone(), error: Box::new(error) })?;
+    }
+    Ok(())
+}
+
 /// A path without symlinks, and the folder that it is in.
 fn folder_of(given: &Path, dirs: &Dirs) -> Result<(PathBuf, PathBuf), CommandError> {
     let path = dunce::canonicalize(given).map_err(|error| CommandError::NoPath { path: given.into(), error })?;
+    let folder = folder_above(given, &path, dirs)?;
+    Ok((path, folder))
+}
+
+/// The folder that a path without symlinks is in.
+fn folder_above(given: &Path, path: &Path, dirs: &Dirs) -> Result<PathBuf, CommandError> {
     for folder in path.ancestors() {
         if control::is_served(dirs, folder)? {
-            return Ok((path.clone(), folder.into()));
+            return Ok(folder.into());
         }
     }
     Err(CommandError::InNoFolder(given.into()))

@@ -70,6 +70,7 @@ fn run_command(command: &Command) -> anyhow::Result<()> {
             Command::Status(args) => commands::status(args, &dirs).await?,
             Command::Pin(args) => commands::pin(args, &dirs).await?,
             Command::Unpin(args) => commands::unpin(args, &dirs).await?,
+            Command::Accept(args) => commands::accept(args, &dirs).await?,
             Command::Umount(args) => commands::umount(args, &dirs).await?,
             Command::Wait(args) => commands::wait(args, &dirs).await?,
             Command::Service(command) => service::service(command, &dirs)?,

@@ -75,6 +75,11 @@ pub trait Remote: Send + Sync + 'static {
     /// Whether the server takes contents told by their differences; it is not known before the first answer, and then not so.
     fn takes_content_deltas(&self) -> bool;
 
+    /// Whether the server ignores fields that it does not know; as above.
+    fn ignores_unknown_fields(&self) -> bool {
+        false
+    }
+
     /// The same of chunks: whether envelopes may tell a difference to a chunk that the server has.
     fn takes_chunk_deltas(&self) -> bool;
 

@@ -42,6 +42,9 @@ pub struct Status {
     /// A watched folder is being looked at: what was done there a moment ago may not be counted yet.
     #[serde(default)]
     pub looking: bool,
+    /// A watched folder is not what it was: nothing is done until it is, and nothing is waited for. `problems` says why.
+    #[serde(default)]
+    pub paused: bool,
     /// Files, directories and symlinks whose names stay on this machine. They are never pending.
     #[serde(default)]
     pub only_here: u64,
@@ -199,6 +202,7 @@ impl Status {
             pending_nodes: 0,
             incoming: 0,
             looking: false,
+            paused: false,
             only_here: 0,
             cache_used: 0,
             cache_limit: config.cache_size,
@@ -215,10 +219,10 @@ impl Status {
         }
     }
 
-    /// Whether the server has everything that can be sent, and a watched folder shows what can be shown.
+    /// Whether the server has everything that can be sent now, and a watched folder shows what can be shown.
     pub fn is_drained(&self) -> bool {
         let is_sent = self.pending_files == 0 && self.pending_bytes == 0 && self.pending_nodes == 0;
-        self.phase != Phase::Starting && is_sent && self.incoming == 0 && !self.looking
+        self.phase != Phase::Starting && (self.paused || is_sent && self.incoming == 0 && !self.looking)
     }
 
     /// The problems that keep a change from the server.
@@ -345,6 +349,7 @@ pub(crate) mod tests {
             pending_nodes: 0,
             incoming: 0,
             looking: false,
+            paused: false,
             only_here: 0,
             cache_used: 1 << 20,
             cache_limit: 10 << 30,
@@ -370,7 +375,7 @@ pub(crate) mod tests {
         let expected = serde_json::json!({
             "mountpoint": "/home/u/Sync", "mode": "mount", "server": "http://h", "folder": "default", "pid": 7, "connected": true,
             "phase": "live", "pending_files": 0, "pending_bytes": 0, "pending_nodes": 0, "incoming": 0,
-            "looking": false, "only_here": 0, "cache_used": 1048576, "cache_limit": 10737418240u64,
+            "looking": false, "paused": false, "only_here": 0, "cache_used": 1048576, "cache_limit": 10737418240u64,
             "pinned": {"files": 2, "bytes": 4096, "missing_bytes": 0}, "last_error": {"at": 5, "message": "x"},
             "problems": [{"kind": "set_aside", "path": "a", "reason": "because"}], "problems_more": 0,
             "passed_through": 0, "requests": 3, "bytes_sent": 0, "bytes_received": 5242880, "since": 1000000000000u64,

@@ -20,6 +20,7 @@ pub(crate) fn options(args: &WatchArgs) -> Options {
         verify: args.verify,
         scan_interval: args.scan_interval,
         confined: !args.no_confinement,
+        accept: args.accept,
         apply_setid: args.apply_setid,
     }
 }

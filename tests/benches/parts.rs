@@ -238,7 +238,20 @@ impl Server {
         let mut random = [0; 10];
         random[2..].copy_from_slice(&self.made.to_be_bytes());
         let (op_id, epoch, device) = (OpId::new_v7(1, &random), self.epoch, device());
-        (CommitRequest { op_id, epoch, device, session: None, known: None, contents, changed: Vec::new(), ops }, chunks)
+        (
+            CommitRequest {
+                op_id,
+                epoch,
+                device,
+                session: None,
+                known: None,
+                contents,
+                changed: Vec::new(),
+                concluded: false,
+                ops,
+            },
+            chunks,
+        )
     }
 
     fn commit(&self, (request, chunks): (CommitRequest, Vec<(ChunkHash, bytes::Bytes)>)) {

@@ -80,6 +80,11 @@ pub struct CommitRequest {
     /// More of them, told by their differences: at most [`OPS_MAX`], of at most [`crate::delta::EXTENTS_SUM_MAX`] extents in sum.
     #[serde(skip_serializing_if = "Vec::is_empty", default)]
     pub changed: Vec<ChangedContent>,
+    /// What the batch removes was found missing in a plain folder, where no program's own call is seen: it could have gone in
+    /// another way. A server's stop for mass deletes counts it also where the device has just made it. Only for a server
+    /// that ignores what it does not know ([`super::features::Feature::ExtraFields`]).
+    #[serde(skip_serializing_if = "std::ops::Not::not", default)]
+    pub concluded: bool,
     /// What to do. A node appears at most once.
     pub ops: Vec<Op>,
 }

@@ -107,6 +107,7 @@ impl Engine {
             known,
             contents,
             changed: Vec::new(),
+            concluded: false,
             ops: batch.ops,
         })
     }

@@ -6,11 +6,12 @@
 //! a mount does: that is the [`ControlHandler`].
 //!
 //! Requests: `{"request":"status"}`, `{"request":"drain","timeout_ms":5000}`, `{"request":"stop","force":false}`,
-//! `{"request":"verify_cache"}`, `{"request":"pin","ino":7,"keep":true}`, `{"request":"pins"}`.
+//! `{"request":"verify_cache"}`, `{"request":"pin","ino":7,"keep":true}`, `{"request":"pins"}`,
+//! `{"request":"accept","path":"a/b"}`.
 //! Replies: `{"reply":"status",…}`; for `drain` any number of `{"reply":"progress",…}`, then `drained` or `timed_out`, all
 //! with the fields of [`Status`]; for `stop` `{"reply":"stopping"}`; for `verify_cache` any number of
 //! `{"reply":"verifying",…}`, then `verified`, with the fields of [`VerifyReport`]; for `pin` `{"reply":"pinned"}`, for `pins`
-//! `{"reply":"pins","pins":[…]}`; and `{"reply":"error","message":"…"}`.
+//! `{"reply":"pins","pins":[…]}`, for `accept` `{"reply":"accepted"}`; and `{"reply":"error","message":"…"}`.
 
 #[cfg(windows)]
 mod pipe;
@@ -77,6 +78,11 @@ pub trait ControlHandler: Send + Sync + 'static {
     fn pin(&self, ino: u64, keep: bool) -> Result<(), String>;
     /// What is pinned. Must not wait for the network or the disk.
     fn pins(&self) -> Vec<Pin>;
+    /// What lies at this path below the root is right, whatever was there before. May wait for the disk. An error is one sentence
+    /// for the user.
+    fn accept(&self, _path: PathBuf) -> Result<(), String> {
+        Err("this is a mount, in which nothing lies on a disk that could have been unmounted".into())
+    }
 }
 
 /// A request, one line of JSON.
@@ -108,6 +114,11 @@ pub enum Request {
     },
     /// [`ControlHandler::pins`].
     Pins,
+    /// [`ControlHandler::accept`].
+    Accept {
+        /// The path below the root; empty for the root.
+        path: PathBuf,
+    },
 }
 
 impl Request {
@@ -132,6 +143,7 @@ enum Reply {
     Verified(VerifyReport),
     Pinned,
     Pins { pins: Vec<Pin> },
+    Accepted,
     Error { message: String },
 }
 
@@ -373,6 +385,10 @@ async fn serve(stream: ServerStream, server: &Server) -> io::Result<()> {
                 let reply = pin(server.handler.clone(), ino, keep).await;
                 send(&mut stream, &reply).await?;
             }
+            Ok(Request::Accept { path }) => {
+                let reply = take_as_it_is(server.handler.clone(), path).await;
+                send(&mut stream, &reply).await?;
+            }
             Ok(Request::Pins) => send(&mut stream, &Reply::Pins { pins: server.handler.pins() }).await?,
             Err(error) => {
                 let message = format!("the request is malformed: {error}");
@@ -420,6 +436,14 @@ async fn pin(handler: Arc<dyn ControlHandler>, ino: u64, keep: bool) -> Reply {
         Ok(Ok(())) => Reply::Pinned,
         Ok(Err(message)) => Reply::Error { message },
         Err(error) => Reply::Error { message: format!("pinning failed: {error}") },
+    }
+}
+
+async fn take_as_it_is(handler: Arc<dyn ControlHandler>, path: PathBuf) -> Reply {
+    match tokio::task::spawn_blocking(move || handler.accept(path)).await {
+        Ok(Ok(())) => Reply::Accepted,
+        Ok(Err(message)) => Reply::Error { message },
+        Err(error) => Reply::Error { message: format!("it failed: {error}") },
     }
 }
 
@@ -589,6 +613,15 @@ impl ControlClient {
         self.send(&Request::Pins).await?;
         match self.receive(LINE_TIMEOUT).await? {
             Some(Reply::Pins { pins }) => Ok(pins),
+            other => Err(self.unexpected(other)),
+        }
+    }
+
+    /// Has it take what lies at this path below the root, whatever was there before.
+    pub async fn accept(&mut self, path: PathBuf) -> Result<(), ControlError> {
+        self.send(&Request::Accept { path }).await?;
+        match self.receive(LINE_TIMEOUT).await? {
+            Some(Reply::Accepted) => Ok(()),
             other => Err(self.unexpected(other)),
         }
     }

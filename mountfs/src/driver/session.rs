@@ -98,7 +98,8 @@ impl Client {
         let mut engine = self.engine.write();
         let request = engine.next_commit(super::now())?;
         let speaker = self.speaker();
-        Some((CommitRequest { session: Some(speaker.session), ..request }, speaker))
+        let concluded = self.folder.get().is_some() && self.remote.ignores_unknown_fields();
+        Some((CommitRequest { session: Some(speaker.session), concluded, ..request }, speaker))
     }
 
     /// Keeps what the next start must know if the answer to this commit does not come: what it was about, and its name.

@@ -107,6 +107,10 @@ impl<R: Remote> Remote for FaultyRemote<R> {
         self.pass(Call::Commit, self.inner.commit(request, chunks))
     }
 
+    fn ignores_unknown_fields(&self) -> bool {
+        self.inner.ignores_unknown_fields()
+    }
+
     fn takes_content_deltas(&self) -> bool {
         self.inner.takes_content_deltas()
     }

@@ -358,6 +358,10 @@ impl Remote for HttpRemote {
         self.send_commit(request, chunks).boxed()
     }
 
+    fn ignores_unknown_fields(&self) -> bool {
+        self.server_has(Feature::ExtraFields)
+    }
+
     fn takes_content_deltas(&self) -> bool {
         self.server_has(Feature::ContentDeltas)
     }

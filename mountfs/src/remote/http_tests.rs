@@ -121,6 +121,7 @@ fn batch() -> CommitRequest {
         known: None,
         contents: Vec::new(),
         changed: Vec::new(),
+        concluded: false,
         ops: Vec::new(),
     }
 }

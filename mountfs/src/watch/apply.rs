@@ -164,6 +164,10 @@ impl<H: Host> Folder<H> {
             }
             (engine.local(node).cloned(), index.of_node(node))
         });
+        let dir = state.as_ref().and_then(|state| state.names.first()).map(|place| place.parent);
+        if let Some(why) = self.unavailable_at(id, dir) {
+            return Ok(Outcome::Later(Some(why)));
+        }
         stack.push(node);
         let outcome = match (state, id) {
             (None, None) => Ok(Outcome::Done),
@@ -189,6 +193,10 @@ impl<H: Host> Folder<H> {
         let Some(name) = self.spelling(node, id, dir, &place.name) else {
             return Ok(Outcome::Later(Some("its name cannot be spelled on this system".into())));
         };
+        let has_mount_points = self.index.lock().mount_points().next().is_some();
+        if has_mount_points && !self.is_in_place(dir) {
+            return Ok(self.in_the_way(&self.path_of(dir).unwrap_or_default()));
+        }
         match id {
             Some(id) if self.is_another(id, state) => {
                 let gone = self.disown(id)?;
@@ -308,7 +316,7 @@ impl<H: Host> Folder<H> {
             Body::Symlink(target) => Known::Symlink(target.clone()),
             Body::File(_) => return Ok(Outcome::Later(None)),
         };
-        let Some(spot) = self.reach(&path)? else { return Ok(Outcome::Later(None)) };
+        let Some(spot) = self.reach(&path, dir)? else { return Ok(Outcome::Later(None)) };
         let part = self.fresh_part(dir)?;
         let made = self.make_at(&part, &known, state.attrs).and_then(|(print, attrs)| {
             let new = Announced { node, dir, part: part.clone(), print, attrs, known: known.clone() };
@@ -346,7 +354,8 @@ impl<H: Host> Folder<H> {
             let mut index = self.index.lock();
             let (id, former) = (index.fresh_id(), index.of_node(new.node));
             let Announced { node, dir, print, attrs, .. } = *new;
-            index.insert(id, Item { parent: dir, name, label, node, print, attrs, known: new.known.clone() });
+            let (known, is_mount_point) = (new.known.clone(), Some(false));
+            index.insert(id, Item { parent: dir, name, label, node, print, attrs, known, is_mount_point });
             let ids: Vec<ItemId> = former.into_iter().chain([id]).collect();
             (id, former, index.rows_of(&ids))
         };
@@ -462,7 +471,7 @@ impl<H: Host> Folder<H> {
     /// Puts something aside whose place another node is to have before its own is free.
     fn park(&mut self, id: ItemId) -> io::Result<()> {
         let Some((path, item)) = self.found(id) else { return Ok(()) };
-        let Some(spot) = self.reach(&path)? else { return Ok(()) };
+        let Some(spot) = self.reach(&path, item.parent)? else { return Ok(()) };
         if !is_as_known(&spot, &item, false)? {
             self.look_again(&path);
             return Ok(());
@@ -478,23 +487,6 @@ impl<H: Host> Folder<H> {
         self.note_dir(item.parent);
         self.todo.insert(item.node);
         Ok(())
-    }
-
-    /// Where an item is below the root.
-    fn found(&self, id: ItemId) -> Option<(PathBuf, Item)> {
-        let index = self.index.lock();
-        Some((index.path(id)?, index.get(id)?.clone()))
-    }
-
-    /// The place at a path. `None` if what is above is not there as directories: it is looked at again.
-    fn reach(&mut self, path: &Path) -> io::Result<Option<Spot>> {
-        match self.root.spot(path) {
-            Err(error) if platform::is_absent(&error) => {
-                self.look_again(path);
-                Ok(None)
-            }
-            spot => spot.map(Some),
-        }
     }
 
     /// Renames or moves. `Some` if it cannot be done now.
@@ -534,7 +526,7 @@ impl<H: Host> Folder<H> {
             return Ok(Some(Outcome::Later(None)));
         };
         let to = to.join(platform::os_name(name));
-        let (Some(old), Some(new)) = (self.reach(&from)?, self.reach(&to)?) else {
+        let (Some(old), Some(new)) = (self.reach(&from, item.parent)?, self.reach(&to, dir)?) else {
             return Ok(Some(Outcome::Later(None)));
         };
         if !is_as_known(&old, &item, false)? {
@@ -604,7 +596,7 @@ impl<H: Host> Folder<H> {
             };
         }
         if !same_attrs(&item, state) {
-            let Some(spot) = self.reach(&path)? else { return Ok(Outcome::Later(None)) };
+            let Some(spot) = self.reach(&path, item.parent)? else { return Ok(Outcome::Later(None)) };
             if !is_as_known(&spot, &item, item.known != Known::Dir)? {
                 return Ok(self.in_the_way(&path));
             }
@@ -726,7 +718,7 @@ impl<H: Host> Folder<H> {
                     return Ok(Outcome::Later(None));
                 };
                 self.todo.insert(job.node);
-                let Some(spot) = self.reach(&path)? else { return Ok(Outcome::Later(None)) };
+                let Some(spot) = self.reach(&path, dir)? else { return Ok(Outcome::Later(None)) };
                 match self.put_new(&new, &state, &name, &spot, &path) {
                     Err(error) if platform::is_absent(&error) => Ok(self.in_the_way(path.parent().unwrap_or(&path))),
                     put => put,
@@ -738,7 +730,7 @@ impl<H: Host> Folder<H> {
     /// Puts a new version in the place of `old`, if that is as it was seen.
     fn put_over(&mut self, new: &Announced, old: ItemId, state: &State) -> io::Result<Outcome> {
         let Some((path, item)) = self.found(old) else { return Ok(Outcome::Later(None)) };
-        let Some(spot) = self.reach(&path)? else { return Ok(Outcome::Later(None)) };
+        let Some(spot) = self.reach(&path, item.parent)? else { return Ok(Outcome::Later(None)) };
         if !is_as_known(&spot, &item, true)? {
             return Ok(self.in_the_way(&path));
         }
@@ -839,7 +831,7 @@ impl<H: Host> Folder<H> {
             return Ok(Outcome::Later(why));
         }
         let Some((path, item)) = self.found(id) else { return Ok(Outcome::Done) };
-        let Some(spot) = self.reach(&path)? else { return Ok(Outcome::Later(None)) };
+        let Some(spot) = self.reach(&path, item.parent)? else { return Ok(Outcome::Later(None)) };
         if !is_as_known(&spot, &item, false)? {
             return Ok(self.in_the_way(&path));
         }
@@ -860,7 +852,7 @@ impl<H: Host> Folder<H> {
     /// Removes a file, if it is as it was seen also in the moment in which it loses its name.
     fn remove_file(&mut self, id: ItemId) -> io::Result<Outcome> {
         let Some((path, item)) = self.found(id) else { return Ok(Outcome::Done) };
-        let Some(spot) = self.reach(&path)? else { return Ok(Outcome::Later(None)) };
+        let Some(spot) = self.reach(&path, item.parent)? else { return Ok(Outcome::Later(None)) };
         if !is_as_known(&spot, &item, true)? {
             return Ok(self.in_the_way(&path));
         }

@@ -2,11 +2,11 @@
 
 use super::beneath::Root;
 use super::folder::Folder;
-use super::index::folder_id;
+use super::index::{ROOT_ITEM, folder_id, folder_root};
 use super::marker::MarkerError;
+use super::names;
 use super::observe::{Doubts, Removals};
 use super::scan::{Rules, Scope};
-use super::{names, runner};
 use crate::config::{Dirs, MountConfig, StartError};
 use crate::control::ControlSocket;
 use crate::driver::Client;
@@ -44,10 +44,15 @@ pub fn dry_run(config: &MountConfig) -> anyhow::Result<Vec<String>> {
     let client = open_client(config, remote, runtime.handle())?;
     let rows = client.take_items();
     let root = Root::open(&config.mountpoint)?;
-    if folder_id(&rows).is_some() && root.print(Path::new(names::MARKER))?.is_none() {
-        return Err(MarkerError::Lost(runner::lost(&config.mountpoint)).into());
-    }
+    let (is_known, known_root) = (folder_id(&rows).is_some(), folder_root(&rows));
+    let has_marker = root.print(Path::new(names::MARKER))?.is_some();
     let mut folder = Folder::at(client.clone(), root, rows)?;
+    if is_known && !has_marker && !folder.has_what_was_in_its_root() {
+        return Err(MarkerError::missing(&config.mountpoint).into());
+    }
+    if known_root.is_some_and(|known| folder.root_file().is_ok_and(|found| found != known)) {
+        folder.forget(ROOT_ITEM);
+    }
     client.read_feed().with_context(|| format!("{} cannot be asked", config.server))?;
     let rules = Rules { rested_before: i64::MAX, all: false, clears: false };
     let seen = folder.scan(&Scope::everything(), rules, &BTreeSet::new());

@@ -6,13 +6,13 @@
 
 use super::beneath::{Dir, Root, Spot};
 use super::host::Host;
-use super::index::Index;
+use super::index::{Index, Item, ROOT_ITEM};
 use super::modes::Modes;
 use super::names;
 use super::observe::{Doubts, Removals};
 use super::platform::{self, Print};
 use super::rules::Ignored;
-use super::scan::{Rules, Scan, Scope, Seen};
+use super::scan::{self, Rules, Scan, Scope, Seen};
 use crate::driver::{FolderBytes, ItemId, ItemRow};
 use parking_lot::{Mutex, RwLock};
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
@@ -35,8 +35,12 @@ const RETRY_MAX: Duration = Duration::from_secs(30);
 pub enum Report {
     /// It cannot be looked at, so nothing is known of it.
     Unknown(String),
+    /// A disk that was mounted there is not, or another one is, so nothing is known of it.
+    Unavailable(String),
     /// What another device did to it cannot be done here yet.
     Unapplied(String),
+    /// It stays on this machine.
+    Aside(String),
 }
 
 /// What to look at.
@@ -140,6 +144,9 @@ impl Work {
     }
 }
 
+/// How many entries of the root are looked at to prove that it is what it was.
+const PROOF_MAX: usize = 1000;
+
 /// How many entries of a directory are looked at for one that is like a file which comes into it.
 const BESIDE_MAX: usize = 10_000;
 
@@ -186,6 +193,8 @@ pub struct Folder<H> {
     /// Directories whose names changed since the last record.
     pub(crate) unsynced: BTreeSet<PathBuf>,
     ignored: RwLock<Ignored>,
+    /// Mounted file systems that were proved to be those of the last look, and have not been missing since.
+    pub(crate) proved_mounts: HashSet<ItemId>,
     /// Where files are put together: those for one directory alone, and for all others.
     works: HashMap<Option<ItemId>, Work>,
     /// Directories that need a place of their own for that.
@@ -219,6 +228,7 @@ impl<H: Host> Folder<H> {
             shown: Vec::new(),
             unsynced: BTreeSet::new(),
             ignored: RwLock::default(),
+            proved_mounts: HashSet::new(),
             works: HashMap::new(),
             foreign: HashSet::new(),
             next_part: std::process::id().into(),
@@ -251,10 +261,77 @@ impl<H: Host> Folder<H> {
         self.root.is_reachable()
     }
 
+    /// What the disk calls the root that is open.
+    pub(crate) fn root_file(&self) -> io::Result<u64> {
+        Ok(self.root.dir(Path::new(""))?.print()?.file)
+    }
+
+    /// Whether at least half of what was in the root is there: the same things, not others of their names.
+    pub(crate) fn has_what_was_in_its_root(&self) -> bool {
+        let index = self.index.lock();
+        let known: Vec<_> = index
+            .children(ROOT_ITEM)
+            .take(PROOF_MAX)
+            .filter_map(|(name, id)| Some((name.clone(), index.get(id)?.print)))
+            .collect();
+        drop(index);
+        let is_there = |name: &[u8], print: &Print| {
+            let there = self.root.print(Path::new(&platform::os_name(name)));
+            there.is_ok_and(|there| there.is_some_and(|there| there.same_file(print)))
+        };
+        known.iter().filter(|(name, print)| is_there(name, print)).count() * 2 >= known.len()
+    }
+
+    /// Where a disk was mounted that is not any more, and where that is known already: paths to be looked at.
+    pub(crate) fn missing_mounts(&self) -> (BTreeSet<PathBuf>, BTreeSet<PathBuf>) {
+        let mount_points: Vec<ItemId> = self.index.lock().mount_points().collect();
+        let lost =
+            mount_points.into_iter().filter(|id| !self.is_in_place(*id)).filter_map(|id| self.path_of(id)).collect();
+        (lost, self.unavailable().map(Path::to_path_buf).collect())
+    }
+
+    /// Why nothing is done where an item lies, or in a directory into which it is to go.
+    pub(crate) fn unavailable_at(&self, id: Option<ItemId>, dir: Option<NodeId>) -> Option<String> {
+        self.unavailable().next()?;
+        let dir = dir.and_then(|dir| self.index.lock().of_node(dir));
+        let paths = id.into_iter().chain(dir).filter_map(|id| self.path_of(id));
+        let is_reported = |path: &Path| match self.reports.get(path) {
+            Some(Report::Unavailable(why)) => Some(format!("{}: {why}", path.display())),
+            _ => None,
+        };
+        paths.into_iter().find_map(|path| path.ancestors().find_map(is_reported))
+    }
+
+    /// Of these nothing is known as long as their disks are missing.
+    pub(crate) fn unavailable(&self) -> impl Iterator<Item = &Path> {
+        let reports = self.reports.iter().filter(|(_, report)| matches!(report, Report::Unavailable(_)));
+        reports.map(|(path, _)| path.as_path())
+    }
+
+    /// Forgets what was seen in a directory, and that itself. What is found there is compared with the tree as in a folder that
+    /// joins, and what is missing is brought: nothing of it counts as removed.
+    pub(crate) fn forget(&mut self, dir: ItemId) {
+        let mut index = self.index.lock();
+        let below = index.below(dir, |_| true);
+        for id in below.into_iter().rev().chain((dir != ROOT_ITEM).then_some(dir)) {
+            self.todo.extend(index.node(id));
+            index.remove(id);
+        }
+    }
+
+    /// The item at a path, as it was last seen.
+    pub(crate) fn item_at(&self, path: &Path) -> Option<ItemId> {
+        let index = self.index.lock();
+        path.iter().try_fold(ROOT_ITEM, |dir, name| index.child(dir, platform::name_bytes(name)?))
+    }
+
     /// Looks at the disk.
     pub(crate) fn scan(&self, scope: &Scope, rules: Rules, rested: &BTreeSet<PathBuf>) -> Seen {
         let works = self.works.values().map(|work| work.file).collect();
-        Scan::new(&self.root, &self.index, rules, (&works, &self.ends), rested, &self.ignored).run(scope)
+        let is_nested =
+            |path: &Path| matches!(self.reports.get(path), Some(Report::Unavailable(why)) if why == scan::NESTED);
+        let apart = scan::Apart { is_nested: &is_nested, proved: &self.proved_mounts };
+        Scan::new(&self.root, &self.index, rules, (&works, &self.ends), rested, (&self.ignored, apart)).run(scope)
     }
 
     /// Looks at everything, whatever was touched when, and tells the tree. For whoever does this step by step.
@@ -285,7 +362,7 @@ impl<H: Host> Folder<H> {
             self.take_seen(seen, removals, &mut doubts)?;
             scope = std::mem::take(&mut self.look_again);
         }
-        let Doubts { missing, scope, renewed, found, passed, unsettled } = doubts;
+        let Doubts { missing, scope, renewed, found, passed, unsettled, .. } = doubts;
         Ok(Open { missing, paths: scope.again, renewed, found, passed, unsettled, dirs })
     }
 
@@ -412,6 +489,38 @@ impl<H: Host> Folder<H> {
 
     pub(crate) fn path_of(&self, id: ItemId) -> Option<PathBuf> {
         self.index.lock().path(id)
+    }
+
+    /// Where an item is below the root.
+    pub(crate) fn found(&self, id: ItemId) -> Option<(PathBuf, Item)> {
+        let index = self.index.lock();
+        Some((index.path(id)?, index.get(id)?.clone()))
+    }
+
+    /// Whether what is at the path of a directory is that directory.
+    pub(crate) fn is_in_place(&self, dir: ItemId) -> bool {
+        let known = self.index.lock().get(dir).map(|item| item.print);
+        let there = self.path_of(dir).map(|path| self.root.dir(&path).and_then(|dir| dir.print()));
+        dir == ROOT_ITEM
+            || known.zip(there).is_some_and(|(known, there)| there.is_ok_and(|there| there.same_file(&known)))
+    }
+
+    /// The place at a path, which lies in `dir`. `None` if what is above is not there as directories, or something else is
+    /// where that directory was: it is looked at again.
+    pub(crate) fn reach(&mut self, path: &Path, dir: ItemId) -> io::Result<Option<Spot>> {
+        let known = self.index.lock().get(dir).map(|item| item.print);
+        let spot = match self.root.spot(path) {
+            Err(error) if platform::is_absent(&error) => {
+                self.look_again(path);
+                return Ok(None);
+            }
+            spot => spot?,
+        };
+        if known.is_some_and(|known| !spot.dir().print().is_ok_and(|there| there.same_file(&known))) {
+            self.look_again(path.parent().unwrap_or(path));
+            return Ok(None);
+        }
+        Ok(Some(spot))
     }
 
     /// A path is not as the index has it.

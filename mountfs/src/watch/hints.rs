@@ -11,6 +11,7 @@ use std::sync::{Arc, mpsc};
 /// Hints come as long as this lives.
 pub(crate) struct Hints {
     requests: mpsc::Sender<Request>,
+    renewal: Renewal,
 }
 
 /// Asks for [`Request::Renew`], once until that is begun: a system that loses hints loses many.
@@ -55,9 +56,10 @@ impl Hints {
         let mut watcher = RecommendedWatcher::new(handler, config).map_err(|error| sentence(&error))?;
         watcher.watch(root, RecursiveMode::Recursive).map_err(|error| sentence(&error))?;
         let (root, inbox) = (root.to_path_buf(), inbox.clone());
-        let serve = move || serve(watcher, &root, &inbox, &requested, &renewal);
+        let again = renewal.clone();
+        let serve = move || serve(watcher, &root, &inbox, &requested, &again);
         std::thread::Builder::new().name("hints".into()).spawn(serve).map_err(|error| error.to_string())?;
-        Ok(Self { requests })
+        Ok(Self { requests, renewal })
     }
 
     /// Asks for [`Inbox::settled`] with this number: every directory of which a hint has come before is listened to then,
@@ -65,6 +67,13 @@ impl Hints {
     pub(crate) fn settle(&self, number: u64) {
         // Without the thread there are no hints either, which is looked after by listing everything now and then.
         drop(self.requests.send(Request::Settle(number)));
+    }
+}
+
+impl Hints {
+    /// Listens to everything once more, and has everything looked at.
+    pub(crate) fn renew(&self) {
+        self.renewal.ask();
     }
 }
 

@@ -9,6 +9,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc;
 use std::time::Instant;
 use syncmount_common::NodeId;
 
@@ -31,8 +32,16 @@ pub(crate) struct Mail {
     pub(crate) settled: u64,
     /// The newest question of somebody who wants to be sure that everything up to then is seen.
     pub(crate) asked: u64,
+    /// What is to be taken as it is now.
+    pub(crate) accepts: Vec<Accept>,
     pub(crate) is_over: bool,
     is_new: bool,
+}
+
+/// A path below the root of which the user says that what is there is right. The answer is a sentence if it cannot be taken.
+pub(crate) struct Accept {
+    pub(crate) path: PathBuf,
+    pub(crate) answer: mpsc::SyncSender<Result<(), String>>,
 }
 
 /// Where it is put.
@@ -109,6 +118,13 @@ impl Inbox {
     /// Somebody has to be told once everything up to now is seen. `question` is larger than every one before.
     pub(crate) fn ask(&self, question: u64) {
         self.put(|mail| mail.asked = mail.asked.max(question));
+    }
+
+    /// What is at a path is right. Gives what comes of it.
+    pub(crate) fn accept(&self, path: PathBuf) -> mpsc::Receiver<Result<(), String>> {
+        let (answer, answered) = mpsc::sync_channel(1);
+        self.put(|mail| mail.accepts.push(Accept { path, answer }));
+        answered
     }
 
     /// Set when the folder is to be left.

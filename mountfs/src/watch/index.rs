@@ -25,13 +25,22 @@ pub(crate) const ROOT_ITEM: ItemId = 0;
 
 /// What the folder itself is called, as its marker says. Kept as the folder's row.
 pub(crate) fn folder_id(rows: &[(ItemId, Vec<u8>)]) -> Option<u64> {
-    let (_, row) = rows.iter().find(|(id, _)| *id == ROOT_ITEM)?;
-    row.as_slice().try_into().ok().map(u64::from_le_bytes)
+    number(rows, 0)
 }
 
-/// The row that says what the folder is called.
-pub(crate) fn folder_row(id: u64) -> ItemRow {
-    (ROOT_ITEM, Some(id.to_le_bytes().to_vec()))
+/// What the disk called its root when it was last looked at. Earlier versions did not keep it.
+pub(crate) fn folder_root(rows: &[(ItemId, Vec<u8>)]) -> Option<u64> {
+    number(rows, 8)
+}
+
+fn number(rows: &[(ItemId, Vec<u8>)], at: usize) -> Option<u64> {
+    let (_, row) = rows.iter().find(|(id, _)| *id == ROOT_ITEM)?;
+    row.get(at..at + 8)?.try_into().ok().map(u64::from_le_bytes)
+}
+
+/// The row that says what the folder is called, and what the disk calls its root.
+pub(crate) fn folder_row(id: u64, root: u64) -> ItemRow {
+    (ROOT_ITEM, Some([id.to_le_bytes(), root.to_le_bytes()].concat()))
 }
 
 /// What the bytes of an item are known to be.
@@ -65,6 +74,10 @@ pub(crate) struct Item {
     pub(crate) attrs: Attrs,
     /// What its bytes are.
     pub(crate) known: Known,
+    /// Whether it was the root of a file system that is mounted there; `None` if it was never looked at for that. Kept after
+    /// the other fields, where earlier versions do not look.
+    #[serde(skip)]
+    pub(crate) is_mount_point: Option<bool>,
 }
 
 mod bytes_as_arc {
@@ -81,6 +94,19 @@ mod bytes_as_arc {
 }
 
 impl Item {
+    /// An item as it was kept.
+    fn of_row(row: &[u8]) -> Result<Self, postcard::Error> {
+        let (item, rest): (Self, _) = postcard::take_from_bytes(row)?;
+        let is_mount_point = if rest.is_empty() { None } else { postcard::from_bytes(rest)? };
+        Ok(Self { is_mount_point, ..item })
+    }
+
+    /// What is kept of it.
+    fn to_row(&self) -> Option<Vec<u8>> {
+        let row = postcard::to_stdvec(self).ok()?;
+        if self.is_mount_point.is_some() { postcard::to_extend(&self.is_mount_point, row).ok() } else { Some(row) }
+    }
+
     /// Its name in the tree.
     pub(crate) fn tree_name(&self) -> Option<Name> {
         self.label.clone().or_else(|| names::tree_name(&self.name))
@@ -110,6 +136,8 @@ pub(crate) struct Index {
     /// One of the files with each content, those that are worth copying.
     by_content: HashMap<ContentHash, ItemId>,
     next: ItemId,
+    /// Directories that were the roots of mounted file systems.
+    mount_points: BTreeSet<ItemId>,
     touched: BTreeSet<ItemId>,
     /// What stands for items whose nodes others stand for by now.
     ousted: Vec<NodeId>,
@@ -136,7 +164,7 @@ impl Index {
         let mut index = Self::new();
         for (id, row) in rows.into_iter().filter(|(id, _)| *id != ROOT_ITEM) {
             index.next = index.next.max(id + 1);
-            let mut item: Item = postcard::from_bytes(&row)?;
+            let mut item = Item::of_row(&row)?;
             if index.child(item.parent, &item.name).is_some() {
                 // An earlier version let two items have one place. This one is not found then, and brought once more.
                 item.label = item.tree_name();
@@ -155,14 +183,14 @@ impl Index {
         let row = |id| {
             let item = self.items.get(&id);
             // Everything in an item can be written.
-            Some((id, item.and_then(|item| postcard::to_stdvec(item).ok())))
+            Some((id, item.and_then(Item::to_row)))
         };
         touched.into_iter().filter_map(row).collect()
     }
 
     /// What is to be kept of these items by now. It counts as changed nevertheless.
     pub(crate) fn rows_of(&self, ids: &[ItemId]) -> Vec<ItemRow> {
-        let row = |id: &ItemId| (*id, self.items.get(id).and_then(|item| postcard::to_stdvec(item).ok()));
+        let row = |id: &ItemId| (*id, self.items.get(id).and_then(Item::to_row));
         ids.iter().map(row).collect()
     }
 
@@ -240,6 +268,16 @@ impl Index {
         std::iter::successors(Some(id), parent).take(self.items.len() + 1).any(|id| id == dir)
     }
 
+    /// Directories that were the roots of mounted file systems.
+    pub(crate) fn mount_points(&self) -> impl Iterator<Item = ItemId> + '_ {
+        self.mount_points.iter().copied()
+    }
+
+    /// Whether an item is, or has below it, the root of a file system that was mounted there.
+    pub(crate) fn has_mount_point(&self, id: ItemId) -> bool {
+        self.mount_points.iter().any(|mount_point| self.is_within(*mount_point, id))
+    }
+
     /// The path of an item below the root. None if it is not known, or too long.
     pub(crate) fn path(&self, id: ItemId) -> Option<PathBuf> {
         let mut names = Vec::new();
@@ -267,6 +305,9 @@ impl Index {
         self.by_file.insert(item.print.file, id);
         if let Some(hash) = item.worth_copying() {
             self.by_content.insert(hash, id);
+        }
+        if item.is_mount_point == Some(true) {
+            self.mount_points.insert(id);
         }
         self.items.insert(id, item);
         self.touched.insert(id);
@@ -313,6 +354,7 @@ impl Index {
 
     fn unlink(&mut self, id: ItemId) {
         let Some(item) = self.items.get(&id) else { return };
+        self.mount_points.remove(&id);
         if let Some(names) = self.children.get_mut(&item.parent)
             && names.get(&item.name) == Some(&id)
         {
@@ -392,6 +434,7 @@ mod tests {
             print,
             attrs: Attrs { mode: 0o644, mtime: Timestamp(5) },
             known,
+            is_mount_point: None,
         }
     }
 
@@ -401,10 +444,11 @@ mod tests {
         let (dir, file) = (index.fresh_id(), index.fresh_id());
         index.insert(dir, item(ROOT_ITEM, "d", 1, Known::Dir));
         index.insert(file, item(dir, "f", 2, Known::Draft));
-        index.edit(dir, |item| item.name = b"e"[..].into());
+        index.edit(dir, |item| (item.name, item.is_mount_point) = (b"e"[..].into(), Some(true)));
         let rows = index.take_rows().into_iter().map(|(id, row)| (id, row.unwrap())).collect();
         let back = Index::restore(rows).unwrap();
         back.check();
+        assert_eq!(back.get(dir), index.get(dir));
         assert_eq!(back.path(file), Some(PathBuf::from("e/f")));
         assert_eq!(back.get(file), index.get(file));
         assert!(back.next > file);

@@ -20,6 +20,7 @@ mod names;
 mod observe;
 mod part;
 mod platform;
+mod root;
 mod rules;
 mod runner;
 mod scan;

@@ -23,9 +23,21 @@ pub(crate) fn is_ours(name: &[u8]) -> bool {
     name == MARKER.as_bytes() || is_part(name)
 }
 
-/// Whether a name is that of a file which is being put together.
+/// Whether a name is that of a file which is being put together: exactly as they are made here, since what is left over of them
+/// is removed.
 pub(crate) fn is_part(name: &[u8]) -> bool {
-    name.starts_with(PART_PREFIX.as_bytes()) && name.ends_with(PART_SUFFIX.as_bytes())
+    let middle = name.strip_prefix(PART_PREFIX.as_bytes()).and_then(|rest| rest.strip_suffix(PART_SUFFIX.as_bytes()));
+    let is_number = |digits: &[u8]| !digits.is_empty() && digits.iter().all(u8::is_ascii_digit);
+    middle.is_some_and(|middle| match middle {
+        b"case" => true,
+        [b'm', b'a', b'r', b'k', b'-', number @ ..] | [b'w', b'o', b'r', b'k', b'-', number @ ..] => is_number(number),
+        number => number.len() == 16 && number.iter().all(|digit| matches!(digit, b'0'..=b'9' | b'a'..=b'f')),
+    })
+}
+
+/// Whether a name is none of ours and begins as they do. It is not shared, whatever the rules say.
+pub(crate) fn is_reserved(name: &[u8]) -> bool {
+    name.starts_with(PART_PREFIX.as_bytes()) && !is_ours(name)
 }
 
 /// Whether a name is that of a mark, which is made to hear when its hint comes.

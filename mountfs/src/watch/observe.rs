@@ -11,7 +11,7 @@ use super::index::{DEPTH_MAX, Index, Item, Known, ROOT_ITEM};
 use super::modes::Modes;
 use super::names;
 use super::platform::{self, PrintKind};
-use super::scan::{Scope, Seen, Sighting};
+use super::scan::{self, Scope, Seen, Sighting};
 use crate::driver::{ItemId, draft_of_item};
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::io;
@@ -76,6 +76,10 @@ pub(crate) struct Doubts {
     pub(crate) passed: bool,
     /// Paths of what was on its way from one place to another while it was looked at.
     pub(crate) unsettled: BTreeSet<PathBuf>,
+    /// Something was to be told, and the folder was not what it was: it is all looked at again once it is.
+    pub(crate) is_unproved: bool,
+    /// Directories that are gone and in which a disk was mounted: nothing is known of what is in them.
+    pub(crate) unmounted: BTreeSet<PathBuf>,
 }
 
 impl Doubts {
@@ -98,11 +102,21 @@ impl<H: Host> Folder<H> {
         }
         self.report(&seen);
         self.find_put_aside(&seen);
+        self.note_mounts(&seen);
         let finding = self.resolve(seen, removals, doubts);
+        for path in std::mem::take(&mut doubts.unmounted) {
+            // Which of them were in it does not matter: they are proved once more.
+            self.proved_mounts.clear();
+            self.reports.insert(path, Report::Unavailable(scan::NO_DISK.into()));
+        }
         if finding.sightings.is_empty() && finding.gone.is_empty() {
             return Ok(false);
         }
         let hashes = self.hash_rivals(&finding);
+        if !finding.gone.is_empty() && !self.is_reachable() {
+            doubts.is_unproved = true;
+            return Ok(false);
+        }
         let generations: Vec<u64> = finding.sightings.iter().map(|_| self.host.next_generation()).collect();
         let (index, modes) = (self.index.clone(), self.modes);
         let told = self.host.change(|engine, now| {
@@ -133,6 +147,13 @@ impl<H: Host> Folder<H> {
         for (path, reason) in &seen.unknown {
             self.reports.insert(path.clone(), Report::Unknown(reason.clone()));
         }
+        for path in &seen.reserved {
+            let why = "names that begin with `.syncmount-` are the program's own, so it stays on this machine; rename it to share it";
+            self.reports.insert(path.clone(), Report::Aside(why.into()));
+        }
+        for (path, reason) in &seen.unavailable {
+            self.reports.insert(path.clone(), Report::Unavailable((*reason).into()));
+        }
     }
 
     /// What a killed process had put aside is still what it was.
@@ -142,6 +163,22 @@ impl<H: Host> Folder<H> {
             let label = index.get(*id).and_then(Item::tree_name);
             index.edit(*id, |item| (item.parent, item.name, item.label) = (*dir, name.clone(), label));
             self.todo.extend(index.node(*id));
+        }
+    }
+
+    fn note_mounts(&mut self, seen: &Seen) {
+        self.proved_mounts.extend(&seen.proved);
+        self.proved_mounts.extend(seen.sightings.iter().filter(|seen| seen.is_mount_point).map(|seen| seen.id));
+        for (path, _) in &seen.unavailable {
+            let missing = self.item_at(path);
+            self.proved_mounts.retain(|id| Some(*id) != missing);
+        }
+        let mut index = self.index.lock();
+        for (id, is_mount_point) in &seen.mounts {
+            index.edit(*id, |item| item.is_mount_point = Some(*is_mount_point));
+            if *is_mount_point {
+                self.proved_mounts.insert(*id);
+            }
         }
     }
 
@@ -192,7 +229,7 @@ impl<H: Host> Folder<H> {
         }
         drop(index);
         let here: Here<'_> = sightings.iter().map(|seen| (seen.id, seen)).collect();
-        let gone = self.confirm_gone(missing, &here, &seen.restless_files, doubts);
+        let gone = self.confirm_gone(missing, &here, (&seen.restless_files, &seen.unavailable_files), doubts);
         let gone_set: HashSet<ItemId> = gone.iter().copied().collect();
         let (sightings, gone) = self.moved_by_content(sightings, gone, &gone_set);
         self.without_doubts(Finding { sightings, gone }, removals, doubts)
@@ -203,7 +240,7 @@ impl<H: Host> Folder<H> {
         &self,
         missing: Vec<ItemId>,
         here: &Here<'_>,
-        restless: &HashSet<u64>,
+        (restless, unavailable): (&HashSet<u64>, &HashSet<u64>),
         doubts: &mut Doubts,
     ) -> Vec<ItemId> {
         let mut gone = Vec::new();
@@ -215,6 +252,14 @@ impl<H: Host> Folder<H> {
             }
             if self.index.lock().get(id).is_some_and(|item| restless.contains(&item.print.file)) {
                 doubts.unsettled.extend(self.place_now(id, here));
+                continue;
+            }
+            let is_unavailable = {
+                let index = self.index.lock();
+                index.get(id).is_some_and(|item| unavailable.contains(&item.print.file)) || index.has_mount_point(id)
+            };
+            if is_unavailable {
+                doubts.unmounted.extend(self.place_now(id, here).filter(|_| self.index.lock().has_mount_point(id)));
                 continue;
             }
             match self.last_place(id, here) {
@@ -249,17 +294,13 @@ impl<H: Host> Folder<H> {
             (item, above)
         };
         let Some(dir) = self.path_of_sighting(item.parent, here) else { return Place::Taken };
-        match above {
-            Some(above)
-                if !self.root.print(&dir).is_ok_and(|there| there.is_some_and(|there| there.same_file(&above))) =>
-            {
-                return Place::Astray(item.parent);
-            }
-            // The folder itself is known by its marker.
-            None if !self.is_reachable() => return Place::Taken,
-            _ => {}
+        // It is looked for in the very directory that is proved to be its own, whatever is mounted or renamed meanwhile. That of
+        // the folder itself is proved before anything is told.
+        let Ok(dir) = self.root.dir(&dir) else { return Place::Astray(item.parent) };
+        if above.is_some_and(|above| !dir.print().is_ok_and(|there| there.same_file(&above))) {
+            return Place::Astray(item.parent);
         }
-        match self.root.print(&dir.join(platform::os_name(&item.name))) {
+        match dir.spot(&platform::os_name(&item.name)).and_then(|spot| spot.print()) {
             Ok(None) => Place::Left,
             Ok(Some(there)) if !there.same_file(&item.print) => Place::Left,
             Ok(Some(_)) | Err(_) => Place::Taken,
@@ -654,7 +695,8 @@ impl<'a> Telling<'a> {
             self.observations.push(Observation { node, base, found: Some(found) });
         }
         let (parent, name, print) = (seen.dir, seen.name.clone(), seen.print);
-        self.items.push((seen.id, Item { parent, name, label, node, print, attrs, known }));
+        let is_mount_point = Some(seen.is_mount_point);
+        self.items.push((seen.id, Item { parent, name, label, node, print, attrs, known, is_mount_point }));
     }
 
     /// What the tree has at this place already and was not seen here yet is the same thing: nothing happened.
@@ -681,7 +723,8 @@ impl<'a> Telling<'a> {
         self.nodes.insert(seen.id, node);
         self.new.insert(node);
         let (parent, name, print) = (seen.dir, seen.name.clone(), seen.print);
-        self.items.push((seen.id, Item { parent, name, label: None, node, print, attrs, known }));
+        let is_mount_point = Some(seen.is_mount_point);
+        self.items.push((seen.id, Item { parent, name, label: None, node, print, attrs, known, is_mount_point }));
         true
     }
 

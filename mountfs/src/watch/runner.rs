@@ -9,8 +9,11 @@ use super::folder::{Backlog, Folder, Report};
 use super::hints::Hints;
 use super::host::Host;
 use super::inbox::{Inbox, Mail, PATHS_MAX};
+use super::index::{ROOT_ITEM, folder_row};
+use super::marker::Marker;
 use super::names;
 use super::observe::{Doubts, Removals};
+use super::root::Standing;
 use super::scan::{Rules, Scope};
 use crate::driver::Client;
 use crate::status::{Problem, ProblemKind};
@@ -39,6 +42,9 @@ const SCAN_WITHOUT_HINTS: Duration = Duration::from_secs(60);
 /// How often it is looked whether the folder still is there.
 const ROOT_INTERVAL: Duration = Duration::from_secs(5);
 
+/// How often it is looked whether it is back.
+const PAUSED_INTERVAL: Duration = Duration::from_secs(1);
+
 /// A mark whose hint has not come after this long will not come.
 const MARK_PATIENCE: Duration = Duration::from_secs(2);
 
@@ -65,8 +71,8 @@ pub(crate) struct State {
     pub(crate) reports: Vec<Problem>,
     /// About the folder as a whole.
     pub(crate) note: Option<String>,
-    /// The folder cannot be kept in step any more.
-    pub(crate) stopped: Option<String>,
+    /// The folder is not what it was, so nothing is done until it is.
+    pub(crate) paused: Option<String>,
 }
 
 /// What the thread does apart from its work.
@@ -80,6 +86,7 @@ pub(crate) struct Habits {
 
 pub(crate) struct Runner {
     folder: Folder<Arc<Client>>,
+    standing: Standing,
     inbox: Arc<Inbox>,
     shared: Arc<Mutex<State>>,
     habits: Habits,
@@ -102,6 +109,7 @@ pub(crate) struct Runner {
     doubts_due: Instant,
     next_scan: Instant,
     next_root: Instant,
+    next_mounts: Instant,
     mark: Option<Mark>,
     marks: u64,
     /// The newest question whether everything is seen, and the newest that is answered.
@@ -127,7 +135,7 @@ struct Mark {
 
 impl Runner {
     pub(crate) fn new(
-        folder: Folder<Arc<Client>>,
+        (folder, marker): (Folder<Arc<Client>>, Marker),
         inbox: Arc<Inbox>,
         shared: Arc<Mutex<State>>,
         habits: Habits,
@@ -135,8 +143,10 @@ impl Runner {
     ) -> std::io::Result<Self> {
         let fetchers = Fetchers::start(client, &inbox)?;
         let now = Instant::now();
+        let standing = Standing::new(marker, folder.root_file()?);
         Ok(Self {
             folder,
+            standing,
             inbox,
             shared,
             habits,
@@ -155,6 +165,7 @@ impl Runner {
             doubts_due: now,
             next_scan: now,
             next_root: now + ROOT_INTERVAL,
+            next_mounts: now + ROOT_INTERVAL,
             mark: None,
             marks: 0,
             asked: 0,
@@ -163,7 +174,7 @@ impl Runner {
         })
     }
 
-    /// Runs until it is told to stop, or the folder is not there any more.
+    /// Runs until it is told to stop.
     pub(crate) fn run(mut self) {
         self.listen();
         self.scan_everything(self.habits.verify);
@@ -178,12 +189,9 @@ impl Runner {
                 break;
             }
             self.take(mail);
-            if let Some(why) = self.check_root() {
-                tracing::error!("{why}");
-                self.shared.lock().stopped = Some(why);
-                break;
+            if self.is_proved() {
+                self.step();
             }
-            self.step();
             self.show();
         }
         self.take_mark();
@@ -212,7 +220,10 @@ impl Runner {
     }
 
     fn next_step(&self) -> Instant {
-        let mut next = self.next_scan.min(self.next_root);
+        if self.standing.paused.is_some() {
+            return self.next_root;
+        }
+        let mut next = self.next_scan.min(self.next_root).min(self.next_mounts);
         next = self.hints_due().map_or(next, |due| next.min(due));
         next = self.listings_due.map_or(next, |due| next.min(due));
         next = self.rest_due().map_or(next, |due| next.min(due));
@@ -246,12 +257,18 @@ impl Runner {
             self.folder.node_changed(node);
         }
         for (job, result) in mail.finished {
+            // What is open may not be the folder.
+            let result = self.standing.paused.clone().map_or(result, Err);
             self.folder.put_together(&job, &result);
         }
         for why in mail.lost_hints {
             self.without_hints(why);
         }
         self.asked = self.asked.max(mail.asked);
+        for accept in mail.accepts {
+            // Without an ear there is nothing to be told.
+            drop(accept.answer.send(self.accept(&accept.path)));
+        }
         if self.settling.as_ref().is_some_and(|settling| mail.settled >= settling.number)
             && let Some(settling) = self.settling.take()
         {
@@ -291,8 +308,11 @@ impl Runner {
     fn answer(&mut self) {
         let is_asked = self.asked != self.seen && self.half_answered != Some(self.asked);
         let is_in_doubt = !self.doubts.missing.is_empty() && Instant::now() >= self.doubts_due;
-        if self.mark.is_some() || !is_asked && !is_in_doubt {
+        if self.mark.is_some() || !is_asked && !is_in_doubt || !self.folder.is_reachable() {
             return;
+        }
+        if is_asked {
+            self.check_mounts();
         }
         self.marks += 1;
         let path = PathBuf::from(names::mark_name(self.marks));
@@ -392,6 +412,9 @@ impl Runner {
             self.answer_by_scan();
         }
         self.answer();
+        if now >= self.next_mounts {
+            self.check_mounts();
+        }
         if now >= self.next_scan {
             self.scan_everything(false);
         }
@@ -449,6 +472,9 @@ impl Runner {
             tracing::error!("what was seen cannot be kept: {error}");
             self.retry_store();
         }
+        if std::mem::take(&mut self.doubts.is_unproved) {
+            self.next_scan = now;
+        }
         let found = std::mem::take(&mut self.doubts.found);
         self.doubts.refute(&found);
         self.marked.refute(&found);
@@ -480,14 +506,91 @@ impl Runner {
         }
     }
 
-    fn check_root(&mut self) -> Option<String> {
-        let now = Instant::now();
-        let is_due = now >= self.next_root || self.hints_due().is_some_and(|due| now >= due) || now >= self.next_scan;
-        if !is_due {
-            return None;
+    /// Whether the folder is proved to be what it was. As long as it is not, nothing follows from what lies there, nothing is
+    /// put there, and questions are answered with that.
+    fn is_proved(&mut self) -> bool {
+        let was_paused = self.standing.paused.is_some();
+        let interval = if was_paused { PAUSED_INTERVAL } else { ROOT_INTERVAL };
+        if !was_paused || Instant::now() >= self.next_root {
+            self.standing.check(&self.folder.root);
+            self.next_root = Instant::now() + interval;
         }
-        self.next_root = now + ROOT_INTERVAL;
-        (!self.folder.is_reachable()).then(|| lost(self.folder.root.path()))
+        match &self.standing.paused {
+            None if was_paused => self.go_on(),
+            None => {}
+            Some(why) => {
+                if !was_paused {
+                    tracing::error!("{why}");
+                    self.pause();
+                }
+                self.seen = self.asked;
+                return false;
+            }
+        }
+        true
+    }
+
+    /// The system does not tell of disks that come and go.
+    fn check_mounts(&mut self) {
+        self.next_mounts = Instant::now() + ROOT_INTERVAL;
+        let (lost, known) = self.folder.missing_mounts();
+        let again: BTreeSet<PathBuf> = lost.union(&known).cloned().collect();
+        if again.is_empty() {
+            return;
+        }
+        self.look(&Scope::of_known(again), false, Removals::None);
+        let missing: BTreeSet<&Path> = self.folder.unavailable().collect();
+        if known.iter().all(|path| missing.contains(path.as_path())) {
+            return;
+        }
+        // What is on it is not listened to, and was not looked at since.
+        self.folder.retry_all();
+        match &self.hints {
+            Some(hints) => hints.renew(),
+            None => self.next_scan = Instant::now(),
+        }
+    }
+
+    /// What was to be looked at is nowhere; it is all looked at again later.
+    fn pause(&mut self) {
+        self.take_mark();
+        self.hints = None;
+        self.pending = Scope::default();
+        (self.first_hint, self.last_hint, self.half_answered) = (None, None, None);
+        (self.doubts, self.marked, self.doubtful) = (Doubts::default(), Doubts::default(), 0);
+        self.listings.clear();
+        (self.listings_due, self.settling) = (None, None);
+        self.folder.restless.clear();
+        self.next_root = Instant::now() + PAUSED_INTERVAL;
+    }
+
+    fn go_on(&mut self) {
+        tracing::info!("{} is what it was again", self.folder.root.path().display());
+        self.listen();
+        self.scan_everything(false);
+        self.folder.compare_all();
+    }
+
+    /// The user says that what is at a path is right, whatever was known of it. Nothing of what is missing there counts as
+    /// removed: it is compared with what the tree has, as in a folder that joins.
+    fn accept(&mut self, path: &Path) -> Result<(), String> {
+        if path.as_os_str().is_empty() {
+            let root_file = self.standing.accept(&self.folder).inspect_err(|_| self.pause())?;
+            self.folder.forget(ROOT_ITEM);
+            self.pause();
+            self.go_on();
+            let row = folder_row(self.standing.id(), root_file);
+            return self.folder.host.keep(vec![row]).map_err(|error| format!("the state cannot be written: {error}"));
+        }
+        if let Some(why) = &self.standing.paused {
+            return Err(why.clone());
+        }
+        let known = self.folder.item_at(path);
+        let item = known.ok_or_else(|| "nothing is known of it, so there is nothing to be accepted".to_owned())?;
+        self.folder.forget(item);
+        self.folder.reports.retain(|reported, _| !reported.starts_with(path));
+        self.look(&Scope::of_known(BTreeSet::from([path.to_path_buf()])), false, Removals::None);
+        Ok(())
     }
 
     fn show(&self) {
@@ -502,17 +605,12 @@ impl Runner {
             || !self.marked.missing.is_empty();
         shared.seen = self.seen;
         shared.reports = reports(&self.folder);
+        shared.paused.clone_from(&self.standing.paused);
+        if shared.paused.is_some() {
+            shared.is_looking = false;
+            shared.backlog.failed = shared.backlog.nodes;
+        }
     }
-}
-
-/// The sentence with which a folder that is not there any more ends.
-pub(crate) fn lost(root: &Path) -> String {
-    format!(
-        "{} is not what it was: its marker {} is missing. Is its disk mounted? Nothing was removed anywhere; once the \
-         folder is back, start again. If it is to begin anew, start with another --cache-dir",
-        root.display(),
-        names::MARKER
-    )
 }
 
 fn reports<H: Host>(folder: &Folder<H>) -> Vec<Problem> {
@@ -521,6 +619,8 @@ fn reports<H: Host>(folder: &Folder<H>) -> Vec<Problem> {
         Report::Unknown(reason) => {
             problem(ProblemKind::Unsent, path.clone(), format!("it cannot be read: {reason}; it is tried again"))
         }
+        Report::Unavailable(reason) => problem(ProblemKind::Unsent, path.clone(), reason.clone()),
+        Report::Aside(reason) => problem(ProblemKind::Note, path.clone(), reason.clone()),
         Report::Unapplied(reason) => problem(ProblemKind::Unapplied, path.clone(), reason.clone()),
     });
     let waits = folder.reasons().into_iter();

@@ -3,7 +3,7 @@
 //! Three answers about everything: there, gone, not known. What cannot be read is not known, and nothing follows from it.
 //! Looking changes nothing, here or there.
 
-use super::beneath::{Dir, Root, Spot};
+use super::beneath::{Dir, Found, Root, Spot};
 use super::index::{DEPTH_MAX, Index, Item, ROOT_ITEM};
 use super::names;
 use super::platform::{self, Print, PrintKind};
@@ -17,6 +17,16 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use syncmount_common::SymlinkTarget;
 use syncmount_common::node::LEVELS_MAX;
+
+/// Why nothing is concluded about a directory in which file systems are mounted and unmounted.
+pub(crate) const NO_DISK: &str = "a disk was mounted here and is not any more, so nothing is concluded from what is missing; mount it \
+     again, or run `syncmount accept` with this path if it is not to come back";
+pub(crate) const NESTED: &str = "another watched folder lies here (it has the marker .syncmount-folder), which is not shared with this \
+     one; if it is watched no more, remove its marker";
+const OTHER_DISK: &str = "another disk is mounted here than before, so nothing is concluded from what is missing; mount the former \
+     one, or run `syncmount accept` with this path if this one takes its place";
+const DISK_ABOVE: &str = "a disk was mounted over a directory that had something in it, so what is shared of that cannot be seen; \
+     unmount it, or run `syncmount accept` with this path if the disk is to be shared";
 
 /// What is to be looked at.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -71,6 +81,8 @@ pub(crate) struct Sighting {
     pub(crate) print: Print,
     /// Where a symlink points to.
     pub(crate) target: Option<SymlinkTarget>,
+    /// It is the root of a file system that is mounted there.
+    pub(crate) is_mount_point: bool,
 }
 
 /// What was seen.
@@ -88,6 +100,16 @@ pub(crate) struct Seen {
     pub(crate) restless: BTreeSet<PathBuf>,
     /// What the disk calls these files.
     pub(crate) restless_files: HashSet<u64>,
+    /// Where nothing is known as long as a disk is missing, and why.
+    pub(crate) unavailable: Vec<(PathBuf, &'static str)>,
+    /// Names that are not shared because they begin as those of the program.
+    pub(crate) reserved: Vec<PathBuf>,
+    /// What the disk calls the things at these places.
+    pub(crate) unavailable_files: HashSet<u64>,
+    /// Mounted file systems that were proved to be those of the last look.
+    pub(crate) proved: Vec<ItemId>,
+    /// Directories that are as they were, except for whether a file system is mounted there.
+    pub(crate) mounts: Vec<(ItemId, bool)>,
     /// Directories that hints named: what was made in them before the system began to tell of them has no hint of its own.
     pub(crate) dirs: BTreeSet<PathBuf>,
     /// Of these there was a hint, and they are not there.
@@ -111,6 +133,15 @@ pub(crate) struct Rules {
     pub(crate) clears: bool,
 }
 
+/// What is known of directories of which something else is to be thought than of others.
+#[derive(Clone, Copy)]
+pub(crate) struct Apart<'a> {
+    /// Whether another watched folder was found at a path.
+    pub(crate) is_nested: &'a dyn Fn(&Path) -> bool,
+    /// Mounted file systems that this process has proved to be those of the last look.
+    pub(crate) proved: &'a HashSet<ItemId>,
+}
+
 /// One look at the disk.
 pub(crate) struct Scan<'a> {
     root: &'a Root,
@@ -123,6 +154,7 @@ pub(crate) struct Scan<'a> {
     /// Paths that count as rested, whatever their times say.
     rested: &'a BTreeSet<PathBuf>,
     ignored: &'a RwLock<Ignored>,
+    apart: Apart<'a>,
     seen: Seen,
     /// Items that were seen, and the directories in which they are.
     claimed: HashMap<ItemId, ItemId>,
@@ -143,7 +175,7 @@ impl<'a> Scan<'a> {
         rules: Rules,
         (works, ends): (&'a HashSet<u64>, &'a AtomicBool),
         rested: &'a BTreeSet<PathBuf>,
-        ignored: &'a RwLock<Ignored>,
+        (ignored, apart): (&'a RwLock<Ignored>, Apart<'a>),
     ) -> Self {
         Self {
             root,
@@ -153,6 +185,7 @@ impl<'a> Scan<'a> {
             ends,
             rested,
             ignored,
+            apart,
             seen: Seen::default(),
             claimed: HashMap::new(),
             told: HashSet::new(),
@@ -193,6 +226,10 @@ impl<'a> Scan<'a> {
     /// Looks up one name, and everything below it if it is new. If a directory above is not known, or is not at its path, it
     /// is looked up instead.
     fn path(&mut self, path: &Path) {
+        if path.ancestors().skip(1).any(self.apart.is_nested) {
+            // It is looked at again with all of that.
+            return;
+        }
         let Some(dirs) = self.known_dirs(path) else { return };
         let prefix = |len: usize| path.iter().take(len).collect::<PathBuf>();
         let above = path.iter().count().saturating_sub(1);
@@ -227,7 +264,7 @@ impl<'a> Scan<'a> {
                 self.seen.missing.extend(child);
             }
             Ok(Some((spot, found))) => {
-                if found.0.kind == PrintKind::Dir {
+                if found.print.kind == PrintKind::Dir {
                     self.seen.dirs.insert(path.to_path_buf());
                 }
                 self.entry(dir, name.into(), path, &spot, found, false);
@@ -314,6 +351,10 @@ impl<'a> Scan<'a> {
             names.push(name);
             !self.is_over()
         });
+        if !path.as_os_str().is_empty() && names.iter().any(|name| name == names::MARKER) {
+            self.seen.unavailable.push((path.to_path_buf(), NESTED));
+            return Ok(());
+        }
         let mut found = HashSet::new();
         for name in names {
             if self.is_over() {
@@ -328,7 +369,7 @@ impl<'a> Scan<'a> {
             match spot.look() {
                 Ok(Some(look)) => {
                     found.insert(bytes.clone());
-                    match self.unchanged_dir(dir, &bytes, &look.0) {
+                    match self.unchanged_dir(dir, &bytes, &look) {
                         Some(known) if deep => todo.push((known, inner)),
                         Some(_) => {}
                         None => todo.extend(self.compare(dir, bytes, &inner, &spot, look, deep)),
@@ -348,19 +389,26 @@ impl<'a> Scan<'a> {
         Ok(())
     }
 
-    fn unchanged_dir(&mut self, dir: ItemId, name: &[u8], print: &Print) -> Option<ItemId> {
+    fn unchanged_dir(&mut self, dir: ItemId, name: &[u8], found: &Found) -> Option<ItemId> {
+        let Found { print, is_mount_point, .. } = found;
         if print.kind != PrintKind::Dir {
             return None;
         }
         let index = self.index.lock();
         let id = index.child(dir, name)?;
-        let same = index.get(id).is_some_and(|item| item.print == *print) && !self.claimed.contains_key(&id);
+        let is_proved = |item: &Item| item.is_mount_point != Some(true) || self.apart.proved.contains(&id);
+        let item =
+            index.get(id).filter(|item| item.print == *print && is_proved(item) && !self.claimed.contains_key(&id));
+        let same = item.is_some();
+        if item.is_some_and(|item| item.is_mount_point != Some(*is_mount_point)) {
+            self.seen.mounts.push((id, *is_mount_point));
+        }
         self.seen.looked_at += u64::from(same);
         same.then_some(id)
     }
 
     /// Compares one entry with what is known, and lists it with all below it if it is a directory that is to be listed.
-    fn entry(&mut self, dir: ItemId, name: Arc<[u8]>, path: &Path, spot: &Spot, found: (Print, i64), deep: bool) {
+    fn entry(&mut self, dir: ItemId, name: Arc<[u8]>, path: &Path, spot: &Spot, found: Found, deep: bool) {
         if let Some((id, path)) = self.compare(dir, name, path, spot, found, deep) {
             self.list(id, &path, true);
         }
@@ -373,13 +421,14 @@ impl<'a> Scan<'a> {
         name: Arc<[u8]>,
         path: &Path,
         spot: &Spot,
-        (mut print, touched): (Print, i64),
+        found: Found,
         deep: bool,
     ) -> Option<(ItemId, PathBuf)> {
         if self.told.contains(path) {
             return None;
         }
         self.seen.looked_at += 1;
+        let Found { mut print, touched, is_mount_point } = found;
         let child = self.index.lock().child(dir, &name);
         if names::is_ours(&name) {
             let index = self.index.lock();
@@ -390,8 +439,21 @@ impl<'a> Scan<'a> {
                 return None;
             }
         }
+        if child.is_none() && names::is_reserved(&name) {
+            self.seen.reserved.push(path.to_path_buf());
+            return None;
+        }
         // What is shared already goes on being shared, whatever the rules say now.
         if child.is_none() && self.ignored.read().is_ignored(path, print.kind == PrintKind::Dir) {
+            return None;
+        }
+        if let Some(why) = child.and_then(|child| self.unavailable(child, spot, &found)) {
+            self.seen.unavailable_files.insert(print.file);
+            self.seen.unavailable.push((path.to_path_buf(), why));
+            return None;
+        }
+        if print.kind == PrintKind::Dir && has_marker(spot) {
+            self.seen.unavailable.push((path.to_path_buf(), NESTED));
             return None;
         }
         if print.kind == PrintKind::Other {
@@ -404,7 +466,8 @@ impl<'a> Scan<'a> {
         if let Some(id) = known.filter(|_| is_in_place) {
             let is_same = self.index.lock().get(id).is_some_and(|item| item.print == print);
             if is_same && !(self.rules.all && print.kind == PrintKind::File) {
-                return None;
+                // One that was proved just now is listed as those that have not changed are.
+                return (deep && is_mount_point).then(|| (id, path.to_path_buf()));
             }
         }
         let is_moved_only =
@@ -440,9 +503,47 @@ impl<'a> Scan<'a> {
         let id = known.unwrap_or_else(|| self.index.lock().fresh_id());
         self.claimed.insert(id, dir);
         self.told.insert(path.to_path_buf());
-        self.seen.sightings.push(Sighting { dir, name, id, print, target });
+        self.seen.sightings.push(Sighting { dir, name, id, print, target, is_mount_point });
         let is_listed = print.kind == PrintKind::Dir && (known.is_none() || !is_in_place || deep);
         is_listed.then(|| (id, path.to_path_buf()))
+    }
+
+    /// Why nothing is known of `child` and of what is in it, although something is in its place: a file system that was
+    /// mounted there is not, or one is that was not. What that has or lacks says nothing about what is known.
+    fn unavailable(&mut self, child: ItemId, spot: &Spot, found: &Found) -> Option<&'static str> {
+        let index = self.index.lock();
+        let item = index.get(child).filter(|item| item.is_dir())?;
+        if item.print.same_file(&found.print) {
+            if item.is_mount_point != Some(true) || self.apart.proved.contains(&child) {
+                return None;
+            }
+            // Disks without times of birth call their roots the same: something that was on it must be there.
+            let dir = spot.open_dir().ok()?;
+            let is_there = |(name, id): (&Arc<[u8]>, ItemId)| {
+                let there = dir.spot(&platform::os_name(name)).and_then(|inner| inner.print()).ok().flatten();
+                there.zip(index.get(id)).is_some_and(|(there, known)| there.same_file(&known.print))
+            };
+            if index.has_children(child) && !index.children(child).any(is_there) {
+                return Some(OTHER_DISK);
+            }
+            self.seen.proved.push(child);
+            return None;
+        }
+        match item.is_mount_point {
+            Some(true) if found.is_mount_point => Some(OTHER_DISK),
+            Some(true) => Some(NO_DISK),
+            _ if found.is_mount_point && index.has_children(child) => Some(DISK_ABOVE),
+            None if found.print.kind == PrintKind::Dir && index.has_children(child) => {
+                // An earlier version did not note it. Where nothing mounted hides it, something of it is there.
+                let dir = spot.open_dir().ok()?;
+                let is_there = |name: &[u8]| {
+                    let inner = dir.spot(&platform::os_name(name)).and_then(|inner| inner.print());
+                    inner.is_ok_and(|inner| inner.is_some())
+                };
+                (!index.children(child).any(|(name, _)| is_there(name))).then_some(NO_DISK)
+            }
+            _ => None,
+        }
     }
 
     /// The item that something on the disk is: the one of this name, or one that has left its place.
@@ -480,6 +581,11 @@ impl<'a> Scan<'a> {
 
     /// What a process was putting together, or aside, when it was killed.
     fn left_over(&mut self, dir: ItemId, name: Arc<[u8]>, path: &Path, spot: &Spot, print: &Print) {
+        if let Some(above) =
+            path.parent().filter(|above| *name == *names::MARKER.as_bytes() && !above.as_os_str().is_empty())
+        {
+            self.seen.unavailable.push((above.to_path_buf(), NESTED));
+        }
         if !names::is_part(&name) || self.works.contains(&print.file) {
             return;
         }
@@ -547,4 +653,10 @@ impl<'a> Scan<'a> {
         tracing::warn!(path = %path.display(), %error, "cannot be looked at");
         self.seen.unknown.push((path.to_path_buf(), error.to_string()));
     }
+}
+
+/// Whether a directory is the root of a folder that is watched by itself.
+fn has_marker(spot: &Spot) -> bool {
+    let marker = spot.open_dir().and_then(|dir| dir.spot(names::MARKER.as_ref())?.print());
+    marker.is_ok_and(|marker| marker.is_some())
 }

@@ -3,8 +3,8 @@
 use super::beneath::Root;
 use super::folder::Folder;
 use super::inbox::Inbox;
-use super::index::{folder_id, folder_row};
-use super::marker::Marker;
+use super::index::{ROOT_ITEM, folder_id, folder_root, folder_row};
+use super::marker::{Marker, MarkerError};
 use super::modes::Modes;
 use super::runner::{Habits, Runner, State};
 use crate::config::{Dirs, MountConfig, StartError, create_private_dir};
@@ -19,6 +19,7 @@ use crate::verify_report::VerifyReport;
 use crate::wall;
 use anyhow::Context;
 use parking_lot::Mutex;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -31,6 +32,9 @@ const LINGER: Duration = Duration::from_secs(10);
 
 /// How long a run that ends by itself waits for a server that cannot be reached.
 const ONCE_PATIENCE: Duration = Duration::from_secs(30);
+
+/// How long a caller waits at most for what it has accepted to be looked at.
+const ACCEPT_PATIENCE: Duration = Duration::from_secs(8);
 
 /// The stack of the folder's thread, in bytes: one thing is done for another's sake, some of them in a row.
 const STACK_LEN: usize = 8 << 20;
@@ -49,13 +53,22 @@ pub struct Options {
     pub scan_interval: Duration,
     /// Whether the process reaches no other files than it needs, where the kernel can hold that.
     pub confined: bool,
+    /// What is in the folder is right although it is not what it was.
+    pub accept: bool,
     /// Files get the bits with which they are executed as their owner or group.
     pub apply_setid: bool,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { once: false, verify: false, scan_interval: Duration::from_secs(600), confined: true, apply_setid: false }
+        Self {
+            once: false,
+            verify: false,
+            scan_interval: Duration::from_secs(600),
+            confined: true,
+            accept: false,
+            apply_setid: false,
+        }
     }
 }
 
@@ -91,17 +104,37 @@ pub fn run(config: &MountConfig, options: Options, ready: &Ready) -> anyhow::Res
     let patience = runtime.spawn(say_now_and_then(ready.clone(), "looking at the folder"));
     let client = open_client(config, remote.clone(), runtime.handle())?;
     let rows = client.take_items();
-    let known = folder_id(&rows);
+    let (known, known_root) = (folder_id(&rows), folder_root(&rows));
     let id = known.map_or_else(|| getrandom::u64().context("no randomness"), Ok)?;
     let first = !client.look(Engine::has_joined);
     if first {
         runtime.block_on(check_server(&remote, config))?;
     }
     let root = Root::open(&config.mountpoint).context("the folder cannot be opened")?;
-    let marker = Marker::take(&root, id, known.is_some())?;
-    client.keep_items(vec![folder_row(id)]).context("the state cannot be written")?;
+    let mut folder = Folder::at(client.clone(), root.clone(), rows).context("the folder cannot be read")?;
+    let marker = match Marker::take(&root, id, known.is_some()) {
+        Err(MarkerError::Missing(_) | MarkerError::Other(_)) if options.accept => Marker::take(&root, id, false)?,
+        Err(MarkerError::Missing(_)) if folder.has_what_was_in_its_root() => {
+            tracing::warn!("the marker of {} was taken away, and is made again", config.mountpoint.display());
+            Marker::take(&root, id, false)?
+        }
+        marker => marker?,
+    };
+    let root_file = folder.root_file().context("the folder cannot be read")?;
+    let is_another = known_root.is_some_and(|known| known != root_file);
+    if is_another {
+        tracing::warn!(
+            "{} is another directory than before, as after a restore: what is in it is compared with what the server has, and \
+             nothing counts as removed",
+            config.mountpoint.display()
+        );
+    }
+    if is_another || options.accept {
+        folder.forget(ROOT_ITEM);
+        folder.keep().context("the state cannot be written")?;
+    }
+    client.keep_items(vec![folder_row(id, root_file)]).context("the state cannot be written")?;
     let (inbox, shared) = (Arc::new(Inbox::default()), Arc::new(Mutex::new(State::default())));
-    let mut folder = Folder::at(client.clone(), root, rows).context("the folder cannot be read")?;
     folder.set_modes(Modes::applying_setid(options.apply_setid));
     folder.end_with(inbox.ends());
     let told = inbox.clone();
@@ -114,7 +147,7 @@ pub fn run(config: &MountConfig, options: Options, ready: &Ready) -> anyhow::Res
         await_first_state(&client, ready)?;
     }
     let habits = Habits { scan_interval: options.scan_interval, verify: options.verify || client.was_cut() };
-    let runner = Runner::new(folder, inbox.clone(), shared.clone(), habits, &client)?;
+    let runner = Runner::new((folder, marker), inbox.clone(), shared.clone(), habits, &client)?;
     let thread = std::thread::Builder::new().name("folder".into()).stack_size(STACK_LEN).spawn(move || runner.run())?;
     let running = Arc::new(Running {
         client: client.clone(),
@@ -143,7 +176,6 @@ pub fn run(config: &MountConfig, options: Options, ready: &Ready) -> anyhow::Res
     runtime.block_on(pump.stop());
     let closed = client.close();
     drop(control?);
-    drop(marker);
     runtime.shutdown_timeout(Duration::from_secs(5));
     ended?;
     anyhow::ensure!(joined.is_ok(), "the thread that watches the folder panicked");
@@ -169,7 +201,7 @@ fn serve(running: &Running, options: Options, ready: &Ready) -> anyhow::Result<(
     let mut is_live = false;
     while !running.stop.load(Ordering::Acquire) {
         let state = running.shared.lock().clone();
-        if let Some(why) = state.stopped {
+        if let Some(why) = state.paused.filter(|_| options.once) {
             anyhow::bail!(why);
         }
         if state.has_looked && !is_live {
@@ -271,7 +303,9 @@ impl ControlHandler for Running {
         let looking = self.is_looking(&state);
         let pending = self.client.pending();
         let traffic = self.remote.traffic();
-        let mut problems = problems_of(&self.client);
+        let is_paused = state.paused.is_some();
+        let paused = state.paused.map(|reason| Problem { kind: ProblemKind::Unsent, path: String::new(), reason });
+        let mut problems: Vec<Problem> = paused.into_iter().chain(problems_of(&self.client)).collect();
         problems.extend(state.note.map(|reason| Problem { kind: ProblemKind::Note, path: String::new(), reason }));
         problems.extend(state.reports);
         let problems_more = problems.len().saturating_sub(PROBLEMS_MAX) as u64;
@@ -286,6 +320,7 @@ impl ControlHandler for Running {
             pending_nodes: pending.nodes - pending.held,
             incoming: state.backlog.nodes - state.backlog.failed,
             looking,
+            paused: is_paused,
             cache_used: self.client.cache().used(),
             cache_limit: self.client.cache().limit(),
             last_error: self.client.link.last_error().map(|(at, message)| LastError { at, message }),
@@ -325,6 +360,11 @@ impl ControlHandler for Running {
 
     fn pins(&self) -> Vec<Pin> {
         Vec::new()
+    }
+
+    fn accept(&self, path: PathBuf) -> Result<(), String> {
+        let answer = self.inbox.accept(path).recv_timeout(ACCEPT_PATIENCE);
+        answer.map_err(|_| "it takes long; `syncmount status` says how it goes".to_owned())?
     }
 
     /// The first call stops; a call after that ends the sending of the rest too.

@@ -25,6 +25,8 @@ pub(super) struct Batch {
     pub(super) session: Option<Session>,
     pub(super) known: Option<Cursor>,
     pub(super) contents: HashMap<ContentHash, Described>,
+    /// What goes was found missing in a plain folder.
+    pub(super) concluded: bool,
     pub(super) ops: Vec<Op>,
 }
 
@@ -37,7 +39,7 @@ pub(super) struct Described {
 
 impl Batch {
     pub(super) fn check(request: CommitRequest) -> Result<Self> {
-        let CommitRequest { op_id, epoch, device, session, known, contents, changed: _, ops } = request;
+        let CommitRequest { op_id, epoch, device, session, known, contents, changed: _, concluded, ops } = request;
         if ops.len() > OPS_MAX {
             return Err(ServiceError::TooLarge(format!("{} operations in one batch, at most {OPS_MAX}", ops.len())));
         }
@@ -50,7 +52,7 @@ impl Batch {
             }
         }
         let contents = contents.into_iter().map(described).collect::<Result<_>>()?;
-        Ok(Self { op_id, epoch, device, session, known, contents, ops })
+        Ok(Self { op_id, epoch, device, session, known, contents, concluded, ops })
     }
 }
 

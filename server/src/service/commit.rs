@@ -141,13 +141,13 @@ impl Application<'_> {
         {
             return Ok(Outcome::Strayed(known));
         }
-        let (Self { tx, folder, token, now, tag, rule, .. }, Batch { device, op_id, session, .. }) =
+        let (Self { tx, folder, token, now, tag, rule, .. }, Batch { device, op_id, session, concluded, .. }) =
             (*self, self.batch);
         if let Some(session) = session {
             session::standing(tx, folder.key, device.id, session)?;
         }
         let steps = self.steps(self.load()?)?;
-        match (Watch { tx, folder, device, token, now, rule }).look(steps.iter())? {
+        match (Watch { tx, folder, device, token, now, rule, concluded: *concluded }).look(steps.iter())? {
             Passage::Held(held) => Ok(Outcome::Held(held)),
             Passage::Free { marks } => {
                 self.enter_contents()?;

@@ -4,7 +4,7 @@
 //! process, or from before tokens were noted) does the device count. What counts is a node that goes and that others could
 //! miss. A move is no remove; a node whose name another one takes in the same batch is replaced; what the device itself made
 //! with this token within the window (an unpacked archive, a build) it may clear away, unless that took the place of what
-//! others could miss. The folder's size is the larger of
+//! others could miss. That does not hold for what the commit says it has only found missing. The folder's size is the larger of
 //! two: as it was when the window began, and as it would be had this token done nothing since. An undo passes here too,
 //! unless an operator asks for it.
 
@@ -125,6 +125,8 @@ pub(super) struct Watch<'a> {
     pub(super) token: Option<&'a str>,
     pub(super) now: Timestamp,
     pub(super) rule: HoldRule,
+    /// What goes was found missing in a plain folder.
+    pub(super) concluded: bool,
 }
 
 impl Watch<'_> {
@@ -208,7 +210,7 @@ impl Watch<'_> {
         for node in steps.filter(|step| step.after.deleted).filter_map(Step::lived) {
             let mut takers = node.names.iter().filter_map(|place| takers.get(place));
             let heir = takers.find(|taker| used.insert(**taker)).copied();
-            if self.is_own(node)? {
+            if !self.concluded && self.is_own(node)? {
                 continue;
             }
             match heir {

@@ -51,7 +51,8 @@ impl Service {
         let (now, rule) = (self.0.environment.now(), self.hold_rule());
         let job = move |tx: &dyn WriteTx| {
             let (folder, token) = (&folder(tx, &name)?, credential.as_ref().map(Credential::name));
-            let passage = Watch { tx, folder, device: &device(), token, now, rule }.look(plan.iter().flatten())?;
+            let passage = Watch { tx, folder, device: &device(), token, now, rule, concluded: false }
+                .look(plan.iter().flatten())?;
             Ok((plan, passage))
         };
         match self.write(job).await? {
@@ -276,6 +277,7 @@ mod tests {
             known: None,
             contents,
             changed: Vec::new(),
+            concluded: false,
             ops,
         };
         now(service.commit(F, request, Vec::new())).map(drop)

@@ -152,6 +152,7 @@ impl Service {
             known: None,
             contents,
             changed: Vec::new(),
+            concluded: false,
             ops,
         }
     }

@@ -57,6 +57,10 @@ impl Folder {
     }
 
     async fn commit(&self, device: Device, ops: Vec<Op>) -> Result<Committed, ServiceError> {
+        self.commit_as(false, device, ops).await
+    }
+
+    async fn commit_as(&self, concluded: bool, device: Device, ops: Vec<Op>) -> Result<Committed, ServiceError> {
         let epoch = self.service.folder(F).await.unwrap().cursor.epoch;
         let commit = CommitRequest {
             op_id: op_id(),
@@ -66,6 +70,7 @@ impl Folder {
             known: None,
             contents: vec![empty()],
             changed: Vec::new(),
+            concluded,
             ops,
         };
         self.service.commit(F, commit, Vec::new()).await
@@ -338,6 +343,21 @@ async fn slow_removes_moves_replacements_and_ones_own_are_free() {
     let own = (first..).zip(&folder.files).map(|(rev, file)| remove(*file, rev)).collect();
     folder.commit(other(), own).await.unwrap();
     assert_eq!(folder.nodes().await, 1500, "what it has just made it may clear away");
+}
+
+/// A folder whose disk went away looks as if all had been removed that was written a moment ago.
+#[tokio::test]
+async fn what_was_only_found_missing_counts_also_if_the_device_has_just_made_it() {
+    let folder = folder(1500).await;
+    let ops =
+        |range: std::ops::Range<usize>| range.map(|index| remove(folder.files[index], index as u64 + 1)).collect();
+    folder.commit_as(true, device(), ops(0..500)).await.unwrap();
+    let details = held(folder.commit_as(true, device(), ops(500..1500)).await);
+    assert_eq!((details.removes, folder.nodes().await), (1500, 1000));
+    // What a program has removed itself is no concern of the stop, were it not for the hold.
+    folder.service.allow_removes(F, "laptop").await.unwrap();
+    folder.commit_as(true, device(), ops(500..1500)).await.unwrap();
+    assert_eq!(folder.nodes().await, 0);
 }
 
 #[tokio::test]

@@ -158,6 +158,7 @@ pub fn request(epoch: Epoch, ops: Vec<Op>) -> CommitRequest {
         known: None,
         contents: Vec::new(),
         changed: Vec::new(),
+        concluded: false,
         ops,
     }
 }

@@ -158,6 +158,7 @@ impl World {
                 known: None,
                 contents: Vec::new(),
                 changed: Vec::new(),
+                concluded: false,
                 ops: ops.to_vec(),
             };
             let service = self.host.service.clone();

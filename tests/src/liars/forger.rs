@@ -266,6 +266,7 @@ impl Forger {
             known: self.some_known(end),
             contents,
             changed: Vec::new(),
+            concluded: false,
             ops,
         }
     }

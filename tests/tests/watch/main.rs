@@ -13,6 +13,7 @@ mod large_files;
 mod lying_server;
 mod random;
 mod restarts;
+mod roots;
 mod saves;
 mod setid;
 mod swaps;

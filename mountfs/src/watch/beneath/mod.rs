@@ -31,6 +31,17 @@ use syncmount_common::{SymlinkTarget, Timestamp};
 /// How many names are tried for a directory that only this process may enter.
 const WORK_NAMES: u32 = 16;
 
+/// What is at a place.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Found {
+    /// What it looks like.
+    pub(crate) print: Print,
+    /// When it was last touched in any way, in nanoseconds since 1970.
+    pub(crate) touched: i64,
+    /// It is the root of a file system that is mounted there.
+    pub(crate) is_mount_point: bool,
+}
+
 /// The calls that a walk is made of.
 trait Calls {
     /// An open directory.
@@ -107,9 +118,18 @@ impl Root {
 
     /// Whether the root still is at its path, with its marker in it.
     pub(crate) fn is_reachable(&self) -> bool {
-        let is_same =
-            || Ok::<_, io::Error>(self.0.is_at_its_path()? && self.print(Path::new(names::MARKER))?.is_some());
-        is_same().unwrap_or(false)
+        self.is_at_its_path() && self.print(Path::new(names::MARKER)).is_ok_and(|marker| marker.is_some())
+    }
+
+    /// Whether its path leads to the very directory that is open.
+    pub(crate) fn is_at_its_path(&self) -> bool {
+        self.0.is_at_its_path().unwrap_or(false)
+    }
+
+    /// Goes on with what is at its path by now, for all that hold this root. A disk that was unmounted and mounted again is
+    /// reached by a new handle only.
+    pub(crate) fn reopen(&self) -> io::Result<()> {
+        self.0.reopen()
     }
 }
 
@@ -212,17 +232,17 @@ impl Spot {
         &self.name
     }
 
-    /// What is there, and when it was last touched in any way; `None` if nothing is.
-    pub(crate) fn look(&self) -> io::Result<Option<(Print, i64)>> {
+    /// What is there; `None` if nothing is.
+    pub(crate) fn look(&self) -> io::Result<Option<Found>> {
         match self.dir.0.look(&self.name) {
             Err(error) if platform::is_absent(&error) => Ok(None),
             look => look.map(Some),
         }
     }
 
-    /// What is there; `None` if nothing is.
+    /// What it looks like; `None` if nothing is there.
     pub(crate) fn print(&self) -> io::Result<Option<Print>> {
-        Ok(self.look()?.map(|(print, _)| print))
+        Ok(self.look()?.map(|found| found.print))
     }
 
     /// The directory that is there.

@@ -1,7 +1,8 @@
 //! The same on systems of the family of Unix: `openat` and its relatives.
 
-use super::Calls;
+use super::{Calls, Found};
 use crate::watch::platform::{Print, PrintKind};
+use parking_lot::RwLock;
 use rustix::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, Timespec, Timestamps};
 use rustix::io::Errno;
@@ -26,16 +27,16 @@ const DIRECTORY: OFlags = OFlags::DIRECTORY.union(OFlags::NOFOLLOW).union(OFlags
 /// The root of a folder.
 pub(super) struct Top {
     path: PathBuf,
-    handle: OwnedFd,
+    handle: RwLock<OwnedFd>,
     /// The system walks below a directory in one call.
     has_shortcut: bool,
 }
 
 impl Top {
     pub(super) fn open(path: &Path, may_shorten: bool) -> io::Result<Self> {
-        let handle = rustix::fs::openat(CWD, path, PASS | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+        let handle = open_top(path)?;
         let has_shortcut = may_shorten && shortcut(handle.as_fd(), Path::new(".")).is_some_and(|found| found.is_ok());
-        Ok(Self { path: path.to_path_buf(), handle, has_shortcut })
+        Ok(Self { path: path.to_path_buf(), handle: RwLock::new(handle), has_shortcut })
     }
 
     pub(super) fn path(&self) -> &Path {
@@ -43,13 +44,24 @@ impl Top {
     }
 
     pub(super) fn dir(&self) -> io::Result<Handle> {
-        Ok(Handle(self.handle.try_clone()?))
+        Ok(Handle(self.handle.read().try_clone()?))
     }
 
     pub(super) fn is_at_its_path(&self) -> io::Result<bool> {
-        let there = rustix::fs::openat(CWD, &self.path, PASS | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
-        Ok(Handle(there).print()?.same_file(&self.dir()?.print()?))
+        let (there, here) = (open_top(&self.path)?, self.dir()?);
+        // Two disks may call their roots the same.
+        let is_same_disk = rustix::fs::fstat(&there)?.st_dev == rustix::fs::fstat(&here.0)?.st_dev;
+        Ok(is_same_disk && Handle(there).print()?.same_file(&here.print()?))
     }
+
+    pub(super) fn reopen(&self) -> io::Result<()> {
+        *self.handle.write() = open_top(&self.path)?;
+        Ok(())
+    }
+}
+
+fn open_top(path: &Path) -> io::Result<OwnedFd> {
+    Ok(rustix::fs::openat(CWD, path, PASS | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?)
 }
 
 impl Calls for Top {
@@ -107,10 +119,10 @@ impl Handle {
     }
 
     pub(super) fn print(&self) -> io::Result<Print> {
-        Ok(look(self.0.as_fd(), OsStr::new(""))?.0)
+        Ok(look(self.0.as_fd(), OsStr::new(""))?.print)
     }
 
-    pub(super) fn look(&self, name: &OsStr) -> io::Result<(Print, i64)> {
+    pub(super) fn look(&self, name: &OsStr) -> io::Result<Found> {
         look(self.0.as_fd(), name)
     }
 
@@ -222,7 +234,7 @@ impl Handle {
 
     pub(super) fn set_mode_of(&self, name: &OsStr, print: &Print, mode: u32) -> io::Result<()> {
         let bits = Mode::from_raw_mode(mode as _);
-        let is_it = |handle: BorrowedFd<'_>| Ok::<_, io::Error>(look(handle, OsStr::new(""))?.0.same_file(print));
+        let is_it = |handle: BorrowedFd<'_>| Ok::<_, io::Error>(look(handle, OsStr::new(""))?.print.same_file(print));
         match self.open_to_read(name) {
             Ok(file) if is_it(file.as_fd())? => Ok(rustix::fs::fchmod(&file, bits)?),
             Ok(_) => Err(io::ErrorKind::NotFound.into()),
@@ -313,11 +325,11 @@ fn by_number(handle: BorrowedFd<'_>, mode: u32) -> io::Result<()> {
     Ok(rustix::fs::fchmod(handle, Mode::from_raw_mode(mode as _))?)
 }
 
-/// What has a name in an open directory (the directory itself without one), and when it was last touched.
+/// What has a name in an open directory (the directory itself without one).
 #[allow(clippy::unnecessary_cast, clippy::useless_conversion, reason = "the types of these numbers differ")]
 #[cfg(target_os = "linux")]
-fn look(dir: BorrowedFd<'_>, name: &OsStr) -> io::Result<(Print, i64)> {
-    use rustix::fs::{StatxFlags, statx};
+fn look(dir: BorrowedFd<'_>, name: &OsStr) -> io::Result<Found> {
+    use rustix::fs::{StatxAttributes, StatxFlags, statx};
     let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::EMPTY_PATH;
     let found = match statx(dir, name, flags, StatxFlags::BASIC_STATS | StatxFlags::BTIME) {
         Err(Errno::NOSYS) => {
@@ -325,7 +337,9 @@ fn look(dir: BorrowedFd<'_>, name: &OsStr) -> io::Result<(Print, i64)> {
             let mtime = nanoseconds(found.st_mtime as i64, found.st_mtime_nsec as i64);
             let print =
                 Print::of_parts(kind(found.st_mode), found.st_size as u64, mtime, found.st_mode, found.st_ino, 0);
-            return Ok((print, nanoseconds(found.st_ctime as i64, found.st_ctime_nsec as i64)));
+            let touched = nanoseconds(found.st_ctime as i64, found.st_ctime_nsec as i64);
+            let is_mount_point = print.kind == PrintKind::Dir && rustix::fs::fstat(dir)?.st_dev != found.st_dev;
+            return Ok(Found { print, touched, is_mount_point });
         }
         found => found?,
     };
@@ -334,12 +348,19 @@ fn look(dir: BorrowedFd<'_>, name: &OsStr) -> io::Result<(Print, i64)> {
     let birth = if has_birth { time(found.stx_btime) } else { 0 };
     let mode = u32::from(found.stx_mode);
     let print = Print::of_parts(kind(mode), found.stx_size, time(found.stx_mtime), mode, found.stx_ino, birth);
-    Ok((print, time(found.stx_ctime)))
+    let is_mount_point = print.kind == PrintKind::Dir
+        && if found.stx_attributes_mask.contains(StatxAttributes::MOUNT_ROOT) {
+            found.stx_attributes.contains(StatxAttributes::MOUNT_ROOT)
+        } else {
+            let device = rustix::fs::fstat(dir)?.st_dev;
+            (found.stx_dev_major, found.stx_dev_minor) != (rustix::fs::major(device), rustix::fs::minor(device))
+        };
+    Ok(Found { print, touched: time(found.stx_ctime), is_mount_point })
 }
 
 #[allow(clippy::unnecessary_cast, clippy::useless_conversion, reason = "the types of these numbers differ")]
 #[cfg(not(target_os = "linux"))]
-fn look(dir: BorrowedFd<'_>, name: &OsStr) -> io::Result<(Print, i64)> {
+fn look(dir: BorrowedFd<'_>, name: &OsStr) -> io::Result<Found> {
     let found = if name.is_empty() {
         rustix::fs::fstat(dir)?
     } else {
@@ -352,7 +373,9 @@ fn look(dir: BorrowedFd<'_>, name: &OsStr) -> io::Result<(Print, i64)> {
     let mtime = nanoseconds(found.st_mtime as i64, found.st_mtime_nsec as i64);
     let mode = u32::from(found.st_mode);
     let print = Print::of_parts(kind(mode), found.st_size as u64, mtime, mode, found.st_ino as u64, birth);
-    Ok((print, nanoseconds(found.st_ctime as i64, found.st_ctime_nsec as i64)))
+    let touched = nanoseconds(found.st_ctime as i64, found.st_ctime_nsec as i64);
+    let is_mount_point = print.kind == PrintKind::Dir && rustix::fs::fstat(dir)?.st_dev != found.st_dev;
+    Ok(Found { print, touched, is_mount_point })
 }
 
 fn nanoseconds(seconds: i64, nanoseconds: i64) -> i64 {

@@ -3,7 +3,7 @@
 //! are held, the path of the last one is certain, and calls on one name in it are calls by that path. The last step never
 //! follows a reparse point either.
 
-use super::{Calls, names};
+use super::{Calls, Found, names};
 use crate::system::windows::Facts;
 use crate::system::{durable, windows};
 use crate::watch::platform::{self, Print, PrintKind};
@@ -13,6 +13,7 @@ use std::io;
 use std::os::windows::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use syncmount_common::{SymlinkTarget, Timestamp};
 
 /// Whether two files can change places in one step.
@@ -31,13 +32,13 @@ const SHARE_IN_PLACE: u32 = 3;
 /// The root of a folder. It is not held itself: its owner may move it, which is noticed.
 pub(super) struct Top {
     path: PathBuf,
-    identity: u64,
+    identity: AtomicU64,
 }
 
 impl Top {
     pub(super) fn open(path: &Path, _: bool) -> io::Result<Self> {
         let identity = hold(path, 0)?.1.id;
-        Ok(Self { path: path.to_path_buf(), identity })
+        Ok(Self { path: path.to_path_buf(), identity: AtomicU64::new(identity) })
     }
 
     pub(super) fn path(&self) -> &Path {
@@ -46,14 +47,19 @@ impl Top {
 
     pub(super) fn dir(&self) -> io::Result<Handle> {
         let (pin, facts) = hold(&self.path, 0)?;
-        if facts.id != self.identity {
+        if facts.id != self.identity.load(Ordering::Relaxed) {
             return Err(io::ErrorKind::NotFound.into());
         }
         Ok(Handle { path: self.path.clone(), pins: vec![Arc::new(pin)] })
     }
 
     pub(super) fn is_at_its_path(&self) -> io::Result<bool> {
-        Ok(hold(&self.path, 0)?.1.id == self.identity)
+        Ok(hold(&self.path, 0)?.1.id == self.identity.load(Ordering::Relaxed))
+    }
+
+    pub(super) fn reopen(&self) -> io::Result<()> {
+        self.identity.store(hold(&self.path, 0)?.1.id, Ordering::Relaxed);
+        Ok(())
     }
 }
 
@@ -97,10 +103,10 @@ impl Handle {
         Print::of_file(dir)
     }
 
-    pub(super) fn look(&self, name: &OsStr) -> io::Result<(Print, i64)> {
+    pub(super) fn look(&self, name: &OsStr) -> io::Result<Found> {
         let facts = windows::facts(&windows::open_for_attributes(&self.path.join(name))?)?;
-        // This system tells no other time.
-        Ok((Print::of_facts(&facts), facts.modified))
+        // This system tells no other time. What is mounted in a directory is a reparse point, of which nothing is shared.
+        Ok(Found { print: Print::of_facts(&facts), touched: facts.modified, is_mount_point: false })
     }
 
     pub(super) fn names(&self, take: &mut dyn FnMut(OsString) -> bool) -> io::Result<()> {
