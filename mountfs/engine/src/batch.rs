@@ -291,7 +291,7 @@ impl Engine {
             self.tree.set_offered(sent.node, false);
             self.sent_before.remove(&sent.node);
             self.release(sent.node);
-            self.unanswered_touched |= self.unanswered.remove(&sent.node);
+            self.forget_unanswered(sent.node);
             self.put(sent.node, local, Some(Synced { rev, content_rev, state: sent.after.clone() }), changed);
             self.settle_if_acknowledged(sent.node);
         }
@@ -302,7 +302,7 @@ impl Engine {
 
     pub(crate) fn forget_offers(&mut self, batch: &InFlight) {
         for id in &batch.fresh {
-            self.unanswered_touched |= self.unanswered.remove(id);
+            self.forget_unanswered(*id);
         }
         for sent in batch.sent.iter().filter(|sent| !self.sent_before.contains(&sent.node)).collect::<Vec<_>>() {
             if self.tree.get(sent.node).is_some_and(|entry| entry.offered) {

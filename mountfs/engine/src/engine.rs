@@ -304,7 +304,7 @@ impl Engine {
         let back = agreed.map(|agreed| Arc::new(State { names: local.names.clone(), ..State::clone(&agreed) }));
         self.put(node, back, synced, now);
         // What is shown now is what both agreed on, not an answer to what was sent since.
-        self.unanswered_touched |= self.unanswered.remove(&node);
+        self.forget_unanswered(node);
     }
 
     /// The answer to [`Effect::Prepare`].
@@ -551,10 +551,20 @@ impl Engine {
         self.touch(id);
     }
 
+    /// It is known whether the server has taken what was sent of a node.
+    pub(crate) fn forget_unanswered(&mut self, id: NodeId) {
+        self.unanswered_touched |= self.unanswered.remove(&id);
+        if self.sent_names.remove(&id).is_some() {
+            self.touched.insert(id);
+        }
+    }
+
     /// Before a node changes: a creation whose answer is not known may be at the server under the names of now.
     fn note_sent_names(&mut self, id: NodeId, after: Option<&State>, synced: Option<&Synced>) {
         if synced.is_some() || after.is_none() {
-            self.sent_names.remove(&id);
+            if !self.sent_names.is_empty() {
+                self.sent_names.remove(&id);
+            }
             return;
         }
         if !self.unanswered.contains(&id) || self.sent_names.contains_key(&id) {

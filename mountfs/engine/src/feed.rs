@@ -455,7 +455,7 @@ impl Engine {
         self.put_detached(new, Some(local.clone()), None, now);
         self.set_scope(new, scope);
         self.failed.remove(&id);
-        self.unanswered_touched |= self.unanswered.remove(&id);
+        self.forget_unanswered(id);
         if let Some(draft) = local.body.draft() {
             self.queue(Effect::DraftMoved { from: id, to: new });
             if draft.ready && draft.prepared.is_none() {
@@ -507,7 +507,7 @@ impl Engine {
         for (id, step) in steps {
             self.put_detached(id, step.after.clone(), step.synced, now);
             self.set_scope(id, if step.leftover { Scope::Leftover } else { Scope::Shared });
-            self.unanswered_touched |= self.unanswered.remove(&id);
+            self.forget_unanswered(id);
             self.release(id);
             if self.failed.remove(&id).is_some() {
                 // What was to be tried again later is tried now: nothing else would remember it.

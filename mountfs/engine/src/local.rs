@@ -726,6 +726,28 @@ mod tests {
         }
     }
 
+    /// A commit that was not sent tells nothing: the next one sends other names.
+    #[test]
+    fn names_that_did_not_reach_the_server_decide_nothing() {
+        let mut rig = Rig::new();
+        rig.file(ROOT, "f", 1);
+        rig.sync();
+        let new = rig.file(ROOT, "one", 2);
+        rig.drive();
+        let request = rig.send().unwrap();
+        rig.engine.rename((ROOT, b"one"), (ROOT, name("two")), RenameMode::Replace, NOW).unwrap();
+        rig.engine.committed(request.op_id, crate::output::CommitAnswer::NotSent, NOW);
+        rig.drive();
+        assert!(rig.engine.sent_names.is_empty() && rig.rows.values().all(|row| row.sent_names.is_none()));
+        assert!(rig.send().is_some());
+        rig.engine.rename((ROOT, b"two"), (ROOT, name("f")), RenameMode::Replace, NOW).unwrap();
+        rig.drive();
+        rig.restart();
+        rig.become_another();
+        rig.news(vec![rig.theirs(new, ROOT, "two", Some(2))]);
+        assert_eq!((rig.names(ROOT), rig.engine.child(ROOT, b"f")), (vec!["f".to_owned()], Some(new)));
+    }
+
     /// The same where what was done after it was sent is forgotten.
     #[test]
     fn a_creation_whose_later_name_was_forgotten_has_it_from_the_server() {

@@ -292,7 +292,9 @@ impl<H: Host> Folder<H> {
 
     /// Why nothing is done where an item lies, or in a directory into which it is to go.
     pub(crate) fn unavailable_at(&self, id: Option<ItemId>, dir: Option<NodeId>) -> Option<String> {
-        self.unavailable().next()?;
+        if self.reports.is_empty() {
+            return None;
+        }
         let dir = dir.and_then(|dir| self.index.lock().of_node(dir));
         let paths = id.into_iter().chain(dir).filter_map(|id| self.path_of(id));
         let is_reported = |path: &Path| match self.reports.get(path) {

@@ -535,7 +535,7 @@ impl<'a> Scan<'a> {
             _ if found.is_mount_point && index.has_children(child) => Some(DISK_ABOVE),
             None if found.print.kind == PrintKind::Dir && index.has_children(child) => {
                 // An earlier version did not note it. Where nothing mounted hides it, something of it is there.
-                let dir = spot.open_dir().ok()?;
+                let Ok(dir) = spot.open_dir() else { return Some(NO_DISK) };
                 let is_there = |name: &[u8]| {
                     let inner = dir.spot(&platform::os_name(name)).and_then(|inner| inner.print());
                     inner.is_ok_and(|inner| inner.is_some())
