@@ -132,6 +132,8 @@ pub(crate) fn problems_of(client: &Client) -> Vec<Problem> {
     problems.extend(client.bad_rules().into_iter().map(bad_rule));
     let unsent = |(path, reason)| Problem { kind: ProblemKind::Unsent, path, reason };
     problems.extend(client.problems().into_iter().map(unsent));
+    let unreadable = |(path, reason)| Problem { kind: ProblemKind::Note, path, reason };
+    problems.extend(client.unreadable().into_iter().map(unreadable));
     problems.extend(client.conflicts().into_iter().map(|path| Problem {
         kind: ProblemKind::Conflict,
         path,

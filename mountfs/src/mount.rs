@@ -179,6 +179,7 @@ impl ControlHandler for Running {
         Status {
             phase: *self.phase.lock(),
             connected: self.client.link.is_online(),
+            trouble: self.client.link.trouble(),
             pending_files: pending.files,
             pending_bytes: pending.bytes,
             pending_nodes: pending.nodes - pending.held,

@@ -161,6 +161,12 @@ pub enum RemoteError {
     /// The server's disk or quota is full.
     #[error("the server has no space left")]
     StorageFull,
+    /// The request is longer than the server, or a proxy before it, takes.
+    #[error("{0}")]
+    TooLarge(String),
+    /// The server does not have these chunks, or not as they were. All others that were asked for have been handed over.
+    #[error("{}", told_of(.0))]
+    Lacking(Vec<ChunkHash>),
     /// The server understood the request and refuses it.
     #[error("the server refuses the request: {message}")]
     Rejected {
@@ -169,7 +175,13 @@ pub enum RemoteError {
         /// For people.
         message: String,
     },
-    /// What answers is not a syncmount server, or not one that this program understands.
+    /// What answers is not a syncmount server, or one of another version.
+    #[error("{0}")]
+    Stranger(String),
+    /// A reply that broke off after its head had come.
+    #[error("the server's reply broke off: {0}")]
+    CutShort(String),
+    /// The server's reply is not one that this program understands.
     #[error("{0}")]
     Protocol(String),
     /// Bytes came that are not what their name says.
@@ -180,18 +192,71 @@ pub enum RemoteError {
     Local(#[source] io::Error),
 }
 
+fn told_of(chunks: &[ChunkHash]) -> String {
+    match chunks {
+        [] => "the server does not have what was asked for".to_owned(),
+        [one] => format!("the server does not have the chunk {one}, or has it damaged"),
+        [first, ..] => {
+            format!(
+                "the server does not have {} of the chunks, or has them damaged, the first is {first}",
+                chunks.len()
+            )
+        }
+    }
+}
+
+/// What has failed, and therefore what has to wait.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Scope {
+    /// The way to the server: nothing can be sent before it is there again.
+    Link,
+    /// The token or the folder: nothing can be sent before the server takes it again.
+    Credential,
+    /// The request: others may succeed.
+    Subject,
+}
+
 impl RemoteError {
+    /// What the error is about.
+    pub const fn scope(&self) -> Scope {
+        match self {
+            Self::NotConnected(_) | Self::Unreachable(_) | Self::Stranger(_) => Scope::Link,
+            Self::Unauthorized | Self::FolderNotFound => Scope::Credential,
+            Self::Busy
+            | Self::NotFound
+            | Self::Resync
+            | Self::Conflict(_)
+            | Self::Missing(_)
+            | Self::Superseded
+            | Self::Held { .. }
+            | Self::StorageFull
+            | Self::TooLarge(_)
+            | Self::Lacking(_)
+            | Self::Rejected { .. }
+            | Self::CutShort(_)
+            | Self::Protocol(_)
+            | Self::Corrupt(_)
+            | Self::Local(_) => Scope::Subject,
+        }
+    }
+
     /// Whether a server has answered and this is what is wrong with the answer: another request for the same may succeed.
     pub const fn is_of_an_answer(&self) -> bool {
-        matches!(self, Self::Rejected { .. } | Self::Protocol(_) | Self::Corrupt(_) | Self::NotFound)
+        matches!(self, Self::Rejected { .. } | Self::Protocol(_) | Self::Corrupt(_) | Self::NotFound | Self::Lacking(_))
     }
 
     /// Whether the same request may succeed later without a change to it.
     ///
-    /// `Protocol` counts: the login page of a hotel's network answers in the server's place until somebody logs in.
+    /// `Stranger` counts: the login page of a hotel's network answers in the server's place until a guest logs in.
     pub const fn is_retryable(&self) -> bool {
         match self {
-            Self::NotConnected(_) | Self::Unreachable(_) | Self::Busy | Self::StorageFull | Self::Protocol(_) => true,
+            Self::NotConnected(_)
+            | Self::Unreachable(_)
+            | Self::Busy
+            | Self::StorageFull
+            | Self::Stranger(_)
+            | Self::CutShort(_)
+            | Self::Protocol(_) => true,
             Self::Rejected { code, .. } => matches!(code, ErrorCode::Internal | ErrorCode::Timeout | ErrorCode::Busy),
             Self::Unauthorized
             | Self::FolderNotFound
@@ -201,6 +266,8 @@ impl RemoteError {
             | Self::Held { .. }
             | Self::Conflict(_)
             | Self::Missing(_)
+            | Self::TooLarge(_)
+            | Self::Lacking(_)
             | Self::Corrupt(_)
             | Self::Local(_) => false,
         }

@@ -5,6 +5,7 @@ use crate::terminal;
 use crate::verify_report::VerifyReport;
 use indicatif::{HumanBytes, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::io::{self, IsTerminal};
+use syncmount_common::text::shown;
 
 const VERIFY_TEMPLATE: &str = "Reading {wide_bar} {pos}/{len}, {msg}";
 const TEMPLATE: &str = "Sending {wide_bar} {bytes}/{total_bytes}, {msg}";
@@ -58,7 +59,7 @@ impl DrainProgress {
     fn offline_line(&mut self, status: &Status) -> Option<String> {
         let first = !status.connected && !self.offline_said;
         self.offline_said |= first;
-        first.then(|| format!("waiting for {}, which does not answer; left: {}", status.server, status.pending()))
+        first.then(|| format!("waiting for {}: {}; left: {}", status.server, trouble(status), status.pending()))
     }
 }
 
@@ -105,8 +106,13 @@ impl Default for VerifyProgress {
 }
 
 fn left(status: &Status) -> String {
-    let connected = if status.connected { "" } else { "; waiting for the server, which does not answer" };
-    format!("left: {}{connected}", status.pending())
+    let waiting =
+        if status.connected { String::new() } else { format!("; waiting for the server: {}", trouble(status)) };
+    format!("left: {}{waiting}", status.pending())
+}
+
+fn trouble(status: &Status) -> String {
+    status.trouble.as_deref().map_or_else(|| "it does not answer".to_owned(), shown)
 }
 
 #[cfg(test)]
@@ -136,6 +142,8 @@ mod tests {
         assert!(progress.offline_line(&offline).unwrap().contains("2 files"));
         assert_eq!(progress.offline_line(&offline), None);
         assert!(left(&offline).contains("does not answer"));
+        let refused = Status { trouble: Some("the token was revoked".into()), ..offline };
+        assert!(left(&refused).contains("the token was revoked"));
         assert!(!left(&sample()).contains("does not answer"));
     }
 }

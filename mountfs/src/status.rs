@@ -28,6 +28,9 @@ pub struct Status {
     pub pid: u32,
     /// Whether the server answered last.
     pub connected: bool,
+    /// Why the server cannot be used at present; none while it can, and before it was asked first.
+    #[serde(default)]
+    pub trouble: Option<String>,
     /// What the mount is about.
     pub phase: Phase,
     /// Files whose content the server does not have yet. What failed for good is in `problems` instead.
@@ -196,6 +199,7 @@ impl Status {
             folder: config.folder.clone(),
             pid: std::process::id(),
             connected: false,
+            trouble: None,
             phase: Phase::Starting,
             pending_files: 0,
             pending_bytes: 0,
@@ -263,6 +267,9 @@ impl Status {
         };
         line("server", &shown(&format!("{}, folder {}", self.server, self.folder)));
         line("state", &format!("{phase}, {connected}"));
+        if let Some(trouble) = &self.trouble {
+            line("because", &shown(trouble));
+        }
         line("pending", &self.pending());
         if self.only_here > 0 {
             line(
@@ -343,6 +350,7 @@ pub(crate) mod tests {
             folder: "default".into(),
             pid: 7,
             connected: true,
+            trouble: None,
             phase: Phase::Live,
             pending_files: 0,
             pending_bytes: 0,
@@ -373,7 +381,7 @@ pub(crate) mod tests {
         status.problems = vec![Problem { kind: ProblemKind::SetAside, path: "a".into(), reason: "because".into() }];
         let json = serde_json::to_value(&status).unwrap();
         let expected = serde_json::json!({
-            "mountpoint": "/home/u/Sync", "mode": "mount", "server": "http://h", "folder": "default", "pid": 7, "connected": true,
+            "mountpoint": "/home/u/Sync", "mode": "mount", "server": "http://h", "folder": "default", "pid": 7, "connected": true, "trouble": null,
             "phase": "live", "pending_files": 0, "pending_bytes": 0, "pending_nodes": 0, "incoming": 0,
             "looking": false, "paused": false, "only_here": 0, "cache_used": 1048576, "cache_limit": 10737418240u64,
             "pinned": {"files": 2, "bytes": 4096, "missing_bytes": 0}, "last_error": {"at": 5, "message": "x"},

@@ -5,6 +5,7 @@
 mod admin;
 
 use crate::config::LISTEN_DEFAULT;
+use crate::config::RESERVE_DEFAULT;
 use crate::data::Data;
 use crate::{Config, HoldRule, Limits, Server, confine, descriptors};
 
@@ -45,6 +46,9 @@ struct Serve {
     /// Other machines may reach --listen over plain HTTP, which shows tokens and files to everyone on the way
     #[arg(long)]
     insecure_http: bool,
+    /// Space of the disk that is left free, in MiB: below it nothing is stored, and what is removed still is; 0: none
+    #[arg(long, value_name = "MIB", default_value_t = RESERVE_DEFAULT >> 20, value_parser = reserve)]
+    reserve: u64,
     /// Hold back what a token removes beyond this many nodes within an hour, and beyond --hold-part; 0: never
     #[arg(long, value_name = "N", default_value_t = HoldRule::default().removes)]
     hold_removes: u64,
@@ -65,7 +69,15 @@ impl Serve {
             // Which one it is was not said: the one on this machine, if it is there.
             limits.proxies = vec![Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()];
         }
-        Config { hold, limits, behind_proxy, insecure_http, ..Config::new(&self.data).listening_on(&self.listen) }
+        let reserve = self.reserve << 20;
+        Config {
+            reserve,
+            hold,
+            limits,
+            behind_proxy,
+            insecure_http,
+            ..Config::new(&self.data).listening_on(&self.listen)
+        }
     }
 }
 
@@ -169,6 +181,11 @@ struct Unnamed {
 }
 
 /// At least what the largest chunk takes on its way out, at most what is counted.
+fn reserve(text: &str) -> Result<u64, String> {
+    let mib = text.parse().ok().filter(|mib| *mib <= 1 << 20);
+    mib.ok_or_else(|| "the reserve is a number of MiB from 0 to 1048576".to_owned())
+}
+
 fn mib(text: &str) -> Result<u64, String> {
     let memory = text.parse::<u64>().ok().filter(|memory| (64..=65_536).contains(memory));
     memory.ok_or_else(|| "memory is a number of MiB from 64 to 65536".to_owned())

@@ -1,7 +1,7 @@
 //! What a server needs to know to start.
 
 pub use crate::api::Limits;
-pub use crate::service::HoldRule;
+pub use crate::service::{HoldRule, RESERVE_DEFAULT};
 use std::path::PathBuf;
 
 /// Where a server listens if it is not told.
@@ -20,6 +20,8 @@ pub struct Config {
     pub behind_proxy: bool,
     /// The address may be one that other machines reach over plain HTTP.
     pub insecure_http: bool,
+    /// Bytes of the disk that bodies leave free.
+    pub reserve: u64,
     /// When removes of a large part of a folder are held back.
     pub hold: HoldRule,
 }
@@ -28,7 +30,15 @@ impl Config {
     /// The usual settings over a directory.
     pub fn new(data: impl Into<PathBuf>) -> Self {
         let (listen, limits, hold) = (LISTEN_DEFAULT.to_owned(), Limits::default(), HoldRule::default());
-        Self { data: data.into(), listen, limits, behind_proxy: false, insecure_http: false, hold }
+        Self {
+            data: data.into(),
+            listen,
+            limits,
+            behind_proxy: false,
+            insecure_http: false,
+            reserve: RESERVE_DEFAULT,
+            hold,
+        }
     }
 
     /// The same, on another address.

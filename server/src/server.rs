@@ -76,6 +76,12 @@ impl Server {
         }
         data.end_upgrade().await?;
         data.service.set_hold_rule(config.hold);
+        data.service.set_reserve(config.reserve);
+        let service = data.service.clone();
+        let laid = tokio::task::spawn_blocking(move || service.lay_ballast()).await;
+        if let Err(error) = laid.map_err(|_| ServerError::Panicked)? {
+            tracing::warn!(%error, "no room could be set aside for the day on which the disk is full");
+        }
         Ok(Self { data, listener, address, config })
     }
 

@@ -33,8 +33,9 @@ const LOOK_MAX: usize = 50_000;
 /// How long a node that the server refuses is left alone.
 const REJECTED_RETRY_NS: i64 = 600_000_000_000;
 
-/// How long a content that the server lacks is waited for.
-const SUPPLY_RETRY_NS: i64 = 10_000_000_000;
+/// How long a content is left alone of which the server has said twice that it lacks bytes; then twice as long each time, up to
+/// [`REJECTED_RETRY_NS`].
+const SUPPLY_RETRY_NS: i64 = 60_000_000_000;
 
 /// A batch that has been handed out and not been answered.
 pub(crate) struct InFlight {
@@ -271,6 +272,12 @@ impl Engine {
                 self.forget_offers(&batch);
                 self.rejected(&batch, &reason, now);
             }
+            CommitAnswer::TooLarge(reason) | CommitAnswer::Full(reason) => {
+                self.forget_offers(&batch);
+                if !self.halve(&batch) {
+                    batch.nodes().for_each(|node| self.fail_until_room(node, reason.clone(), now));
+                }
+            }
             CommitAnswer::Held { reason, denied } => {
                 self.forget_offers(&batch);
                 self.hold_back(&batch, reason, denied, now);
@@ -290,12 +297,14 @@ impl Engine {
             let content_rev = if sent.content { rev } else { entry.map_or(0, Entry::content_rev) };
             self.tree.set_offered(sent.node, false);
             self.sent_before.remove(&sent.node);
+            self.setbacks.remove(&sent.node);
             self.release(sent.node);
             self.forget_unanswered(sent.node);
             self.put(sent.node, local, Some(Synced { rev, content_rev, state: sent.after.clone() }), changed);
             self.settle_if_acknowledged(sent.node);
         }
-        self.ops_max = (self.ops_max * 2).min(OPS_PER_BATCH);
+        self.ops_top = (self.ops_top + self.ops_top / 8 + 1).min(OPS_PER_BATCH);
+        self.ops_max = (self.ops_max * 2).min(self.ops_top);
         self.feed.note_own(done);
         self.touch_cursor();
     }
@@ -321,16 +330,40 @@ impl Engine {
             wanted.retain(|sent| self.is_lacking(sent, &lacks));
         }
         for sent in wanted {
+            let before = self.note_setback(sent.node);
+            let wait = SUPPLY_RETRY_NS.saturating_mul(1 << before.saturating_sub(1).min(10)).min(REJECTED_RETRY_NS);
             if self.draft(sent.node).is_some_and(|draft| draft.prepared.is_some()) {
                 self.edit_draft(sent.node, |draft| draft.prepared = None);
-                self.to_prepare.push_back((sent.node, true));
+                if before == 0 {
+                    self.to_prepare.push_back((sent.node, true));
+                } else {
+                    self.fail(sent.node, LACKING.to_owned(), wait, now);
+                }
             } else if let Some(Body::File(FileBody::Clean(content))) =
                 self.tree.local(sent.node).map(|state| &state.body)
             {
                 self.queue(Effect::Supply { node: sent.node, content: content.clone() });
-                self.fail(sent.node, "the server lacks its bytes".to_owned(), SUPPLY_RETRY_NS, now);
+                self.fail(sent.node, LACKING.to_owned(), wait, now);
             }
         }
+    }
+
+    /// One more answer that bytes of a node are lacking; how many there were before in a row.
+    fn note_setback(&mut self, node: NodeId) -> u32 {
+        let count = self.setbacks.entry(node).or_default();
+        let before = *count;
+        *count = count.saturating_add(1);
+        before
+    }
+
+    /// The next commits have half as many operations; `false` if this one cannot be cut.
+    fn halve(&mut self, batch: &InFlight) -> bool {
+        let can_be_cut = batch.sent.len() > 1 && self.ops_max > 1;
+        if can_be_cut {
+            self.ops_max = (batch.sent.len().min(self.ops_max) / 2).max(1);
+            self.ops_top = self.ops_max;
+        }
+        can_be_cut
     }
 
     fn is_lacking(&self, sent: &Sent, lacks: &Lacks) -> bool {
@@ -396,6 +429,9 @@ fn weight(state: &State) -> u64 {
     let names: usize = state.names.iter().skip(1).map(|place| 64 + place.name.as_bytes().len()).sum();
     (names + state.xattrs.len()) as u64
 }
+
+/// Why a node waits whose bytes the server lacks.
+const LACKING: &str = "the server lacks its bytes";
 
 type Part = (Op, Option<State>, Option<Arc<Content>>);
 
@@ -523,6 +559,97 @@ mod tests {
         let waiting: Vec<NodeId> = rig.engine.problems().map(|(node, _)| node).collect();
         assert_eq!(waiting, [rig_id(8)]);
         assert_eq!(ids(&rig.sync().concat()), HashSet::from([rig_id(9)]));
+    }
+
+    /// Drafts that are to be prepared turn out to be one byte.
+    fn prepare(rig: &mut Rig, seed: u8) {
+        while let Some(effect) = rig.engine.poll(crate::rig::NOW) {
+            if let Effect::Prepare { node, generation, .. } = effect {
+                let answer = PrepareAnswer::Ready(Arc::new(crate::rig::content(seed)));
+                rig.engine.prepared(node, generation, answer, crate::rig::NOW);
+            }
+        }
+    }
+
+    fn second(count: i64) -> Timestamp {
+        Timestamp(crate::rig::NOW.0 + count * 1_000_000_000)
+    }
+
+    #[test]
+    fn what_is_lacking_again_and_again_is_sent_more_and_more_seldom() {
+        let mut rig = Rig::new();
+        let file = rig.file(ROOT, "a", 1);
+        rig.drive();
+        let mut at = 0;
+        let mut waits = Vec::new();
+        for _ in 0..9 {
+            let request = rig.engine.next_commit(second(at)).unwrap();
+            let missing = MissingDetails { chunks: vec![ChunkHash::of(&[1])], contents: Vec::new() };
+            rig.engine.committed(request.op_id, CommitAnswer::Missing(missing), second(at));
+            let since = at;
+            while rig.engine.problems().next().is_some() {
+                at += 1;
+                rig.engine.tick(second(at));
+            }
+            waits.push(at - since);
+            prepare(&mut rig, 1);
+        }
+        assert_eq!(waits, [0, 60, 120, 240, 480, 600, 600, 600, 600]);
+        let request = rig.engine.next_commit(second(at)).unwrap();
+        let done = Committed { first_seq: 1, last_seq: 1, tag: 1 };
+        rig.engine.committed(request.op_id, CommitAnswer::Committed(done), second(at));
+        assert!(rig.engine.setbacks.is_empty() && !rig.engine.entry(file).unwrap().is_dirty());
+    }
+
+    #[test]
+    fn a_commit_that_is_too_long_is_cut_down_to_the_file_that_is_listed() {
+        let mut rig = Rig::new();
+        let files: Vec<NodeId> = (0..100).map(|count| rig.file(ROOT, &format!("{count:03}"), count)).collect();
+        rig.drive();
+        let (mut refused, mut sent) = (0, 0);
+        while let Some(request) = rig.send() {
+            let is_bad = ids(&request.ops).contains(&files[42]);
+            if request.ops.len() > 10 || is_bad {
+                refused += 1;
+                rig.engine.committed(request.op_id, CommitAnswer::TooLarge("10 bytes".into()), crate::rig::NOW);
+            } else {
+                sent += request.ops.len();
+                rig.take(&request);
+            }
+        }
+        assert_eq!(sent, 99);
+        assert!(refused < 20, "{refused} refused");
+        let problems: Vec<_> = rig.engine.problems().collect();
+        assert_eq!(problems, [(files[42], "10 bytes")]);
+        rig.engine.tick(second(49));
+        assert!(rig.send().is_none());
+        rig.engine.tick(second(60));
+        assert_eq!(rig.send().unwrap().ops.len(), 1);
+    }
+
+    #[test]
+    fn without_room_at_the_server_what_needs_none_is_sent_and_the_rest_is_asked_about_every_minute() {
+        let mut rig = Rig::new();
+        let old = rig.file(ROOT, "old", 200);
+        rig.sync();
+        let files: Vec<NodeId> = (0..20).map(|count| rig.file(ROOT, &format!("{count:03}"), count)).collect();
+        rig.engine.remove(ROOT, b"old", false, crate::rig::NOW).unwrap();
+        rig.drive();
+        let mut removed = false;
+        while let Some(request) = rig.send() {
+            if request.contents.is_empty() {
+                removed |= ids(&request.ops).contains(&old);
+                rig.take(&request);
+            } else {
+                rig.engine.committed(request.op_id, CommitAnswer::Full("full".into()), crate::rig::NOW);
+            }
+        }
+        assert!(removed);
+        assert_eq!(rig.engine.problems().count(), files.len());
+        rig.engine.tick(second(49));
+        assert_eq!(rig.engine.problems().count(), files.len());
+        rig.engine.tick(second(60));
+        assert_eq!(rig.engine.problems().count(), 0);
     }
 
     #[test]

@@ -21,6 +21,9 @@ const PREPARING_MAX: usize = 64;
 /// How long a node that failed is left alone.
 pub(crate) const RETRY_AFTER_NS: i64 = 30_000_000_000;
 
+/// When a server without room is asked again, at the latest.
+const FULL_RETRY_NS: i64 = 60_000_000_000;
+
 /// How long a file that is written while it is read is left alone, unless somebody tells that it has come to rest.
 const MOVING_RETRY_NS: i64 = 2_000_000_000;
 
@@ -74,10 +77,14 @@ pub struct Engine {
     preparing: HashMap<NodeId, u64>,
     /// Nodes that could not be sent: when to try again, and why.
     pub(crate) failed: BTreeMap<NodeId, (Timestamp, String)>,
+    /// How often in a row the server has said of a node's commit that it lacks bytes.
+    pub(crate) setbacks: HashMap<NodeId, u32>,
     /// Removals that the server holds back.
     pub(crate) held: Option<Held>,
     /// With 1, groups are sent one by one to find the one that the server refuses.
     pub(crate) ops_max: usize,
+    /// What `ops_max` grows to: less than ever while longer commits are refused for their length.
+    pub(crate) ops_top: usize,
     /// Nodes restored without an agreement: an earlier run may have sent their creation and not lived to hear the answer.
     pub(crate) sent_before: BTreeSet<NodeId>,
     /// Nodes of the commit in flight, and of commits that an earlier run sent and did not live to hear the answer of.
@@ -131,8 +138,10 @@ impl Engine {
             to_prepare: VecDeque::new(),
             preparing: HashMap::new(),
             failed: BTreeMap::new(),
+            setbacks: HashMap::new(),
             held: None,
             ops_max: crate::batch::OPS_PER_BATCH,
+            ops_top: crate::batch::OPS_PER_BATCH,
             sent_before: BTreeSet::new(),
             unanswered: restored.unanswered.into_iter().collect(),
             unanswered_touched: false,
@@ -324,11 +333,18 @@ impl Engine {
                 self.to_prepare.push_back((node, false));
             }
             // What was wrong with bytes that are gone is nobody's problem any more.
-            PrepareAnswer::Failed(_) if self.stays_here(node) || self.tree.local(node).is_none() => {}
-            PrepareAnswer::Failed(reason) => {
-                self.fail(node, reason, RETRY_AFTER_NS, now);
-            }
+            PrepareAnswer::Failed(_) | PrepareAnswer::Full(_) | PrepareAnswer::TooLarge(_)
+                if self.stays_here(node) || self.tree.local(node).is_none() => {}
+            PrepareAnswer::Failed(reason) => self.fail(node, reason, RETRY_AFTER_NS, now),
+            PrepareAnswer::Full(reason) | PrepareAnswer::TooLarge(reason) => self.fail_until_room(node, reason, now),
         }
+    }
+
+    /// The server has no room for a node's bytes, or does not take so many at a time: until its owner has done something about
+    /// it. Those of many nodes do not come back at the same moment.
+    pub(crate) fn fail_until_room(&mut self, node: NodeId, reason: String, now: Timestamp) {
+        let early = self.next_random() % (FULL_RETRY_NS as u64 / 6);
+        self.fail(node, reason, FULL_RETRY_NS - early as i64, now);
     }
 
     pub(crate) fn fail(&mut self, node: NodeId, reason: String, retry_after_ns: i64, now: Timestamp) {
@@ -344,6 +360,8 @@ impl Engine {
             self.failed.remove(&id);
             self.to_prepare.push_back((id, true));
         }
+        let tree = &self.tree;
+        self.setbacks.retain(|id, _| tree.get(*id).is_some_and(Entry::is_dirty));
         tries
     }
 

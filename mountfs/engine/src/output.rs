@@ -153,6 +153,11 @@ pub enum PrepareAnswer {
     Moving,
     /// It cannot be read or sent; tried again later, shown in the status.
     Failed(String),
+    /// The server has no room for its bytes: asked again every minute, shown in the status.
+    Full(String),
+    /// The server, or a proxy before it, takes no request that is as long as its longest chunk: asked again every minute, shown
+    /// in the status.
+    TooLarge(String),
 }
 
 /// How a commit ended.
@@ -168,6 +173,10 @@ pub enum CommitAnswer {
     Missing(MissingDetails),
     /// It was refused for good.
     Rejected(String),
+    /// It is longer than the server, or a proxy before it, takes.
+    TooLarge(String),
+    /// The server has no room for the bytes that came with it.
+    Full(String),
     /// The server holds removals back until somebody allows them. Its own words, and whether somebody has said no.
     Held {
         /// Why, and how to allow them.

@@ -406,6 +406,9 @@ impl Client {
                 state.ahead.extend(found, &changed);
             }
             // Not read a second time either: it is sent when the file is prepared.
+            Err(PrepareError::Away) => {
+                state.ahead.extend(Ahead { chunks: BTreeMap::new(), ..found }, &changed);
+            }
             Err(PrepareError::Remote(error)) if error.is_retryable() => {
                 state.ahead.extend(Ahead { chunks: BTreeMap::new(), ..found }, &changed);
             }

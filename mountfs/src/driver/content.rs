@@ -4,14 +4,15 @@
 //! Every wait ends: with the bytes, with an error, or at its deadline.
 
 use super::Client;
+use super::troubles::{Failure, Troubles};
 use crate::files::{Overlay, Segment};
-use crate::ports::RemoteError;
+use crate::ports::{RemoteError, Scope};
 use crate::store::Entry;
 use crate::system::{at, files};
 use indicatif::HumanBytes;
 use lru::LruCache;
 use parking_lot::{Condvar, Mutex};
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::fs;
 use std::io;
 use std::num::NonZeroUsize;
@@ -21,6 +22,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use syncmount_common::manifest::FILE_SIZE_MAX;
 use syncmount_common::{ChunkHash, Content, ContentHash, Extent, Manifest, NodeId};
+use syncmount_engine::backoff::Backoff;
 use syncmount_engine::{Body, FileBody};
 
 /// How many bytes one request asks for, about.
@@ -110,14 +112,11 @@ impl Manifests {
 struct Running {
     chunks: HashSet<ChunkHash>,
     /// What became of chunks that could not be had, for those who wait for them.
-    failed: HashMap<ChunkHash, (Instant, Failure)>,
-}
-
-#[derive(Clone)]
-enum Failure {
-    Later,
-    NoRoom,
-    Never(String),
+    failed: Troubles<ChunkHash>,
+    /// Contents of which a request for chunks has brought none: further requests have to wait, whichever chunks they are for.
+    contents: Troubles<ContentHash>,
+    /// Manifests that could not be had.
+    manifests: Troubles<ContentHash>,
 }
 
 /// Chunks on their way here.
@@ -283,8 +282,13 @@ impl Client {
         if let Some(manifest) = self.manifest_here(content) {
             return Ok(manifest);
         }
+        let failure = self.downloads.running.lock().manifests.failure(&content.hash, Instant::now()).cloned();
+        if let Some(Failure::Refused(reason)) = failure {
+            return Err(ReadError::Unavailable(reason));
+        }
         let base = base();
         let told = self.until(deadline, || self.remote.manifest(&content.hash, base.as_deref()));
+        self.note_told(&content.hash, &told);
         let manifest = match told {
             Err(ReadError::Unavailable(_)) if content.size > FILE_SIZE_MAX => {
                 return Err(ReadError::Unavailable("it says that the file is larger than a file can be".into()));
@@ -298,6 +302,17 @@ impl Client {
             return Err(ReadError::Unavailable("its description is of another size".into()));
         }
         Ok(manifest)
+    }
+
+    fn note_told(&self, content: &ContentHash, told: &Result<Manifest, ReadError>) {
+        let random = self.random();
+        let mut running = self.downloads.running.lock();
+        match told {
+            Err(ReadError::Unavailable(reason)) => {
+                running.manifests.note(*content, Failure::Refused(reason.clone()), random);
+            }
+            _ => running.manifests.end(content),
+        }
     }
 
     /// The manifest of a content, if it is on this machine.
@@ -316,23 +331,39 @@ impl Client {
             .ok()
     }
 
-    /// Repeats a request until it is answered or the time is up.
+    /// Repeats a request until it is answered or the time is up. While the server cannot be reached it is waited for, not asked.
     fn until<'a, T>(
         &'a self,
         deadline: Instant,
         call: impl Fn() -> crate::ports::Reply<'a, T>,
     ) -> Result<T, ReadError> {
+        let left = || deadline.saturating_duration_since(Instant::now());
+        let mut backoff = Backoff::default();
         self.runtime.block_on(async {
             loop {
-                let left = deadline.saturating_duration_since(Instant::now());
-                match tokio::time::timeout(left, call()).await {
+                if !self.link.wait_online(left()).await {
+                    return Err(ReadError::Unreachable);
+                }
+                match tokio::time::timeout(left(), call()).await {
                     Ok(Ok(done)) => return Ok(done),
-                    Ok(Err(error)) if error.is_retryable() => tokio::time::sleep(Duration::from_millis(200)).await,
+                    Ok(Err(error)) if error.is_retryable() => {
+                        self.note_failed(&error);
+                        tokio::time::sleep(backoff.failed(self.random()).min(left())).await;
+                    }
                     Ok(Err(error)) => return Err(ReadError::Unavailable(error.to_string())),
                     Err(_) => return Err(ReadError::Unreachable),
                 }
             }
         })
+    }
+
+    /// A request for bytes failed.
+    pub(super) fn note_failed(&self, error: &RemoteError) {
+        if error.scope() == Scope::Subject {
+            self.link.failed(&error.to_string());
+        } else {
+            self.link.down(error);
+        }
     }
 
     pub(super) fn fetch(
@@ -352,26 +383,30 @@ impl Client {
             }
             let mut running = self.downloads.running.lock();
             let chunks: Vec<ChunkHash> = missing.iter().map(|(_, hash, _)| *hash).collect();
-            let failure =
-                chunks.iter().find_map(|hash| running.failed.get(hash)).filter(|(at, _)| *at >= started).cloned();
-            let had_failure = failure.is_some();
-            match failure {
-                Some((_, Failure::Never(reason))) => return Err(ReadError::Unavailable(reason)),
-                Some((_, Failure::NoRoom)) => return Err(io::Error::from(io::ErrorKind::StorageFull).into()),
-                Some((_, Failure::Later)) | None => {}
+            match chunks.iter().find_map(|hash| running.failed.failure(hash, started)) {
+                Some(Failure::Refused(reason)) => return Err(ReadError::Unavailable(reason.clone())),
+                Some(Failure::NoRoom) => return Err(io::Error::from(io::ErrorKind::StorageFull).into()),
+                Some(Failure::Later) | None => {}
             }
-            let idle = chunks.iter().all(|hash| !running.chunks.contains(hash));
-            if Instant::now() >= deadline {
+            let now = Instant::now();
+            if now >= deadline {
                 return Err(ReadError::Unreachable);
             }
-            if idle {
-                let pause = if had_failure { Duration::from_millis(200) } else { Duration::ZERO };
-                drop(running);
-                std::thread::sleep(pause);
-                self.start_missing(entry, wanted.clone());
-            } else {
+            if chunks.iter().any(|hash| running.chunks.contains(hash)) {
                 self.downloads.arrived.wait_until(&mut running, deadline);
+                continue;
             }
+            let due = chunks.iter().filter_map(|hash| running.failed.due(hash)).min();
+            let due = due.max(running.contents.due(entry.hash()));
+            drop(running);
+            if let Some(due) = due {
+                std::thread::sleep(due.min(deadline).saturating_duration_since(now));
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            if !self.link.is_online() && !self.runtime.block_on(self.link.wait_online(left)) {
+                return Err(ReadError::Unreachable);
+            }
+            self.start_missing(entry, wanted.clone());
         }
     }
 
@@ -382,12 +417,25 @@ impl Client {
 
     fn start_missing(self: &Arc<Self>, entry: &Arc<Entry>, range: Range<u64>) {
         let mut running = self.downloads.running.lock();
+        if running.contents.due(entry.hash()).is_some() {
+            return;
+        }
+        // One request finds out whether there is any use in others.
+        let most = if running.contents.has(entry.hash()) { 1 } else { usize::MAX };
+        let Running { chunks, failed, .. } = &mut *running;
         let fresh: Vec<(ChunkHash, u32)> = entry
             .missing(range)
             .into_iter()
-            .filter_map(|(_, hash, len)| running.chunks.insert(hash).then_some((hash, len)))
+            .filter(|(_, hash, _)| failed.due(hash).is_none())
+            .filter_map(|(_, hash, len)| chunks.insert(hash).then_some((hash, len)))
+            .take(most)
             .collect();
+        // What has failed is asked for alone: it may be what the others of its request have failed at.
+        let (alone, fresh): (Vec<_>, Vec<_>) = fresh.into_iter().partition(|(hash, _)| running.failed.has(hash));
         drop(running);
+        for chunk in alone {
+            self.start(entry.clone(), vec![chunk]);
+        }
         let mut batch = Vec::new();
         let mut bytes = 0;
         for (hash, len) in fresh {
@@ -424,44 +472,57 @@ impl Client {
                 client.fetch_told(&chunks, likely, &credit, &mut sink).await
             };
             drop(permit);
-            client.fetched(&chunks, result);
+            client.fetched(entry.hash(), &chunks, result);
         });
     }
 
     /// A chunk was put into the cache.
     pub(super) fn chunk_is_here(&self, chunk: &ChunkHash) {
-        self.downloads.running.lock().chunks.remove(chunk);
+        let mut running = self.downloads.running.lock();
+        running.chunks.remove(chunk);
+        running.failed.end(chunk);
+        drop(running);
         self.downloads.arrived.notify_all();
     }
 
-    fn fetched(&self, chunks: &[ChunkHash], result: Result<(), RemoteError>) {
+    fn fetched(&self, content: &ContentHash, chunks: &[ChunkHash], result: Result<(), RemoteError>) {
+        let random = self.random();
         let mut running = self.downloads.running.lock();
-        let now = Instant::now();
-        running.failed.retain(|_, (at, _)| at.elapsed() < Duration::from_secs(60));
         if let Err(error) = &result {
             let failure = match error {
                 RemoteError::Local(error) if error.kind() == io::ErrorKind::StorageFull => Failure::NoRoom,
                 error if error.is_retryable() => Failure::Later,
-                error => Failure::Never(error.to_string()),
+                error => Failure::Refused(error.to_string()),
             };
-            for hash in chunks {
-                if running.chunks.contains(hash) {
-                    running.failed.insert(*hash, (now, failure.clone()));
+            let came: Vec<_> = chunks.iter().filter(|hash| !running.chunks.contains(*hash)).copied().collect();
+            let is_answer = matches!(error, RemoteError::Lacking(_)) || error.scope() != Scope::Subject;
+            if !came.is_empty() {
+                running.contents.end(content);
+            } else if !is_answer && running.contents.due(content).is_none() {
+                running.contents.note(*content, Failure::Later, random);
+            }
+            for hash in chunks.iter().filter(|hash| !came.contains(hash)) {
+                match error {
+                    // Those that it has can be asked for without these.
+                    RemoteError::Lacking(lacking) if !lacking.contains(hash) => {}
+                    // It is the link that has to wait.
+                    error if error.scope() != Scope::Subject => {}
+                    _ => running.failed.note(*hash, failure.clone(), random),
                 }
             }
+        } else {
+            running.contents.end(content);
         }
         for hash in chunks {
             running.chunks.remove(hash);
         }
         drop(running);
-        self.downloads.arrived.notify_all();
+        // Before those that wait look again.
         match result {
             Ok(()) => self.link.up(),
-            Err(error @ (RemoteError::NotConnected(_) | RemoteError::Unreachable(_) | RemoteError::Unauthorized)) => {
-                self.link.down(&error);
-            }
-            Err(error) => self.link.failed(&error.to_string()),
+            Err(error) => self.note_failed(&error),
         }
+        self.downloads.arrived.notify_all();
     }
 
     /// Reads from a draft. `None` if bytes beneath are not on this machine.

@@ -131,6 +131,11 @@ impl Client {
         }
     }
 
+    /// Waits until the server can be reached, or for so long; whether it can. Blocks.
+    pub fn await_server(&self, limit: Duration) -> bool {
+        self.link.is_online() || self.runtime.block_on(self.link.wait_online(limit))
+    }
+
     /// Whether the last session ended with the machine, so that files may have lost what was not synced.
     pub fn was_cut(&self) -> bool {
         self.was_cut
@@ -343,7 +348,7 @@ impl Client {
             Ok(Ok(())) => Ok(()),
             Ok(Err(crate::ports::RemoteError::Local(error))) => Err(error.into()),
             Ok(Err(error)) if error.is_retryable() => {
-                self.link.down(&error);
+                self.note_failed(&error);
                 Err(ReadError::Unreachable)
             }
             Ok(Err(error)) => Err(ReadError::Unavailable(error.to_string())),

@@ -1,21 +1,62 @@
-//! Whether the server can be reached. One place decides, everybody else waits for it.
+//! Whether the server can be reached. One place decides, and one task asks: the poll of the change feed. Everything else waits
+//! for it.
+//!
+//! Only what fails on the way to the server, or for want of a right to ask it, marks the link. A poll that is answered proves
+//! that the server is there, not that others reach it: as long as other requests fail, the polls that are to find it again come
+//! more and more seldom.
 
 use crate::ports::RemoteError;
 use parking_lot::Mutex;
 use std::time::{Duration, Instant};
 use syncmount_common::Timestamp;
+use syncmount_engine::backoff::Backoff;
 use tokio::sync::watch;
+
+/// A request other than a poll that failed so long ago does not count any more.
+const DISTRUST: Duration = Duration::from_secs(60);
 
 /// The connection's state, shared by all tasks.
 pub struct Link {
     online: watch::Sender<bool>,
     last_error: Mutex<Option<(Timestamp, String)>>,
-    lost: Mutex<Option<Instant>>,
+    lost: Mutex<Option<Lost>>,
+    probes: Mutex<Probes>,
+}
+
+/// Since when the server cannot be reached, and why.
+struct Lost {
+    since: Instant,
+    why: String,
+}
+
+struct Probes {
+    /// Of polls that fail.
+    backoff: Backoff,
+    /// Of other requests that fail although polls are answered.
+    flaps: Backoff,
+    /// A failure since the last pause.
+    is_due: bool,
+    /// That failure was of another request than a poll, after a poll that was answered.
+    is_flap: bool,
+    /// When a request other than a poll has failed last, if none has succeeded since.
+    distrusted: Option<Instant>,
 }
 
 impl Default for Link {
     fn default() -> Self {
-        Self { online: watch::Sender::new(false), last_error: Mutex::new(None), lost: Mutex::new(None) }
+        let probes = Probes {
+            backoff: Backoff::soon(),
+            flaps: Backoff::default(),
+            is_due: false,
+            is_flap: false,
+            distrusted: None,
+        };
+        Self {
+            online: watch::Sender::new(false),
+            last_error: Mutex::new(None),
+            lost: Mutex::new(None),
+            probes: Mutex::new(probes),
+        }
     }
 }
 
@@ -30,28 +71,88 @@ impl Link {
         self.last_error.lock().clone()
     }
 
-    /// The server has answered.
+    /// Why the server cannot be used at present.
+    pub fn trouble(&self) -> Option<String> {
+        if self.is_online() {
+            return None;
+        }
+        self.lost.lock().as_ref().map(|lost| lost.why.clone())
+    }
+
+    /// The server has answered a request other than a poll.
     pub fn up(&self) {
+        let mut probes = self.probes.lock();
+        probes.distrusted = None;
+        probes.is_due = false;
+        probes.backoff.succeeded();
+        probes.flaps.succeeded();
+        drop(probes);
+        self.set_online();
+    }
+
+    /// The server has answered a poll.
+    pub fn polled(&self) {
+        let mut probes = self.probes.lock();
+        probes.backoff.succeeded();
+        probes.distrusted = probes.distrusted.filter(|since| since.elapsed() < DISTRUST);
+        if probes.distrusted.is_none() {
+            probes.is_due = false;
+            probes.flaps.succeeded();
+        }
+        drop(probes);
+        self.set_online();
+    }
+
+    fn set_online(&self) {
         if !self.online.send_replace(true) {
             *self.lost.lock() = None;
             tracing::info!("the server can be reached");
         }
     }
 
-    /// A request failed in a way that another request now would too.
+    /// A request other than a poll failed in a way that any request now would.
     pub fn down(&self, error: &RemoteError) {
-        *self.last_error.lock() = Some((super::now(), error.to_string()));
-        self.lost.lock().get_or_insert_with(Instant::now);
+        let mut probes = self.probes.lock();
+        probes.distrusted = Some(Instant::now());
+        probes.is_flap |= self.is_online();
+        drop(probes);
+        self.lose(error);
+    }
+
+    /// A poll failed.
+    pub fn poll_failed(&self, error: &RemoteError) {
+        self.lose(error);
+    }
+
+    fn lose(&self, error: &RemoteError) {
+        let why = error.to_string();
+        self.probes.lock().is_due = true;
+        *self.last_error.lock() = Some((super::now(), why.clone()));
+        let mut lost = self.lost.lock();
+        let since = lost.as_ref().map_or_else(Instant::now, |lost| lost.since);
+        *lost = Some(Lost { since, why });
+        drop(lost);
         if self.online.send_replace(false) {
             tracing::warn!("{error}; changes are kept here and sent later");
         }
     }
 
-    /// Until when the server is waited for by somebody who has `patience`, counted from when it was lost: who asks again
+    /// How long the next poll waits: a while if anything has failed since it was asked last. `random` is uniform over all of
+    /// `u64`.
+    pub fn pause(&self, random: u64) -> Option<Duration> {
+        let mut probes = self.probes.lock();
+        if !std::mem::take(&mut probes.is_due) {
+            return None;
+        }
+        let is_flap = std::mem::take(&mut probes.is_flap);
+        Some(if is_flap { probes.flaps.failed(random) } else { probes.backoff.failed(random) })
+    }
+
+    /// Until when the server is waited for by a caller that has `patience`, counted from when it was lost: a caller that asks again
     /// after a wait that was in vain is told at once.
     pub fn deadline(&self, patience: Duration) -> Instant {
         let now = Instant::now();
-        let since = if self.is_online() { now } else { self.lost.lock().unwrap_or(now) };
+        let since = if self.is_online() { now } else { self.lost.lock().as_ref().map_or(now, |lost| lost.since) };
         now.max(since + patience)
     }
 
@@ -72,5 +173,46 @@ impl Link {
         if online.wait_for(|online| !*online).await.is_err() {
             std::future::pending::<()>().await;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn away() -> RemoteError {
+        RemoteError::Unreachable("gone".into())
+    }
+
+    #[test]
+    fn a_server_that_is_back_is_trusted_at_once() {
+        let link = Link::default();
+        assert!(link.pause(0).is_none() && link.trouble().is_none());
+        for _ in 0..9 {
+            link.poll_failed(&away());
+            assert!(link.pause(u64::MAX).is_some_and(|wait| wait <= Duration::from_secs(2)));
+            assert!(link.pause(0).is_none(), "each failure counts once");
+        }
+        assert!(link.trouble().is_some_and(|why| why.contains("gone")));
+        link.polled();
+        assert!(link.is_online() && link.trouble().is_none());
+        link.poll_failed(&away());
+        assert!(link.pause(u64::MAX).is_some_and(|wait| wait <= Duration::from_millis(250)));
+    }
+
+    #[test]
+    fn polls_that_are_answered_do_not_hide_that_others_fail() {
+        let link = Link::default();
+        let waits: Vec<_> = (0..9)
+            .map(|_| {
+                link.polled();
+                link.down(&away());
+                link.pause(u64::MAX).expect("a pause after each failure")
+            })
+            .collect();
+        assert!(waits[..5].is_sorted() && waits[8] > Duration::from_secs(3), "{waits:?}");
+        link.up();
+        link.down(&away());
+        assert!(link.pause(u64::MAX).is_some_and(|wait| wait <= Duration::from_millis(250)));
     }
 }

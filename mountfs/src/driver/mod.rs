@@ -24,10 +24,13 @@ mod pump;
 mod recover;
 mod rows;
 mod rules;
+mod server_room;
 mod session;
 mod settle;
 mod shown;
 mod space;
+mod troubles;
+mod unreadable;
 mod verify;
 mod write;
 
@@ -51,11 +54,13 @@ use crate::store::Record;
 use crate::store::StagingDir;
 use crate::store::State;
 use parking_lot::{Mutex, RwLock};
+use std::collections::HashMap;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
-use syncmount_common::Timestamp;
+use syncmount_common::{NodeId, Timestamp};
+use syncmount_engine::backoff::Backoff;
 use syncmount_engine::{Changed, Engine, Pending};
 use tokio::sync::Notify;
 
@@ -77,6 +82,10 @@ pub struct Client {
     fleeting: fleeting::Fleeting,
     followers: ahead::Followers,
     outbox: outbox::Outbox,
+    server_room: server_room::ServerRoom,
+    unreadable: unreadable::Unreadable,
+    /// Drafts whose bytes did not reach the server: when each is tried again.
+    stumbles: Mutex<HashMap<NodeId, Backoff>>,
     /// Taken under the engine's lock where both are needed.
     voice: Mutex<session::Voice>,
     remote: Arc<dyn Remote>,
@@ -242,8 +251,7 @@ impl Client {
     pub fn unsound(&self) -> Option<(String, String)> {
         let engine = self.engine.read();
         let unsound = engine.unsound()?;
-        let path =
-            unsound.node.filter(|node| *node != syncmount_common::NodeId::ROOT).and_then(|node| engine.path(node));
+        let path = unsound.node.filter(|node| *node != NodeId::ROOT).and_then(|node| engine.path(node));
         let name = unsound.name.as_ref().map(|name| format!(", named {name:?} there")).unwrap_or_default();
         let reason = format!(
             "what the server says is no folder ({unsound}{name}): nothing of it is taken and nothing is sent until the \
@@ -287,6 +295,11 @@ impl Client {
 
     pub(crate) fn next_generation(&self) -> u64 {
         self.generations.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// Uniform over all of `u64`.
+    fn random(&self) -> u64 {
+        self.engine.write().random()
     }
 
     pub(crate) fn note(&self, sentence: String) {

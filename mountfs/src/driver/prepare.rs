@@ -10,7 +10,7 @@ use super::{
     known::{Beneath, Similar},
 };
 use crate::files::{Backing, Overlay, Run, Segment};
-use crate::ports::RemoteError;
+use crate::ports::{RemoteError, Scope};
 use crate::system::holes;
 use bytes::Bytes;
 use std::io;
@@ -47,6 +47,8 @@ pub(super) enum PrepareError {
     Read(#[from] ReadError),
     #[error(transparent)]
     Remote(#[from] RemoteError),
+    #[error("the server cannot be reached")]
+    Away,
     #[error(transparent)]
     Io(#[from] io::Error),
     #[error("it is too large to be described")]
@@ -67,13 +69,36 @@ impl Client {
             Err(PrepareError::Moving) => PrepareAnswer::Moving,
             // Cut shorter while it was read, for example: what went wrong is not what will be sent.
             Err(_) if self.require_unchanged(node, generation).is_err() => PrepareAnswer::Outdated,
-            Err(PrepareError::Remote(error)) if error.is_retryable() => {
-                self.link.down(&error);
-                PrepareAnswer::Unreachable
-            }
-            Err(PrepareError::Read(ReadError::Unreachable)) => PrepareAnswer::Unreachable,
+            Err(PrepareError::Remote(error)) => self.not_sent(&error),
+            Err(PrepareError::Away | PrepareError::Read(ReadError::Unreachable)) => PrepareAnswer::Unreachable,
             Err(error) => PrepareAnswer::Failed(error.to_string()),
         }
+    }
+
+    /// What becomes of a draft whose bytes the server did not take.
+    fn not_sent(&self, error: &RemoteError) -> PrepareAnswer {
+        match error {
+            error if error.scope() != Scope::Subject => {
+                self.link.down(error);
+                PrepareAnswer::Unreachable
+            }
+            RemoteError::StorageFull => PrepareAnswer::Full(error.to_string()),
+            RemoteError::TooLarge(reason) => PrepareAnswer::TooLarge(reason.clone()),
+            RemoteError::Busy | RemoteError::CutShort(_) => PrepareAnswer::Unreachable,
+            error => PrepareAnswer::Failed(error.to_string()),
+        }
+    }
+
+    /// After an attempt in vain a draft rests for a while, and until the server is there.
+    pub(super) async fn rest_if_stumbled(&self, node: NodeId, answer: &PrepareAnswer) {
+        if *answer != PrepareAnswer::Unreachable {
+            self.stumbles.lock().remove(&node);
+            return;
+        }
+        let random = self.random();
+        let wait = self.stumbles.lock().entry(node).or_default().failed(random);
+        tokio::time::sleep(wait).await;
+        self.link.wait_online(super::pump::AWAY).await;
     }
 
     fn snapshot(&self, node: NodeId, generation: u64) -> Result<Overlay, PrepareError> {
@@ -570,13 +595,31 @@ struct Fresh {
 impl Client {
     /// Sends chunks that the server lacks; those that are like others that it has, as differences.
     async fn put_fresh(self: &Arc<Self>, base: Option<Arc<Content>>, chunks: Vec<Fresh>) -> Result<(), RemoteError> {
+        let len = chunks.iter().map(|chunk| chunk.raw.len() as u64).sum();
+        if !self.server_room.takes(len) {
+            return Err(RemoteError::StorageFull);
+        }
+        let done = self.put_with_room(base, chunks).await;
+        match &done {
+            Ok(()) => self.server_room.stored(len),
+            Err(RemoteError::StorageFull) => self.server_room.refused(len),
+            Err(_) => {}
+        }
+        done
+    }
+
+    async fn put_with_room(
+        self: &Arc<Self>,
+        base: Option<Arc<Content>>,
+        chunks: Vec<Fresh>,
+    ) -> Result<(), RemoteError> {
         let client = self.clone();
         let seal = move || client.seal(base.as_deref(), chunks);
         let sealed = tokio::task::spawn_blocking(seal).await;
         let (mut sealed, again) = sealed.map_err(|error| RemoteError::Local(io::Error::other(error)))?;
         match self.remote.put(&sealed).await {
             // The server may lack what the differences refer to: once more with everything.
-            Err(error) if !again.is_empty() && !error.is_retryable() => {
+            Err(error) if !again.is_empty() && error.is_of_an_answer() => {
                 tracing::debug!(%error, "chunks are sent again as a whole");
                 sealed.retain(|(_, envelope)| envelope::base(envelope).is_none());
                 sealed.extend(again.iter().map(|(hash, raw)| (*hash, Bytes::from(envelope::seal(raw)))));
@@ -653,6 +696,12 @@ impl<'a> Uploads<'a> {
         }
         if self.running.len() >= UPLOADS_MAX {
             self.wait_one()?;
+        }
+        if !self.client.link.is_online() {
+            return Err(PrepareError::Away);
+        }
+        if self.client.server_room.is_closed() {
+            return Err(RemoteError::StorageFull.into());
         }
         self.bytes = 0;
         let chunks = std::mem::take(&mut self.gathered);

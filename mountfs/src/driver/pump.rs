@@ -1,7 +1,7 @@
 //! The tasks that keep a client going: effects of the engine, commits, the feed, and the clock.
 
 use super::{Client, ahead, clock, digest, pins};
-use crate::ports::{RemoteError, Speaker};
+use crate::ports::{RemoteError, Scope, Speaker};
 use bytes::Bytes;
 use std::collections::HashSet;
 use std::io;
@@ -41,6 +41,25 @@ const SETTLE_THREADS: usize = 2;
 
 /// After so many in one go the memory that was needed for them is given back.
 const MANY_EFFECTS: usize = 20_000;
+
+/// How long the server is waited for at a time.
+pub(super) const AWAY: Duration = Duration::from_secs(3600);
+
+/// A server without room is asked again so often whether it takes a commit that needs none.
+const FULL_PAUSE: Duration = Duration::from_secs(60);
+
+/// So often in a row the server may fail at a commit before the commit is cut down to what it fails at, and half as often at
+/// that.
+const FAULTS_MAX: u32 = 4;
+
+/// So many answers in a row may change nothing before the next question has to wait.
+const IDLE_ANSWERS_MAX: u32 = 3;
+
+/// … which is one every so often.
+const IDLE_EVERY: Duration = Duration::from_secs(4);
+
+/// A poll that is held for so long has not come back early.
+const HELD_MIN: Duration = Duration::from_secs(1);
 
 /// How often a refused session asks again while a commit waits for its answer.
 const REFUSED_MAX: u32 = 50;
@@ -160,9 +179,7 @@ fn run(client: &Arc<Client>, effect: Effect, prepares: &Arc<Semaphore>, settles:
                 let worker = client.clone();
                 let answer = tokio::task::spawn_blocking(move || worker.prepare(node, generation, upload)).await;
                 let answer = answer.unwrap_or_else(|error| PrepareAnswer::Failed(error.to_string()));
-                if answer == PrepareAnswer::Unreachable {
-                    client.link.wait_online(Duration::from_secs(3600)).await;
-                }
+                client.rest_if_stumbled(node, &answer).await;
                 client.report(client.change(|engine, now| engine.prepared(node, generation, answer, now)));
             });
         }
@@ -220,7 +237,7 @@ async fn read_rules(client: Arc<Client>) {
 
 /// Sends commits, one at a time, each until it is answered.
 async fn commits(client: Arc<Client>) {
-    let mut backoff = Backoff::default();
+    let mut pauses = Pauses::default();
     loop {
         client.commit_wake.notified().await;
         if !client.engine.read().has_work() {
@@ -231,7 +248,12 @@ async fn commits(client: Arc<Client>) {
         while let Some((request, speaker)) = client.next_commit() {
             let began = tokio::time::Instant::now();
             keep_before_sending(&client, &request, speaker).await;
-            send(&client, &request, speaker, &mut backoff).await;
+            let answer = send(&client, &request, &mut pauses.attempts).await;
+            let wait = pauses.after(answer.as_ref(), || client.random());
+            answered(&client, &request, speaker, answer).await;
+            if let Some(wait) = wait {
+                tokio::time::sleep(wait).await;
+            }
             in_a_row += 1;
             if STREAM_OPS.contains(&request.ops.len()) || in_a_row >= STREAM_COMMITS {
                 tokio::select! {
@@ -261,63 +283,137 @@ async fn keep_before_sending(client: &Client, request: &CommitRequest, speaker: 
     }
 }
 
-async fn send(client: &Arc<Client>, request: &CommitRequest, speaker: Speaker, backoff: &mut Backoff) {
+/// How long the next commit waits after what became of the last ones.
+#[derive(Default)]
+struct Pauses {
+    /// Of a commit that is sent again.
+    attempts: Backoff,
+    /// Of commits that are answered, and of which nothing comes.
+    answers: Backoff,
+    in_vain: u32,
+}
+
+impl Pauses {
+    /// A refusal or two are the ordinary way to learn of news; a server that refuses everything is not asked without end.
+    fn after(&mut self, answer: Option<&CommitAnswer>, random: impl FnOnce() -> u64) -> Option<Duration> {
+        match answer {
+            Some(CommitAnswer::Committed(_)) => {
+                self.attempts.succeeded();
+                self.answers.succeeded();
+                self.in_vain = 0;
+                None
+            }
+            // These are cut down or set aside, and never without an end: what comes next is another commit.
+            Some(CommitAnswer::TooLarge(_) | CommitAnswer::Full(_)) => {
+                self.attempts.succeeded();
+                None
+            }
+            Some(CommitAnswer::NotSent) => None,
+            Some(
+                CommitAnswer::Rejected(_)
+                | CommitAnswer::Conflict(_)
+                | CommitAnswer::Missing(_)
+                | CommitAnswer::Held { .. }
+                | CommitAnswer::Resync,
+            )
+            | None => {
+                self.in_vain = self.in_vain.saturating_add(1);
+                (self.in_vain > IDLE_ANSWERS_MAX).then(|| self.answers.failed(random()))
+            }
+        }
+    }
+}
+
+/// Sends a commit until it is answered. `None`: the session is over, and nothing waits for the answer any more.
+async fn send(client: &Arc<Client>, request: &CommitRequest, backoff: &mut Backoff) -> Option<CommitAnswer> {
     let held = held_chunks(client, request);
+    let len: u64 = held.iter().map(|(_, envelope)| envelope.len() as u64).sum();
+    if len > 0 && !client.server_room.takes(len) {
+        return Some(CommitAnswer::Full(RemoteError::StorageFull.to_string()));
+    }
     let mut told = client.told_by_differences(request).await;
     // Whether an attempt may have reached the server: then only its answer says what became of the commit.
     let mut sent = false;
-    let answer = loop {
+    let (mut faults, mut full) = (0, false);
+    loop {
         let chunks = match unknown_chunks(client, &held).await {
             Ok(chunks) => chunks,
             Err(error) => {
                 pause(client, &error, backoff).await;
+                if !sent {
+                    return Some(CommitAnswer::NotSent);
+                }
                 continue;
             }
         };
         let answered = client.remote.commit(told.as_ref().unwrap_or(request), &chunks).await;
         match answered {
-            Ok(done) => break CommitAnswer::Committed(done),
+            Ok(done) => {
+                client.server_room.stored(len);
+                return Some(CommitAnswer::Committed(done));
+            }
             // The server may lack what the differences refer to: once more with everything.
             Err(RemoteError::Missing(_) | RemoteError::Rejected { .. }) if told.take().is_some() => {}
-            Err(RemoteError::Conflict(details)) => break CommitAnswer::Conflict(details),
-            Err(RemoteError::Missing(details)) => break CommitAnswer::Missing(details),
-            Err(RemoteError::Held { reason, denied }) => break CommitAnswer::Held { reason, denied },
-            Err(RemoteError::Resync) => break CommitAnswer::Resync,
-            Err(RemoteError::Superseded) => {
-                client.link.up();
-                // Nothing of it has arrived, and nobody waits for an answer to it any more.
-                return client.become_other(speaker).await;
+            Err(RemoteError::Conflict(details)) => return Some(CommitAnswer::Conflict(details)),
+            Err(RemoteError::Missing(details)) => return Some(CommitAnswer::Missing(details)),
+            Err(RemoteError::Held { reason, denied }) => return Some(CommitAnswer::Held { reason, denied }),
+            Err(RemoteError::Resync) => return Some(CommitAnswer::Resync),
+            Err(RemoteError::TooLarge(reason)) => return Some(CommitAnswer::TooLarge(reason)),
+            Err(RemoteError::Superseded) => return None,
+            Err(error @ RemoteError::StorageFull) if len > 0 => {
+                client.server_room.refused(len);
+                return Some(CommitAnswer::Full(error.to_string()));
             }
-            Err(RemoteError::Rejected { code, message })
-                if !(RemoteError::Rejected { code, message: String::new() }).is_retryable() =>
-            {
-                client.link.failed(&message);
-                break CommitAnswer::Rejected(message);
+            // Not even what needs no room.
+            Err(error @ RemoteError::StorageFull) => {
+                client.link.failed(&error.to_string());
+                // At its last moment a server finds a little more.
+                let wait = if full { FULL_PAUSE } else { backoff.failed(client.random()) };
+                (sent, full) = (true, true);
+                tokio::time::sleep(wait).await;
+            }
+            Err(RemoteError::Rejected { code, message }) => {
+                let error = RemoteError::Rejected { code, message };
+                faults += 1;
+                let most = if request.ops.len() == 1 { FAULTS_MAX / 2 } else { FAULTS_MAX };
+                if !error.is_retryable() || faults >= most {
+                    client.link.failed(&error.to_string());
+                    return Some(CommitAnswer::Rejected(error.to_string()));
+                }
+                sent = true;
+                pause(client, &error, backoff).await;
             }
             Err(error) => {
                 sent |= !matches!(error, RemoteError::NotConnected(_));
                 pause(client, &error, backoff).await;
                 if !sent {
-                    return not_sent(client, request);
+                    return Some(CommitAnswer::NotSent);
                 }
             }
         }
+    }
+}
+
+/// Hands an answer on; without one the client goes on as another device.
+async fn answered(client: &Arc<Client>, request: &CommitRequest, speaker: Speaker, answer: Option<CommitAnswer>) {
+    let Some(answer) = answer else {
+        client.link.up();
+        // Nothing of it has arrived, and nothing waits for an answer to it any more.
+        return client.become_other(speaker).await;
     };
-    backoff.succeeded();
+    if answer == CommitAnswer::NotSent {
+        return not_sent(client, request);
+    }
     client.link.up();
-    let wants_page = !matches!(answer, CommitAnswer::Committed(_) | CommitAnswer::Held { .. });
+    let wants_page = matches!(answer, CommitAnswer::Conflict(_) | CommitAnswer::Missing(_) | CommitAnswer::Resync);
     match &answer {
-        CommitAnswer::Committed(done) => client.note_acknowledged(speaker, done.last_seq),
-        CommitAnswer::Resync => client.forget_acknowledged(),
-        _ => {}
-    }
-    if let CommitAnswer::Held { denied, .. } = &answer {
-        client.note_held(*denied);
-    }
-    if matches!(answer, CommitAnswer::Committed(_)) {
-        for (hash, _) in &held {
-            client.outbox.done(hash);
+        CommitAnswer::Committed(done) => {
+            client.note_acknowledged(speaker, done.last_seq);
+            held_chunks(client, request).iter().for_each(|(hash, _)| client.outbox.done(hash));
         }
+        CommitAnswer::Resync => client.forget_acknowledged(),
+        CommitAnswer::Held { denied, .. } => client.note_held(*denied),
+        _ => {}
     }
     if let Err(error) = client.change(|engine, now| engine.committed(request.op_id, answer, now)) {
         // The engine has taken the answer; only the record is late, and the next one includes it.
@@ -337,14 +433,17 @@ fn not_sent(client: &Client, request: &CommitRequest) {
     }
 }
 
+/// Waits after a failed request: until the server is there again if it was the link that failed, and never no time at all.
 async fn pause(client: &Client, error: &RemoteError, backoff: &mut Backoff) {
-    client.link.down(error);
-    let random = client.engine.write().random();
-    let wait = backoff.failed(random);
-    tokio::select! {
-        () = tokio::time::sleep(wait) => {}
-        _ = client.link.wait_online(wait) => {}
+    let is_away = error.scope() != Scope::Subject;
+    if is_away {
+        client.link.down(error);
+    } else {
+        client.link.failed(&error.to_string());
     }
+    tokio::time::sleep(backoff.failed(client.random())).await;
+    // Also if it is only the polls that fail: they find out when that is over.
+    client.link.wait_online(AWAY).await;
 }
 
 fn held_chunks(client: &Client, request: &CommitRequest) -> Vec<(ChunkHash, Bytes)> {
@@ -373,7 +472,7 @@ async fn unknown_chunks(client: &Client, held: &[(ChunkHash, Bytes)]) -> Result<
 
 /// Follows the change feed, and finds the server again when it is lost.
 async fn feed(client: Arc<Client>) {
-    let mut backoff = Backoff::default();
+    let mut idle = Idle::default();
     let mut disbelief = Disbelief::default();
     let mut refused = 0;
     loop {
@@ -381,45 +480,62 @@ async fn feed(client: Arc<Client>) {
             let engine = client.engine.read();
             (engine.next_page(), engine.wants_page_now(), engine.has_news(), client.speaker())
         };
-        if busy {
+        if busy && client.link.is_online() {
             client.wake.notify_one();
             tokio::time::sleep(Duration::from_millis(1)).await;
+            continue;
+        }
+        if let Some(wait) = client.link.pause(client.random()) {
+            tokio::time::sleep(wait).await;
+        }
+        if busy {
+            // What has come may wait for the answer to a commit, which waits for the server.
+            match client.remote.folder().await {
+                Ok(_) => client.link.polled(),
+                Err(error) => client.link.poll_failed(&error),
+            }
             continue;
         }
         disbelief.pause(&client).await;
         let online = client.link.is_online();
         let wait = if now || !online { Duration::ZERO } else { POLL_WAIT };
         let inline = if ask.since.is_some() { INLINE_FILE_MAX } else { 0 };
+        let began = Instant::now();
         let poll = client.remote.changes(ask, wait, inline, Some(speaker));
         let answer = tokio::select! {
             answer = poll => answer,
             // A commit has found the server gone, or wants news at once: a held poll would sit it out.
             () = client.link.wait_offline(), if online => continue,
-            () = client.page_wanted.notified() => continue,
+            () = client.page_wanted.notified() => {
+                idle.note(began).await;
+                continue;
+            }
         };
         match answer {
             Ok(changes) => {
-                client.link.up();
-                backoff.succeeded();
+                client.link.polled();
                 refused = 0;
-                let news = !changes.page.nodes.is_empty()
-                    || changes.page.more
-                    || ask.since != Some(changes.page.cursor)
-                    || now;
+                let is_new = ask.since != Some(changes.page.cursor);
+                let has_nodes = !changes.page.nodes.is_empty();
+                let news = has_nodes || changes.page.more || is_new || now;
                 client.take_inline(&changes);
                 if news {
                     client.note_formers(&changes.page.nodes);
                     client.engine.write().page(ask, changes.page);
                     client.wake.notify_one();
                 }
+                if !(is_new && has_nodes) {
+                    idle.note(began).await;
+                }
             }
             Err(RemoteError::Resync) => {
-                tracing::warn!("the folder's history on the server is another one now; everything is compared anew");
+                tracing::warn!("the folder's history on the server is another one now; everything is compared again");
                 client.forget_acknowledged();
                 client.engine.write().begin_resync();
+                idle.note(began).await;
             }
             Err(RemoteError::Superseded) => {
-                client.link.up();
+                client.link.polled();
                 refused += 1;
                 // A commit on its way is refused as well, or it has arrived before and its answer is worth waiting for.
                 if client.look(Engine::is_committing) && refused < REFUSED_MAX {
@@ -427,13 +543,57 @@ async fn feed(client: Arc<Client>) {
                 } else {
                     refused = 0;
                     client.become_other(speaker).await;
+                    idle.note(began).await;
                 }
             }
-            Err(error) => {
-                client.link.down(&error);
-                let random = client.engine.write().random();
-                tokio::time::sleep(backoff.failed(random)).await;
+            Err(error) => client.link.poll_failed(&error),
+        }
+    }
+}
+
+/// Polls that come back early with nothing follow each other with pauses: a few are free, and then there is one every
+/// [`IDLE_EVERY`].
+struct Idle {
+    left: u32,
+    /// When the last one that is free again became so.
+    since: Instant,
+}
+
+impl Default for Idle {
+    fn default() -> Self {
+        Self { left: IDLE_ANSWERS_MAX, since: Instant::now() }
+    }
+}
+
+impl Idle {
+    /// How long the next poll has to wait after one that has brought nothing and took so long.
+    fn pause(&mut self, took: Duration, now: Instant) -> Duration {
+        if took >= HELD_MIN {
+            return Duration::ZERO;
+        }
+        let freed = (now.duration_since(self.since).as_millis() / IDLE_EVERY.as_millis()) as u32;
+        self.since += IDLE_EVERY * freed;
+        self.left = self.left.saturating_add(freed).min(IDLE_ANSWERS_MAX);
+        match self.left.checked_sub(1) {
+            Some(left) => {
+                self.left = left;
+                Duration::ZERO
             }
+            None => {
+                let wait = IDLE_EVERY.saturating_sub(now.duration_since(self.since));
+                // The one that becomes free then is taken.
+                self.since += IDLE_EVERY;
+                wait
+            }
+        }
+    }
+
+    /// Waits after a poll, begun at `began`, that brought nothing.
+    async fn note(&mut self, began: Instant) {
+        let now = Instant::now();
+        let pause = self.pause(now.duration_since(began), now);
+        if !pause.is_zero() {
+            tokio::time::sleep(pause).await;
         }
     }
 }
@@ -464,8 +624,7 @@ impl Disbelief {
         }
         self.told = unsound;
         if self.told.is_some() && begins {
-            let random = client.engine.write().random();
-            tokio::time::sleep(self.backoff.failed(random)).await;
+            tokio::time::sleep(self.backoff.failed(client.random())).await;
         }
     }
 }
@@ -568,5 +727,34 @@ impl Client {
             self.runtime.block_on(self.remote.put(&sealed)).map_err(|error| error.to_string())?;
         }
         Ok(Arc::new(Content { manifest: Some(Manifest::clone(&manifest)), ..content.clone() }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn polls_that_bring_nothing_are_few_and_those_that_are_held_are_free() {
+        let (mut idle, begin) = (Idle::default(), Instant::now());
+        let (mut now, mut polls) = (begin, 0);
+        while now.duration_since(begin) < Duration::from_secs(60) {
+            now += idle.pause(Duration::from_millis(2), now) + Duration::from_millis(2);
+            polls += 1;
+        }
+        assert!((15..20).contains(&polls), "{polls} polls in a minute");
+        assert_eq!(idle.pause(Duration::from_secs(55), now), Duration::ZERO);
+    }
+
+    #[test]
+    fn commits_of_which_nothing_comes_follow_each_other_with_pauses() {
+        let mut pauses = Pauses::default();
+        let in_vain = CommitAnswer::Rejected("no".into());
+        let waits: Vec<_> = (0..9).map(|_| pauses.after(Some(&in_vain), || u64::MAX)).collect();
+        assert!(waits[..3].iter().all(Option::is_none), "{waits:?}");
+        assert!(waits[8].is_some_and(|wait| wait > Duration::from_secs(1)), "{waits:?}");
+        let done = syncmount_common::protocol::commit::Committed { first_seq: 1, last_seq: 1, tag: 1 };
+        assert!(pauses.after(Some(&CommitAnswer::Committed(done)), || 0).is_none());
+        assert!(pauses.after(Some(&in_vain), || 0).is_none());
     }
 }

@@ -5,6 +5,7 @@
 //! connections fill a long line better than one. Never shows the token.
 
 use super::body::Outgoing;
+use super::limit::BodyLimit;
 use super::reply::{self, bad_chunk, bad_frames};
 use super::stall::{ANSWER, Deadline, STALL};
 use super::url::ServerUrl;
@@ -30,7 +31,6 @@ use syncmount_common::protocol::chunks::{
     Alike, ChunkList, FetchList, HASHES_MAX, MissingReply, PUT_LEN_MAX, PutReply,
 };
 use syncmount_common::protocol::commit::{COMMIT_LEN_MAX, CommitRequest, Committed};
-use syncmount_common::protocol::error::ErrorCode;
 use syncmount_common::protocol::features::{self, Feature, Features};
 use syncmount_common::protocol::folders::FolderInfo;
 use syncmount_common::protocol::{VERSION, VERSION_HEADER};
@@ -50,6 +50,8 @@ const MANIFEST_LEN_MAX: usize = 4 + 37 * EXTENTS_MAX;
 const DIFFERENCES_LEN_MAX: usize = 16 * 1024 * 1024;
 /// A longer chunk is verified on a thread that may block: hashing it takes longer than 100 us.
 const OPEN_INLINE_MAX: usize = 64 * 1024;
+/// What a hash takes in a JSON list, in bytes.
+const HASH_JSON_LEN: usize = 67;
 const JSON: &str = "application/json";
 
 /// Why a connection to a server cannot even be set up.
@@ -108,6 +110,7 @@ pub struct HttpRemote {
     counters: Arc<Counters>,
     /// The bits of the [`Features`] that the server's last reply has named.
     features: AtomicU32,
+    limit: BodyLimit,
 }
 
 impl fmt::Debug for HttpRemote {
@@ -136,6 +139,7 @@ impl HttpRemote {
             data: client(base, &headers, proxy_reads)?,
             counters: Arc::default(),
             features: AtomicU32::default(),
+            limit: BodyLimit::default(),
         })
     }
 
@@ -186,33 +190,59 @@ impl HttpRemote {
         if json.len() > COMMIT_LEN_MAX {
             return Err(too_large("the batch"));
         }
-        let (body, media) = if chunks.is_empty() {
-            (Outgoing::plain(json), JSON)
-        } else {
-            (Outgoing::framed(Some(&json), chunks), frame::CONTENT_TYPE)
-        };
-        self.post(self.folder_url(&["commit"]), body, media, RemoteError::FolderNotFound).await
+        let url = self.folder_url(&["commit"]);
+        if !chunks.is_empty() {
+            let body = Outgoing::framed(Some(&json), chunks);
+            match self.post(url.clone(), body, frame::CONTENT_TYPE, RemoteError::FolderNotFound).await {
+                // The chunks go before it, as many at a time as are taken.
+                Err(RemoteError::TooLarge(_)) => self.put_all(chunks).await?,
+                done => return done,
+            };
+        }
+        self.post(url, Outgoing::plain(json), JSON, RemoteError::FolderNotFound).await
+    }
+
+    /// How many hashes one request names at most.
+    fn hashes_max(&self) -> usize {
+        (self.limit.room(PUT_LEN_MAX) / HASH_JSON_LEN).clamp(1, HASHES_MAX)
     }
 
     async fn ask_missing(&self, chunks: &[ChunkHash]) -> Result<Vec<ChunkHash>, RemoteError> {
         let mut missing = Vec::new();
-        for part in chunks.chunks(HASHES_MAX) {
+        let mut rest = chunks;
+        while !rest.is_empty() {
+            let (part, later) = rest.split_at(self.hashes_max().min(rest.len()));
             let body = Outgoing::plain(encode(&ChunkList { chunks: part.to_vec() })?);
             let url = self.base.join(&["v1", "chunks", "missing"]);
-            let reply: MissingReply = self.post(url, body, JSON, RemoteError::NotFound).await?;
-            missing.extend(reply.missing);
+            match self.post(url, body, JSON, RemoteError::NotFound).await {
+                Ok(MissingReply { missing: told }) => missing.extend(told),
+                Err(RemoteError::TooLarge(_)) if part.len() > self.hashes_max() => continue,
+                Err(error) => return Err(error),
+            }
+            rest = later;
         }
         Ok(missing)
     }
 
+    /// Bodies that are refused for their length are cut in two, down to one chunk.
     async fn put_all(&self, chunks: &[(ChunkHash, Bytes)]) -> Result<PutReply, RemoteError> {
         let mut sum = PutReply { received: 0, stored: 0 };
-        for batch in put_batches(chunks) {
+        let mut todo: Vec<_> = put_batches(chunks, self.limit.room(PUT_LEN_MAX)).collect();
+        todo.reverse();
+        while let Some(batch) = todo.pop() {
             let url = self.base.join(&["v1", "chunks"]);
             let body = Outgoing::framed(None, batch);
-            let reply: PutReply = self.post(url, body, frame::CONTENT_TYPE, RemoteError::NotFound).await?;
-            sum.received += reply.received;
-            sum.stored += reply.stored;
+            match self.post::<PutReply>(url, body, frame::CONTENT_TYPE, RemoteError::NotFound).await {
+                Ok(reply) => {
+                    sum.received += reply.received;
+                    sum.stored += reply.stored;
+                }
+                Err(RemoteError::TooLarge(_)) if batch.len() > 1 => {
+                    let (first, second) = batch.split_at(batch.len() / 2);
+                    todo.extend([second, first]);
+                }
+                Err(error) => return Err(error),
+            }
         }
         Ok(sum)
     }
@@ -229,17 +259,26 @@ impl HttpRemote {
         if self.gives_deltas() {
             told.alike.extend(alike.iter().map(|alike| (alike.chunk, *alike)));
         }
-        for part in distinct.chunks(HASHES_MAX) {
+        let mut rest = distinct.as_slice();
+        while !rest.is_empty() {
+            let (part, later) = rest.split_at((self.hashes_max() / 3).clamp(1, rest.len()));
             let alike = part.iter().filter_map(|chunk| told.alike.get(chunk).copied()).collect();
-            let body = encode(&FetchList { chunks: part.to_vec(), alike })?;
+            let body = Outgoing::plain(encode(&FetchList { chunks: part.to_vec(), alike })?);
+            let len = body.len();
+            self.limit.check(len)?;
             let deadline = Deadline::after(ANSWER);
             let request = self.data.post(self.base.join(&["v1", "chunks", "fetch"]));
-            let request = self.with_body(request, Outgoing::plain(body), JSON, &deadline);
-            let call = self.call(request, &deadline, RemoteError::NotFound);
-            deadline.guard(async { call.await?.into_chunks(&mut told, sink).await }).await?;
+            let request = self.with_body(request, body, JSON, &deadline);
+            let call = self.call(request, &deadline, RemoteError::Lacking(part.to_vec()));
+            let done = deadline.guard(async { call.await?.into_chunks(&mut told, sink).await }).await;
+            match self.learned(len, done) {
+                Err(RemoteError::TooLarge(_)) if part.len() > (self.hashes_max() / 3).max(1) => continue,
+                done => done?,
+            }
             if let Some(absent) = part.iter().find(|hash| told.asked.contains(*hash)) {
                 return Err(RemoteError::Protocol(format!("the server's reply lacks the chunk {absent}")));
             }
+            rest = later;
         }
         Ok(told.differences)
     }
@@ -301,10 +340,21 @@ impl HttpRemote {
         media: &'static str,
         absent: RemoteError,
     ) -> Result<T, RemoteError> {
+        let len = body.len();
+        self.limit.check(len)?;
         let deadline = Deadline::after(STALL);
         let request = self.with_body(self.data.post(url), body, media, &deadline);
         let call = self.call(request, &deadline, absent);
-        deadline.guard(async { call.await?.into_json().await }).await
+        let done = deadline.guard(async { call.await?.into_json().await }).await;
+        self.learned(len, done)
+    }
+
+    /// A refusal of so many bytes is remembered, if it is not the server's: that one says why.
+    fn learned<T>(&self, len: u64, done: Result<T, RemoteError>) -> Result<T, RemoteError> {
+        match done {
+            Err(RemoteError::TooLarge(reason)) if reason.is_empty() => Err(self.limit.refused(len)),
+            done => done,
+        }
     }
 
     fn with_body(&self, to: RequestBuilder, body: Outgoing, media: &'static str, by: &Deadline) -> RequestBuilder {
@@ -410,7 +460,7 @@ struct Incoming {
 
 impl Incoming {
     async fn next(&mut self) -> Result<Option<Bytes>, RemoteError> {
-        let piece = self.reply.chunk().await.map_err(|error| reply::broken(&error))?;
+        let piece = self.reply.chunk().await.map_err(|error| reply::cut_short(&error))?;
         self.deadline.extend(STALL);
         self.counters.add_received(piece.as_ref().map_or(0, Bytes::len));
         Ok(piece)
@@ -574,14 +624,14 @@ fn encode(value: &impl Serialize) -> Result<Vec<u8>, RemoteError> {
 }
 
 fn too_large(what: &str) -> RemoteError {
-    RemoteError::Rejected { code: ErrorCode::TooLarge, message: format!("{what} is larger than one request may be") }
+    RemoteError::TooLarge(format!("{what} is larger than one request may be"))
 }
 
 /// Cuts `chunks` where a body would become too long or have too many.
-fn put_batches(chunks: &[(ChunkHash, Bytes)]) -> impl Iterator<Item = &[(ChunkHash, Bytes)]> {
+fn put_batches(chunks: &[(ChunkHash, Bytes)], len_max: usize) -> impl Iterator<Item = &[(ChunkHash, Bytes)]> {
     let mut rest = chunks;
     std::iter::from_fn(move || {
-        let mut room = PUT_LEN_MAX - frame::CHUNK_OVERHEAD;
+        let mut room = len_max.saturating_sub(frame::CHUNK_OVERHEAD);
         let fits = |(_, envelope): &&(ChunkHash, Bytes)| {
             let needed = frame::CHUNK_OVERHEAD + envelope.len();
             let fits = needed <= room;

@@ -255,12 +255,12 @@ fn many_hashes_are_asked_for_in_parts() {
 fn batches_keep_within_the_limits_and_lose_nothing() {
     let blob = Bytes::from(vec![0; PUT_LEN_MAX / 3]);
     let chunks: Vec<_> = (0u8..8).map(|n| (ChunkHash::of(&[n]), blob.clone())).collect();
-    let batches: Vec<_> = put_batches(&chunks).collect();
+    let batches: Vec<_> = put_batches(&chunks, PUT_LEN_MAX).collect();
     assert_eq!(batches.iter().map(|batch| batch.len()).collect::<Vec<_>>(), [2, 2, 2, 2]);
     assert_eq!(batches.concat(), chunks);
     let tiny = vec![(ChunkHash::of(b""), Bytes::from_static(b"x")); HASHES_MAX + 1];
-    assert_eq!(put_batches(&tiny).map(<[_]>::len).collect::<Vec<_>>(), [HASHES_MAX, 1]);
-    assert_eq!(put_batches(&[]).count(), 0);
+    assert_eq!(put_batches(&tiny, PUT_LEN_MAX).map(<[_]>::len).collect::<Vec<_>>(), [HASHES_MAX, 1]);
+    assert_eq!(put_batches(&[], PUT_LEN_MAX).count(), 0);
 }
 
 #[test]

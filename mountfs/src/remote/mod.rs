@@ -6,6 +6,7 @@
 mod body;
 mod faulty;
 mod http;
+mod limit;
 mod reply;
 mod stall;
 mod url;

@@ -6,6 +6,7 @@ use reqwest::StatusCode;
 use reqwest::header::{HeaderMap, LOCATION};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
+use syncmount_common::ChunkHash;
 use syncmount_common::envelope::EnvelopeError;
 use syncmount_common::frame::FrameError;
 use syncmount_common::protocol::error::{ErrorBody, ErrorCode};
@@ -17,7 +18,7 @@ use syncmount_common::protocol::{VERSION, VERSION_HEADER, json};
 pub(super) fn check_server(status: StatusCode, headers: &HeaderMap, whom: &str) -> Result<(), RemoteError> {
     match headers.get(VERSION_HEADER).map(|version| version.to_str().unwrap_or("?")) {
         Some(VERSION) => Ok(()),
-        Some(other) => Err(RemoteError::Protocol(format!(
+        Some(other) => Err(RemoteError::Stranger(format!(
             "{whom} speaks version {other} of the protocol, this program version {VERSION}: update the older of the two"
         ))),
         None => Err(not_a_server(status, headers, whom)),
@@ -25,14 +26,17 @@ pub(super) fn check_server(status: StatusCode, headers: &HeaderMap, whom: &str) 
 }
 
 fn not_a_server(status: StatusCode, headers: &HeaderMap, whom: &str) -> RemoteError {
+    if status == StatusCode::PAYLOAD_TOO_LARGE {
+        return RemoteError::TooLarge(String::new());
+    }
     if status.is_server_error() {
         return RemoteError::Unreachable(format!("a gateway in front of it answers {status}"));
     }
     match headers.get(LOCATION).and_then(|to| to.to_str().ok()) {
-        Some(to) if status.is_redirection() => RemoteError::Protocol(format!(
+        Some(to) if status.is_redirection() => RemoteError::Stranger(format!(
             "{whom} is not a syncmount server, it redirects to {to}: if that is the server, use its address"
         )),
-        _ => RemoteError::Protocol(format!("{whom} is not a syncmount server (it answers {status})")),
+        _ => RemoteError::Stranger(format!("{whom} is not a syncmount server (it answers {status})")),
     }
 }
 
@@ -44,7 +48,10 @@ pub(super) fn error_of(status: StatusCode, body: &[u8], peer: Features, missing_
     };
     match error.code {
         ErrorCode::Unauthorized => RemoteError::Unauthorized,
-        ErrorCode::NotFound => missing_thing,
+        ErrorCode::NotFound => match (missing_thing, error.details.map(|details| json::from_value(details, peer))) {
+            (RemoteError::Lacking(_), Some(Ok(UnknownChunks { chunks }))) => RemoteError::Lacking(chunks),
+            (missing_thing, _) => missing_thing,
+        },
         ErrorCode::Conflict => details(error, peer, RemoteError::Conflict),
         ErrorCode::Missing => details(error, peer, RemoteError::Missing),
         ErrorCode::Resync => RemoteError::Resync,
@@ -55,16 +62,22 @@ pub(super) fn error_of(status: StatusCode, body: &[u8], peer: Features, missing_
         }
         ErrorCode::Busy | ErrorCode::Timeout => RemoteError::Busy,
         ErrorCode::InsufficientStorage => RemoteError::StorageFull,
+        ErrorCode::TooLarge => RemoteError::TooLarge(error.message),
         ErrorCode::BadRequest
         | ErrorCode::Invalid
         | ErrorCode::MethodNotAllowed
         | ErrorCode::PreconditionFailed
-        | ErrorCode::TooLarge
         | ErrorCode::HashMismatch
         | ErrorCode::RangeNotSatisfiable
         | ErrorCode::UnsupportedMediaType
         | ErrorCode::Internal => RemoteError::Rejected { code: error.code, message: error.message },
     }
+}
+
+/// Details of an error about chunks that the server does not have.
+#[derive(Deserialize)]
+struct UnknownChunks {
+    chunks: Vec<ChunkHash>,
 }
 
 /// An error body that cannot be read as one of version 1. An unknown code comes only by a server's mistake: servers send newer
@@ -118,6 +131,11 @@ pub(super) fn broken(error: &reqwest::Error) -> RemoteError {
     }
 }
 
+/// A reply that got a head and then no more.
+pub(super) fn cut_short(error: &reqwest::Error) -> RemoteError {
+    RemoteError::CutShort(innermost(error))
+}
+
 /// The outer errors only say that sending a request failed, and repeat the address.
 fn innermost(error: &dyn std::error::Error) -> String {
     let mut inner = error;
@@ -129,6 +147,9 @@ fn innermost(error: &dyn std::error::Error) -> String {
 
 /// A framed body that does not hold to the format.
 pub(super) fn bad_frames(error: FrameError) -> RemoteError {
+    if error == FrameError::Truncated {
+        return RemoteError::CutShort(error.to_string());
+    }
     RemoteError::Protocol(format!("the server's reply is broken: {error}"))
 }
 
@@ -207,7 +228,7 @@ mod tests {
         let mut headers = HeaderMap::new();
         let check = |status, headers: &HeaderMap| check_server(status, headers, "http://x");
         assert!(matches!(check(StatusCode::BAD_GATEWAY, &headers), Err(RemoteError::Unreachable(_))));
-        assert!(matches!(check(StatusCode::OK, &headers), Err(RemoteError::Protocol(_))));
+        assert!(matches!(check(StatusCode::OK, &headers), Err(RemoteError::Stranger(_))));
         headers.insert(LOCATION, "https://login.example".parse().unwrap());
         let portal = check(StatusCode::FOUND, &headers).unwrap_err().to_string();
         assert!(portal.contains("redirects to https://login.example"), "{portal}");

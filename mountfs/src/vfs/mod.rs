@@ -32,7 +32,13 @@ use syncmount_common::{Attrs, Content, Name, NodeId, NodeKind, SymlinkTarget, Ti
 use syncmount_engine::{Body, Draft, Engine, FileBody, Refusal, RenameMode, State};
 
 /// How long a read waits for the server.
-const READ_DEADLINE: Duration = Duration::from_secs(45);
+const READ_DEADLINE: Duration = Duration::from_secs(43);
+
+/// … and for so long if the server is there, when the same reader has just waited in vain: together 45 s.
+const READ_AGAIN: Duration = Duration::from_secs(2);
+
+/// How long ago that may be.
+const GAVE_UP: Duration = Duration::from_secs(5);
 
 /// How long a close waits for the server where it has to.
 const SEND_DEADLINE: Duration = Duration::from_secs(45);
@@ -649,7 +655,9 @@ impl Vfs {
             let got = match backing {
                 Backing::Clean(content) => {
                     let ahead = handle.ahead(offset, content);
-                    self.client.read_content(content, offset, &mut buf, ahead, deadline)
+                    let got = self.client.read_content(content, offset, &mut buf, ahead, deadline);
+                    self.client.note_read(handle.node, content, &got);
+                    got
                 }
                 Backing::Draft(overlay) => self.client.read_draft(overlay, offset, &mut buf, deadline),
             };
@@ -663,8 +671,12 @@ impl Vfs {
 
     /// The kernel asks twice for what it does not get, once ahead and once in earnest: the second time the answer is known.
     fn patience(&self, handle: &Handle) -> Duration {
-        let just_now = handle.gave_up.lock().is_some_and(|at| at.elapsed() < Duration::from_secs(5));
-        if just_now && !self.client.link.is_online() { Duration::ZERO } else { READ_DEADLINE }
+        let just_now = handle.gave_up.lock().is_some_and(|at| at.elapsed() < GAVE_UP);
+        match (just_now, self.client.link.is_online()) {
+            (true, false) => Duration::ZERO,
+            (true, true) => READ_AGAIN,
+            (false, _) => READ_DEADLINE,
+        }
     }
 
     /// A reader that goes on and on should find the next bytes here.

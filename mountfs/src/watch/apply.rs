@@ -129,6 +129,7 @@ impl<H: Host> Folder<H> {
         match outcome {
             Ok(Outcome::Done) => {
                 self.later.remove(&node);
+                self.pauses.remove(&node);
                 // Where it went is not where it was to go, perhaps.
                 self.todo.extend(self.heirs.remove(&node));
             }

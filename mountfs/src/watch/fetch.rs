@@ -8,9 +8,13 @@ use parking_lot::{Condvar, Mutex};
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 /// Files that are put together at the same time.
 const WORKERS: usize = 6;
+
+/// How often a thread that waits for the server looks whether it is to end.
+const AWAY_STEP: Duration = Duration::from_millis(200);
 
 #[derive(Default)]
 struct Queue {
@@ -32,6 +36,12 @@ impl Fetchers {
             let name = std::thread::Builder::new().name("fetch".into());
             name.spawn(move || {
                 while let Some(job) = next(&queue) {
+                    // It is neither tried in vain nor late when the server is there again.
+                    while !client.await_server(AWAY_STEP) {
+                        if queue.0.lock().is_over {
+                            return;
+                        }
+                    }
                     let result = put_together(&client, &job);
                     inbox.finished(job, result);
                 }

@@ -164,7 +164,6 @@ pub struct Backlog {
 
 pub(crate) struct Later {
     pub(crate) at: Instant,
-    pub(crate) pause: Duration,
     pub(crate) reason: Option<String>,
 }
 
@@ -178,6 +177,8 @@ pub struct Folder<H> {
     pub(crate) todo: BTreeSet<NodeId>,
     /// Nodes that could not be brought to the disk.
     pub(crate) later: HashMap<NodeId, Later>,
+    /// How long each has waited last that is not done yet.
+    pub(crate) pauses: HashMap<NodeId, Duration>,
     /// Nodes whose place on the disk has something that is to stay until they take it, by what it stood for.
     pub(crate) heirs: HashMap<NodeId, NodeId>,
     /// Contents on their way.
@@ -220,6 +221,7 @@ impl<H: Host> Folder<H> {
             todo: BTreeSet::new(),
             later: HashMap::new(),
             heirs: HashMap::new(),
+            pauses: HashMap::new(),
             running: HashMap::new(),
             jobs: Vec::new(),
             look_again: Scope::default(),
@@ -461,8 +463,9 @@ impl<H: Host> Folder<H> {
     }
 
     pub(crate) fn postpone(&mut self, node: NodeId, reason: Option<String>) {
-        let pause = self.later.get(&node).map_or(RETRY_MIN, |later| (later.pause * 2).min(RETRY_MAX));
-        self.later.insert(node, Later { at: Instant::now() + pause, pause, reason });
+        let pause = self.pauses.get(&node).map_or(RETRY_MIN, |pause| (*pause * 2).min(RETRY_MAX));
+        self.pauses.insert(node, pause);
+        self.later.insert(node, Later { at: Instant::now() + pause, reason });
     }
 
     /// Keeps what has changed of the index; names before that.

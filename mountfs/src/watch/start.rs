@@ -315,6 +315,7 @@ impl ControlHandler for Running {
             confined: self.confined.to_string(),
             phase: *self.phase.lock(),
             connected: self.client.link.is_online(),
+            trouble: self.client.link.trouble(),
             pending_files: pending.files,
             pending_bytes: pending.bytes,
             pending_nodes: pending.nodes - pending.held,

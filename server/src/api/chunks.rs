@@ -3,7 +3,7 @@
 use super::error::{ApiError, Result};
 use super::gates::Asked;
 use super::request::{Frames, Hash, Params, json};
-use crate::service::{self, ToldManifest};
+use crate::service::{ServiceError, ToldManifest};
 use axum::Json;
 use axum::body::Body;
 use axum::extract::Request;
@@ -61,9 +61,15 @@ pub(super) async fn put(Asked(state): Asked, request: Request) -> Result<Json<Pu
 ))]
 pub(super) async fn fetch(Asked(state): Asked, request: Request) -> Result<Response> {
     let (list, _): (FetchList, _) = json(&state, request, LIST_LEN_MAX).await?;
-    let told = state.service.fetch_alike(list.chunks, list.alike).await?;
+    let mut told = Box::pin(state.service.fetch_alike(list.chunks, list.alike).await?.peekable());
+    // Before the first byte damage can still be told; later on the next request tells it.
+    match told.as_mut().peek().await {
+        Some(Err(ServiceError::Damaged(hash))) => return Err(ServiceError::UnknownChunks(vec![*hash]).into()),
+        Some(Err(error)) => return Err(error.clone().into()),
+        Some(Ok(_)) | None => {}
+    }
     let pieces = told.map_ok(|(hash, envelope)| stream::iter(chunk_frame(&hash, envelope).map(Ok))).try_flatten();
-    let all = pieces.chain(stream::once(async { Ok::<_, service::ServiceError>(end_frame()) }));
+    let all = pieces.chain(stream::once(async { Ok::<_, ServiceError>(end_frame()) }));
     Ok(([(CONTENT_TYPE, frame::CONTENT_TYPE)], Body::from_stream(all)).into_response())
 }
 

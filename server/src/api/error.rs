@@ -140,6 +140,7 @@ impl From<ServiceError> for ApiError {
             ServiceError::Later { seconds, .. } => {
                 Self { header: Some((RETRY_AFTER, HeaderValue::from(seconds))), ..Self::new(code, error.to_string()) }
             }
+            ServiceError::Damaged(_) => Self::new(code, error.to_string()),
             fault if code == ErrorCode::Internal => {
                 tracing::error!(error = %fault, "a request failed");
                 Self::new(code, "a fault of the server; its log has the details")

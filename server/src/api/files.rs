@@ -13,6 +13,7 @@ use axum::extract::Request;
 use axum::http::header::{ACCEPT_RANGES, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG};
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::{IntoResponse as _, Response};
+use futures::StreamExt as _;
 use serde::Deserialize;
 use syncmount_common::manifest::FILE_SIZE_MAX;
 #[cfg(test)]
@@ -106,7 +107,7 @@ pub(super) async fn get(
     }
     let Some(rev) = query.version else { return get_present(&state, &folder, &path, &query, &headers).await };
     let opened = state.service.open(&folder, &path, Some(rev)).await?;
-    bytes(&state, &opened, &headers)
+    bytes(&state, &opened, &headers).await
 }
 
 async fn get_present(
@@ -128,7 +129,7 @@ async fn get_present(
         let limit = query.limit.unwrap_or(ENTRIES);
         return Ok(Json::<Listing>(state.service.list(folder, path, after, limit).await?).into_response());
     }
-    bytes(state, &state.service.open(folder, path, None).await?, headers)
+    bytes(state, &state.service.open(folder, path, None).await?, headers).await
 }
 
 fn after_name(text: &str) -> Result<Name> {
@@ -136,7 +137,7 @@ fn after_name(text: &str) -> Result<Name> {
 }
 
 /// The bytes of a file or of a part of it.
-fn bytes(state: &State, opened: &Opened, headers: &HeaderMap) -> Result<Response> {
+async fn bytes(state: &State, opened: &Opened, headers: &HeaderMap) -> Result<Response> {
     let tag = etag(opened.content);
     if unchanged(headers, opened.content) {
         return Ok((StatusCode::NOT_MODIFIED, [(ETAG, tag)]).into_response());
@@ -145,7 +146,12 @@ fn bytes(state: &State, opened: &Opened, headers: &HeaderMap) -> Result<Response
     let part = range(headers, opened.content, size)?;
     let whole = part.is_none();
     let part = part.unwrap_or(0..size);
-    let body = Body::from_stream(state.service.stream(&opened.manifest, part.clone()));
+    let mut stream = Box::pin(state.service.stream(&opened.manifest, part.clone()).peekable());
+    // Before the first byte an error can still be told.
+    if let Some(Err(error)) = stream.as_mut().peek().await {
+        return Err(error.clone().into());
+    }
+    let body = Body::from_stream(stream);
     let status = if whole { StatusCode::OK } else { StatusCode::PARTIAL_CONTENT };
     let mut response = (status, body).into_response();
     let out = response.headers_mut();

@@ -26,7 +26,7 @@ pub use limits::Limits;
 use crate::service::{Allowance, Service};
 use axum::extract::{DefaultBodyLimit, Request};
 use axum::http::HeaderValue;
-use axum::http::header::X_CONTENT_TYPE_OPTIONS;
+use axum::http::header::{CACHE_CONTROL, X_CONTENT_TYPE_OPTIONS};
 use axum::middleware::{from_fn, from_fn_with_state};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::{get, post};
@@ -140,13 +140,15 @@ fn panicked(panic: Box<dyn Any + Send>) -> Response {
 }
 
 /// Logs each request, never its headers: they carry the token. Every reply tells the protocol's version and what is taken
-/// beyond, and that browsers must not guess what it is.
+/// beyond, that browsers must not guess what it is, and that nothing keeps a copy unless it never changes.
 async fn log(request: Request, next: Next) -> Response {
     let (method, path) = (request.method().clone(), request.uri().path().to_owned());
     let begin = tokio::time::Instant::now();
     let mut response = next.run(request).await;
     let (status, ms) = (response.status().as_u16(), begin.elapsed().as_millis());
     tracing::debug!(%method, path, status, ms, "request");
+    // What changes is kept by nothing on the way; what never changes says so itself.
+    response.headers_mut().entry(CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
     response.headers_mut().insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     response.headers_mut().insert(VERSION_HEADER, HeaderValue::from_static(VERSION));
     response.headers_mut().insert(features::HEADER, HeaderValue::from_static(features::NAMED));

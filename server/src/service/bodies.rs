@@ -6,8 +6,8 @@
 use super::chunks::places;
 use super::memory::Charge;
 use super::{Result, Service, ServiceError};
-use crate::blob::{Run, runs};
-use crate::meta::{ChunkPlace, PackSlice};
+use crate::blob::{BlobError, Run, runs};
+use crate::meta::{ChunkPlace, PackSlice, ReadTx, WriteTx};
 use bytes::Bytes;
 use futures::{Stream, StreamExt as _, TryStreamExt as _};
 use syncmount_common::{ChunkHash, envelope};
@@ -76,12 +76,48 @@ impl Service {
                     let charge = service.1.charge(form.cost(raw)).await?;
                     // A consumer that goes away does not free memory that is in use.
                     let taker = service.clone();
-                    service.0.offload.finish(async move { taker.take_step(step, form, charge).await }).await?
+                    service.0.offload.finish(async move { taker.take_sound(step, form, charge).await }).await?
                 }
             })
             .buffered(READ_AHEAD)
             .map_ok(|bodies| futures::stream::iter(bodies.into_iter().map(Ok)))
             .try_flatten()
+    }
+
+    async fn take_sound(&self, step: Vec<Wanted>, form: Form, charge: Charge) -> Result<Vec<(ChunkHash, Bytes)>> {
+        let first = step.first().map(|(hash, _)| *hash);
+        let taken = self.take_step(step, form, charge).await;
+        match (taken, first) {
+            (Err(ServiceError::Damaged(hash)), _) => {
+                self.set_aside(hash).await?;
+                Err(ServiceError::Damaged(hash))
+            }
+            // The disk that holds it may not be there: no reason to forget where it was.
+            (Err(ServiceError::Blob(BlobError::Lost(_))), Some(hash)) => Err(ServiceError::Damaged(hash)),
+            (taken, _) => taken,
+        }
+    }
+
+    /// Takes a chunk out of the index that does not open, not even when it is read once more: it counts as missing, so that a
+    /// device that has it sends it again. Its bytes stay in their pack.
+    async fn set_aside(&self, hash: ChunkHash) -> Result<()> {
+        let place_of = move |tx: &dyn ReadTx| Ok(tx.chunk(&hash)?);
+        let Some(place) = self.read(place_of).await? else { return Ok(()) };
+        let again = self.sealed(vec![(hash, place.clone())]).await?;
+        let opens = move || again.iter().all(|(hash, envelope)| envelope::open(hash, envelope).is_ok());
+        if self.0.offload.run(opens).await? {
+            return Ok(());
+        }
+        let drop = move |tx: &dyn WriteTx| {
+            // Sent again meanwhile, it may lie elsewhere.
+            if tx.chunk(&hash)? == Some(place) {
+                tx.drop_chunk(&hash)?;
+            }
+            Ok(())
+        };
+        self.write(drop).await?;
+        tracing::error!(%hash, "a damaged chunk counts as missing from now on, until a device sends it again");
+        Ok(())
     }
 
     async fn take_step(&self, step: Vec<Wanted>, form: Form, charge: Charge) -> Result<Vec<(ChunkHash, Bytes)>> {

@@ -46,7 +46,7 @@ impl Service {
             admit(tx, credential.as_ref())?;
             fresh.enter(tx)
         };
-        let stored = meta::write(&*self.0.meta, job, move |_| service.0.small.add(small_bytes)).await?;
+        let stored = self.transact(job, move |_| service.0.small.add(small_bytes)).await?;
         Ok(PutReply { received, stored })
     }
 

@@ -63,7 +63,7 @@ impl Service {
                 service.0.wake.changed(*key);
             }
         };
-        match meta::write(&*self.0.meta, job, then).await? {
+        match self.transact(job, then).await? {
             (_, Outcome::Committed(committed)) => Ok(committed),
             (_, Outcome::Held(held)) => Err(ServiceError::Held(held)),
             (_, Outcome::Strayed(proof)) => Err(self.strayed(folder_name, proof).await),

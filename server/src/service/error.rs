@@ -83,9 +83,21 @@ pub enum ServiceError {
     /// Others kept changing what the request is about.
     #[error("{0}")]
     Busy(String),
-    /// A stored chunk does not open.
-    #[error("the stored chunk {0} is damaged")]
+    /// A stored chunk does not open, or its pack is gone.
+    #[error(
+        "the stored bytes are damaged (chunk {0}): the file is whole again when a device that has it sends it once more; \
+         `syncmount-server check --repair` looks for other copies on the server"
+    )]
     Damaged(ChunkHash),
+    /// The disk has less free than what is kept for removals.
+    #[error(
+        "the server's disk has less than {} MiB free: nothing more is stored until it has; what is removed is removed all the \
+         same", .kept >> 20
+    )]
+    NoRoom {
+        /// Bytes that are kept free.
+        kept: u64,
+    },
     /// A job on another thread died.
     #[error("a job panicked")]
     Panicked,
@@ -114,7 +126,9 @@ impl ServiceError {
             Self::Resync(_) | Self::UnprovenCursor => ErrorCode::Resync,
             Self::Superseded => ErrorCode::Superseded,
             Self::Held(_) => ErrorCode::Held,
-            Self::Meta(MetaError::Full) | Self::Blob(BlobError::Full) => ErrorCode::InsufficientStorage,
+            Self::NoRoom { .. } | Self::Meta(MetaError::Full) | Self::Blob(BlobError::Full) => {
+                ErrorCode::InsufficientStorage
+            }
             Self::Busy(_) | Self::Later { .. } | Self::Meta(MetaError::Stopped | MetaError::Locked) => ErrorCode::Busy,
             Self::Meta(MetaError::Damaged(_) | MetaError::TooNew { .. } | MetaError::Store(_))
             | Self::Blob(BlobError::Lost(_) | BlobError::Store(_))

@@ -3,7 +3,6 @@
 use super::history::end;
 use super::{CursorKey, Result, Service, ServiceError, folder};
 use crate::meta::{FolderRow, ReadTx};
-use std::path::Path;
 use syncmount_common::protocol::folders::{FolderInfo, FolderList};
 use syncmount_common::{Attrs, DeviceId, FolderId, Node, NodeId, NodeKind, Xattrs};
 
@@ -37,7 +36,7 @@ impl Service {
     }
 
     fn free_bytes(&self) -> Option<u64> {
-        self.0.directory.as_deref().and_then(free_bytes)
+        self.0.room.free_bytes()
     }
 }
 
@@ -81,15 +80,4 @@ fn check_name(name: &str) -> Result<()> {
     Err(ServiceError::Invalid(format!(
         "a folder's name has 1 to {FOLDER_NAME_LEN_MAX} letters, digits, `-`, `_` or `.`"
     )))
-}
-
-#[cfg(unix)]
-fn free_bytes(directory: &Path) -> Option<u64> {
-    let stat = rustix::fs::statvfs(directory).ok()?;
-    Some(stat.f_bavail.saturating_mul(stat.f_frsize))
-}
-
-#[cfg(not(unix))]
-fn free_bytes(_directory: &Path) -> Option<u64> {
-    None
 }

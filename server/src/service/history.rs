@@ -7,7 +7,7 @@
 
 use super::cursor::{Proof, is_same, too_soon};
 use super::{CursorKey, Result, Service, ServiceError, folder};
-use crate::meta::{self, CommitRow, FolderKey, FolderRow, ReadTx, WriteTx};
+use crate::meta::{CommitRow, FolderKey, FolderRow, ReadTx, WriteTx};
 use syncmount_common::protocol::changes::Cursor;
 use syncmount_common::{Epoch, Seq, Timestamp};
 
@@ -74,7 +74,7 @@ impl Service {
             }
             service.0.wake.changed(*key);
         };
-        meta::write(&*self.0.meta, job, then).await.map(drop)
+        self.transact(job, then).await.map(drop)
     }
 
     /// Begins a new life of every folder's history; answers how many there are. All clients read everything again and merge.

@@ -3,6 +3,7 @@
 //! Memory is bounded by one batch and, while it is verified, one chunk's raw bytes. Until the index names them, stored chunks do not exist for anybody: a request that is
 //! cut short leaves at most unreferenced bytes in a pack.
 
+use super::room::Place;
 use super::small::SMALL_SUM_MAX;
 use super::{Result, Service, ServiceError};
 use crate::blob::pack::Record;
@@ -142,13 +143,19 @@ impl Ingest {
         let records = self.verified_batch().await?;
         let hashes: Vec<_> = records.iter().map(|record| record.hash).collect();
         let mut unknown: HashSet<_> = self.service.missing(hashes).await?.missing.into_iter().collect();
-        let records = records.into_iter().filter(|record| unknown.remove(&record.hash)).collect();
+        let records: Vec<_> = records.into_iter().filter(|record| unknown.remove(&record.hash)).collect();
+        if !records.is_empty() {
+            self.service.require_room(records.iter().map(|record| record.len() as u64).sum(), Place::Pack)?;
+        }
         let packed = self.service.0.chunks.append(records).await?;
         self.fresh.packed.extend(packed);
         Ok(())
     }
 
     async fn keep_batch(&mut self) -> Result<()> {
+        if !self.batch.is_empty() {
+            self.service.require_room(self.batch_len as u64, Place::Rows)?;
+        }
         let records = self.verified_batch().await?;
         let keep =
             |record: Record| SmallChunk { hash: record.hash, raw_len: record.raw_len, envelope: record.envelope };

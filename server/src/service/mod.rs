@@ -27,6 +27,7 @@ mod presence;
 mod put_back;
 mod record;
 mod remove;
+mod room;
 mod scrub;
 mod session;
 mod small;
@@ -47,6 +48,7 @@ pub use hold::{Denied, Held, HoldRule, PresentHold};
 pub use ingest::{BATCH_LEN, Fresh, Ingest};
 pub use memory::{Account, Allowance, Budget, Charge, FREE_LEN};
 pub use path::Path;
+pub use room::RESERVE_DEFAULT;
 pub use scrub::Scrubbed;
 pub use tokens::{ADMIN_TOKEN, Credential, Token};
 pub use undo::UNDO_DEVICE;
@@ -54,7 +56,7 @@ pub use upload::Upload;
 
 use crate::blob::{ChunkStore, ObjectPacks, PackStore};
 use crate::meta::sqlite::SqliteStore;
-use crate::meta::{self, FolderRow, MetaStore, ReadTx, WriteTx};
+use crate::meta::{self, FolderRow, MetaError, MetaStore, ReadTx, WriteTx};
 use crate::wake::Wake;
 use parking_lot::Mutex;
 use std::path::PathBuf;
@@ -82,8 +84,7 @@ struct Inner {
     hold_rule: Mutex<HoldRule>,
     revocations: tokens::Revocations,
     offload: Offload,
-    /// The directory whose free space is told.
-    directory: Option<PathBuf>,
+    room: room::Room,
 }
 
 /// Where hashing and compression run.
@@ -143,7 +144,7 @@ impl Service {
             hold_rule,
             revocations,
             offload,
-            directory,
+            room: room::Room::new(directory),
         };
         Self(Arc::new(inner), Allowance::default(), None)
     }
@@ -172,7 +173,20 @@ impl Service {
         &self,
         job: impl FnOnce(&dyn WriteTx) -> Result<T> + Send + 'static,
     ) -> Result<T> {
-        meta::write(&*self.0.meta, job, |_| ()).await
+        self.transact(job, |_| ()).await
+    }
+
+    /// The same; `then` is called once it is durable, before anything that begins later sees it.
+    async fn transact<T: Send + 'static>(
+        &self,
+        job: impl FnOnce(&dyn WriteTx) -> Result<T> + Send + 'static,
+        then: impl FnOnce(&T) + Send + 'static,
+    ) -> Result<T> {
+        let done = meta::write(&*self.0.meta, job, then).await;
+        if matches!(done, Err(ServiceError::Meta(MetaError::Full))) {
+            self.disk_is_full();
+        }
+        done
     }
 
     /// A note about this server that is kept from run to run.

@@ -10,7 +10,7 @@ use super::record::{Record, counts};
 use super::tokens::{Credential, admit, is_operator};
 use super::upload::ATTEMPTS_MAX;
 use super::{Result, Service, ServiceError, folder, order};
-use crate::meta::{self, Counts, FolderKey, MetaError, ReadTx, WriteTx};
+use crate::meta::{Counts, FolderKey, MetaError, ReadTx, WriteTx};
 use syncmount_common::protocol::changes::Device;
 use syncmount_common::protocol::undo::UndoReply;
 use syncmount_common::{ContentHash, DeviceId, Node, Seq, Xattrs};
@@ -84,7 +84,7 @@ impl Service {
                 Ok::<_, ServiceError>(folder.key)
             };
             let then = move |key: &FolderKey| service.0.wake.changed(*key);
-            meta::write(&*self.0.meta, job, then).await?;
+            self.transact(job, then).await?;
             add(done, counts);
         }
         Ok(())

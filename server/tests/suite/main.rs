@@ -24,6 +24,7 @@ mod negotiation;
 #[cfg(unix)]
 mod process;
 mod program;
+mod room;
 mod scrub;
 mod sessions;
 mod store;

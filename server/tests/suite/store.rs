@@ -95,6 +95,25 @@ async fn a_damaged_chunk_is_an_error_and_never_sent() {
 }
 
 #[tokio::test]
+async fn a_chunk_that_stays_damaged_counts_as_missing_until_it_is_sent_again() {
+    let damage = Arc::new(AtomicBool::new(true));
+    let decide = Arc::clone(&damage);
+    let packs = FaultyPacks::new(Arc::new(ObjectPacks::in_memory()), move |operation| {
+        (operation == Operation::Read && decide.load(Ordering::Relaxed)).then_some(Fault::Damage)
+    });
+    let (service, chunks) = (service(packs), large());
+    let hash = chunks[0].0;
+    service.put(chunks.clone()).await.unwrap();
+    assert!(service.missing(vec![hash]).await.unwrap().missing.is_empty());
+    assert!(matches!(service.chunk(hash).await, Err(ServiceError::Damaged(_))));
+    assert_eq!(service.missing(vec![hash]).await.unwrap().missing, [hash]);
+    assert!(matches!(service.chunk(hash).await, Err(ServiceError::UnknownChunks(_))));
+    damage.store(false, Ordering::Relaxed);
+    assert_eq!(service.put(chunks.clone()).await.unwrap().stored, 1);
+    assert_eq!(service.chunk(hash).await.unwrap(), chunks[0].1);
+}
+
+#[tokio::test]
 async fn a_chunk_that_is_damaged_keeps_no_other_from_being_told() {
     let reads = Arc::new(AtomicUsize::new(0));
     let packs = FaultyPacks::new(Arc::new(ObjectPacks::in_memory()), move |operation| {

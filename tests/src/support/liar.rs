@@ -158,6 +158,8 @@ struct Shared {
     asked: AtomicU64,
     polls: AtomicU64,
     commits: AtomicU64,
+    /// Seconds.
+    held_max: AtomicU64,
     /// What the honest server has told of, by the name.
     ids: Mutex<HashMap<Vec<u8>, NodeId>>,
 }
@@ -182,6 +184,7 @@ impl Liar {
             asked: AtomicU64::new(0),
             polls: AtomicU64::new(0),
             commits: AtomicU64::new(0),
+            held_max: AtomicU64::new(HELD_MAX_S),
             ids: Mutex::default(),
         });
         let router = Router::new().fallback(pass_on).with_state(shared.clone());
@@ -224,8 +227,14 @@ impl Liar {
         known.unwrap_or_else(|| panic!("the server has not told of {name}"))
     }
 
-    /// It is honest again.
+    /// From now on no poll is held.
+    pub fn answer_polls_at_once(&self) {
+        self.shared.held_max.store(0, Ordering::SeqCst);
+    }
+
+    /// It is honest again, and holds polls again.
     pub fn be_honest(&self) {
+        self.shared.held_max.store(HELD_MAX_S, Ordering::SeqCst);
         *self.shared.lie.lock() = None;
     }
 
@@ -308,7 +317,7 @@ impl Shared {
         for own in [header::HOST, header::CONTENT_LENGTH, header::TRANSFER_ENCODING, header::CONNECTION] {
             headers.remove(own);
         }
-        let url = format!("http://{}{}{}", self.upstream, asked.path, query_with_short_wait(asked));
+        let url = format!("http://{}{}{}", self.upstream, asked.path, self.query_with_short_wait(asked));
         let body = to_bytes(body, BODY_LEN_MAX).await?;
         let sent = self.http.request(asked.method.clone(), url).headers(headers).body(body);
         let reply = sent.timeout(Duration::from_secs(120)).send().await?;
@@ -322,17 +331,18 @@ impl Shared {
         }
         Ok(Answer { status, headers, body })
     }
-}
 
-fn query_with_short_wait(asked: &Asked) -> String {
-    let shorter = |pair: &str| match pair.split_once('=') {
-        Some(("wait", seconds)) if asked.is_changes() => {
-            format!("wait={}", seconds.parse::<u64>().unwrap_or(0).min(HELD_MAX_S))
+    fn query_with_short_wait(&self, asked: &Asked) -> String {
+        let held_max = self.held_max.load(Ordering::SeqCst);
+        let shorter = |pair: &str| match pair.split_once('=') {
+            Some(("wait", seconds)) if asked.is_changes() => {
+                format!("wait={}", seconds.parse::<u64>().unwrap_or(0).min(held_max))
+            }
+            _ => pair.to_owned(),
+        };
+        if asked.query.is_empty() {
+            return String::new();
         }
-        _ => pair.to_owned(),
-    };
-    if asked.query.is_empty() {
-        return String::new();
+        format!("?{}", asked.query.split('&').map(shorter).collect::<Vec<_>>().join("&"))
     }
-    format!("?{}", asked.query.split('&').map(shorter).collect::<Vec<_>>().join("&"))
 }

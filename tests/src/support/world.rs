@@ -6,6 +6,7 @@ use super::lossy_disk::{LossyDisk, Ordering};
 use super::program::Version;
 use super::proxy::Proxy;
 use super::server::{Server, tail};
+use super::small_disk::SmallDisk;
 use parking_lot::{Mutex, MutexGuard};
 use rustix::process::{Signal, kill_process};
 use std::ffi::OsStr;
@@ -59,6 +60,14 @@ impl World {
     pub fn on_lossy_disk(ordering: Ordering) -> (Self, LossyDisk) {
         let root = temporary_dir(&std::env::temp_dir());
         let disk = LossyDisk::new(root.path().join("server-disk"), ordering);
+        let server = Mutex::new(Server::start_in(root.path(), disk.path().join("server"), Version::Current));
+        (Self { _ended: watch(root.path().into(), TEST_MAX), server, root }, disk)
+    }
+
+    /// A world whose server has its data on a disk of this size, as `mount -o size=` takes it.
+    pub fn on_small_disk(size: &str) -> (Self, SmallDisk) {
+        let root = temporary_dir(&std::env::temp_dir());
+        let disk = SmallDisk::new(root.path().join("server-disk"), size);
         let server = Mutex::new(Server::start_in(root.path(), disk.path().join("server"), Version::Current));
         (Self { _ended: watch(root.path().into(), TEST_MAX), server, root }, disk)
     }

@@ -3,26 +3,7 @@
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use syncmount_tests::support::*;
-
-/// A small disk of its own. Needs root, as every mount of this kind does.
-struct SmallDisk(PathBuf);
-
-impl SmallDisk {
-    fn new(path: PathBuf, size: &str) -> Self {
-        fs::create_dir(&path).unwrap();
-        let said = run(Command::new("mount").args(["-t", "tmpfs", "-o", &format!("size={size}"), "tmpfs"]).arg(&path));
-        assert_eq!(said.code, Some(0), "this test mounts a tmpfs and must be run as root: {said:?}");
-        Self(path)
-    }
-}
-
-impl Drop for SmallDisk {
-    fn drop(&mut self) {
-        drop(Command::new("umount").arg("-l").arg(&self.0).output());
-    }
-}
 
 /// Writes a file in pieces, as programs do; the error of any step is the answer.
 fn write(path: &Path, content: &[u8]) -> io::Result<()> {
@@ -36,7 +17,7 @@ fn a_full_disk_is_told_to_the_writer_and_loses_nothing_that_was_accepted() {
     let mut dice = Dice::new("a_full_disk_is_told");
     let world = World::new();
     let disk = SmallDisk::new(world.path("disk"), "96m");
-    let cache = disk.0.join("cache");
+    let cache = disk.path().join("cache");
     let options = ["--cache-size".as_ref(), "16M".as_ref(), "--cache-dir".as_ref(), cache.as_os_str()];
     let (a, b) = (world.mount_with("A", &options), world.mount("B"));
     let pid = a.status().pid;
@@ -92,8 +73,8 @@ fn a_full_disk_is_told_to_the_writer_and_loses_nothing_that_was_accepted() {
 fn what_is_pinned_waits_for_room_on_the_disk_and_comes_when_there_is() {
     let world = World::new();
     let disk = SmallDisk::new(world.path("disk"), "160m");
-    let cache = disk.0.join("cache");
-    fs::write(disk.0.join("filler"), vec![1; 80_000_000]).unwrap();
+    let cache = disk.path().join("cache");
+    fs::write(disk.path().join("filler"), vec![1; 80_000_000]).unwrap();
     let options = ["--cache-size".as_ref(), "150M".as_ref(), "--cache-dir".as_ref(), cache.as_os_str()];
     let (a, b) = (world.mount("A"), world.mount_with("B", &options));
     let content = bytes(&mut Dice::new("what_is_pinned_waits_for_room"), 60_000_000);
@@ -107,7 +88,7 @@ fn what_is_pinned_waits_for_room_on_the_disk_and_comes_when_there_is() {
         if waits { Ok(()) } else { Err(format!("{problems:?}")) }
     });
     assert!(b.status().bytes_received < 5_000_000, "{} bytes were fetched for nothing", b.status().bytes_received);
-    fs::remove_file(disk.0.join("filler")).unwrap();
+    fs::remove_file(disk.path().join("filler")).unwrap();
     until("that all of it is here", || match b.status().pinned {
         pinned if pinned.files == 1 && pinned.missing_bytes == 0 => Ok(()),
         pinned => Err(format!("{pinned:?}")),

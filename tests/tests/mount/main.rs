@@ -2,6 +2,7 @@
 //!
 //! The programs are those that `cargo build --workspace --bins` has made beside this test.
 
+mod answers;
 mod cache;
 mod cache_verify;
 mod command_line;
@@ -11,6 +12,7 @@ mod curl;
 mod durability;
 mod filesystem;
 mod full_disk;
+mod full_server;
 mod held;
 mod helper;
 mod ignore;

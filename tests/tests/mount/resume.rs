@@ -6,7 +6,7 @@ use rand::RngExt;
 use std::fs::File;
 use std::io::Write as _;
 use std::path::Path;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use syncmount_tests::support::*;
 
 const MIB: u64 = 1 << 20;
@@ -82,4 +82,42 @@ fn an_upload_goes_on_after_the_server_was_killed() {
         proxy.mend();
         world.server().start();
     });
+}
+
+/// What the requests have that are on their way at the same time: three of 4 MiB, each with one chunk more at most.
+const REQUESTS_LEN_MAX: u64 = 3 * (4 + 4) * MIB;
+
+#[test]
+fn a_server_that_is_killed_is_found_at_once_and_the_upload_goes_on() {
+    let (rounds, limit) = sized((2, None), (20, Some(Duration::from_secs(2))));
+    let mut dice = Dice::new("a_server_that_is_killed_is_found_at_once");
+    let world = World::lasting(Duration::from_secs(600));
+    let (proxy, a) = world.device_behind_proxy("A");
+    a.mount();
+    let (size, mut waits, mut repeated) = (64 * MIB, Vec::new(), Vec::new());
+    for round in 0..rounds {
+        let before = proxy.sent();
+        let at = before + dice.random_range(MIB..size / 2);
+        let path = a.path(format!("file {round}"));
+        let (noise, writer) = (bytes(&mut dice, size as usize), path.clone());
+        let writing = std::thread::spawn(move || std::fs::write(writer, noise));
+        until("the moment", || if proxy.sent() >= at { Ok(()) } else { Err(proxy.sent().to_string()) });
+        world.server().kill();
+        until("A to notice", || if a.status().connected { Err("connected".into()) } else { Ok(()) });
+        let sent = proxy.sent();
+        world.server().start();
+        let begin = Instant::now();
+        until("the upload to go on", || match a.status() {
+            status if proxy.sent() > sent + MIB || status.pending_files == 0 => Ok(()),
+            status => Err(format!("{} sent: {status:?}", proxy.sent())),
+        });
+        waits.push(begin.elapsed());
+        writing.join().unwrap().unwrap();
+        a.wait_synced();
+        repeated.push((proxy.sent() - before).saturating_sub(size));
+    }
+    eprintln!("went on after {waits:?}; bytes sent twice, with all requests: {repeated:?}");
+    assert!(repeated.iter().all(|bytes| *bytes < REQUESTS_LEN_MAX + size / 50), "{repeated:?}");
+    assert!(waits.iter().all(|wait| limit.is_none_or(|limit| *wait < limit)), "{waits:?}");
+    assert_eq!(a.status().problems, []);
 }
