@@ -1,8 +1,8 @@
 //! `POST /v1/folders/FOLDER/undo`: brings a folder back to an earlier state, as new changes.
 //!
 //! Nothing is taken out of the history: every node that differs from its state at `to` gets a new rev, by the device
-//! `undo`. So an undo can be undone. A large one goes in several commits, each of which leaves a valid tree; repeated after
-//! an interruption it goes on where it was.
+//! `undo`. So an undo can be undone. It is done whole or not at all, as one commit however large it is; a server that is
+//! killed meanwhile has done nothing of it or everything.
 
 use crate::ids::Seq;
 use serde::{Deserialize, Serialize};

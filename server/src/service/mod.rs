@@ -21,7 +21,6 @@ mod history;
 mod hold;
 mod ingest;
 mod memory;
-mod order;
 mod path;
 mod presence;
 mod put_back;
@@ -35,6 +34,7 @@ mod structure;
 mod tokens;
 mod undo;
 mod upload;
+mod whole;
 
 pub use alike::ToldManifest;
 pub use changes::{Changes, Poll};

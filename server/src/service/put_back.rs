@@ -3,10 +3,11 @@
 //! A node that others have changed since stays as it is, and so does what has its name now: what comes back then takes
 //! another one. A directory that is gone comes back with what was in it. Written as an undo is, so it can be undone too.
 
-use super::hold::Marks;
-use super::undo::{COMMIT_LEN, step};
+use super::commit::Step;
+use super::undo::{device, step, told};
 use super::upload::ATTEMPTS_MAX;
-use super::{Result, Service, ServiceError, folder, order};
+use super::whole::{Author, check_count};
+use super::{Result, Service, ServiceError, folder};
 use crate::meta::{FolderKey, MetaError, Principal, ReadTx};
 use std::collections::HashSet;
 use syncmount_common::name::NAME_LEN_MAX;
@@ -26,20 +27,19 @@ pub(super) struct Burst {
 impl Service {
     /// Brings back what a burst took away.
     pub(super) async fn put_back(&self, folder: &str, burst: Burst) -> Result<UndoReply> {
-        let mut done = UndoReply::default();
         for _ in 0..ATTEMPTS_MAX {
             let (name, burst) = (folder.to_owned(), burst.clone());
             let plan = self.read(move |tx| plan(tx, &name, &burst)).await?;
-            match self.undo_all(folder, plan, &Marks::default(), &mut done).await {
+            match self.change_whole(folder, Author { device: device(), is_counted: false }, plan).await {
                 Err(ServiceError::Conflict(_)) => (),
-                end => return end.map(|()| done),
+                end => return end.map(told),
             }
         }
         Err(ServiceError::Busy(format!("others keep changing the folder `{folder}`: deny it again")))
     }
 }
 
-fn plan(tx: &dyn ReadTx, name: &str, burst: &Burst) -> Result<Vec<Vec<super::commit::Step>>> {
+fn plan(tx: &dyn ReadTx, name: &str, burst: &Burst) -> Result<Vec<Step>> {
     let key = folder(tx, name)?.key;
     let mut back = Back { tx, key, nodes: Vec::new(), known: HashSet::new(), taken: HashSet::new() };
     for principal in &burst.principals {
@@ -48,12 +48,13 @@ fn plan(tx: &dyn ReadTx, name: &str, burst: &Burst) -> Result<Vec<Vec<super::com
         }
     }
     back.add_parents()?;
+    check_count(back.nodes.len())?;
     let mut steps = Vec::with_capacity(back.nodes.len());
     for node in std::mem::take(&mut back.nodes) {
         let now = tx.node(key, node.id)?.ok_or(MetaError::Damaged("a node with a past has no row"))?;
         steps.extend(step(now, Some(back.placed(node)?)));
     }
-    order::commits(tx, key, steps, COMMIT_LEN)
+    Ok(steps)
 }
 
 /// What comes back, as it was.

@@ -1,46 +1,34 @@
 //! Removing what is at a path: a name of a file, an empty directory, or a whole tree.
 
-use super::path::{Walk, existing};
-use super::upload::{ATTEMPTS_MAX, too_busy};
-use super::{Fresh, Path, Precondition, Result, Service, ServiceError};
+use super::commit::Step;
+use super::path::existing;
+use super::undo::step;
+use super::upload::{ATTEMPTS_MAX, too_busy, web_device};
+use super::whole::{Author, check_count};
+use super::{Path, Precondition, Result, Service, ServiceError};
 use crate::meta::{FolderKey, ReadTx};
 use std::collections::HashSet;
-use syncmount_common::protocol::commit::{OPS_MAX, Op};
 use syncmount_common::{Node, NodeId, NodeKind, Placement};
 
 /// Entries of a directory read at once.
 const PAGE: usize = 1000;
 
 impl Service {
-    /// Removes what is at a path. A tree of more than [`OPS_MAX`] nodes goes in several commits, from the leaves up.
+    /// Removes what is at a path, with all that is in it or not at all.
     pub async fn remove(&self, folder: &str, path: &Path, recursive: bool, precondition: &Precondition) -> Result<()> {
         for _ in 0..ATTEMPTS_MAX {
             let (name, way, condition) = (folder.to_owned(), path.clone(), precondition.clone());
-            let (walk, ops) = self.read(move |tx| plan(tx, &name, &way, recursive, &condition)).await?;
-            match self.remove_all(folder, &walk, ops).await {
+            let steps = self.read(move |tx| plan(tx, &name, &way, recursive, &condition)).await?;
+            match self.change_whole(folder, Author { device: web_device(), is_counted: true }, steps).await {
                 Err(ServiceError::Conflict(_)) => (),
-                done => return done,
+                done => return done.map(drop),
             }
         }
         Err(too_busy(path))
     }
-
-    async fn remove_all(&self, folder: &str, walk: &Walk, ops: Vec<Op>) -> Result<()> {
-        for batch in ops.chunks(OPS_MAX) {
-            let request = self.web_request(walk, Vec::new(), batch.to_vec());
-            self.commit_fresh(folder, request, Fresh::default()).await?;
-        }
-        Ok(())
-    }
 }
 
-fn plan(
-    tx: &dyn ReadTx,
-    folder: &str,
-    path: &Path,
-    recursive: bool,
-    precondition: &Precondition,
-) -> Result<(Walk, Vec<Op>)> {
+fn plan(tx: &dyn ReadTx, folder: &str, path: &Path, recursive: bool, precondition: &Precondition) -> Result<Vec<Step>> {
     let (walk, node) = existing(tx, folder, path)?;
     precondition.check(Some(&node))?;
     let Some(place) = walk.placement(path) else {
@@ -50,25 +38,21 @@ fn plan(
         let text = format!("the directory `{path}` is not empty; `?recursive` removes it with all that is in it");
         return Err(ServiceError::PathConflict(text));
     }
-    let ops = if node.kind == NodeKind::Dir {
-        tree(tx, walk.folder.key, node)?
-    } else {
-        vec![without(&node, |other| *other == place)]
-    };
-    Ok((walk, ops))
+    if node.kind == NodeKind::Dir {
+        return tree(tx, walk.folder.key, node);
+    }
+    Ok(without(node, |other| *other == place).into_iter().collect())
 }
 
 /// Takes names from a node: removes it if none is left.
-fn without(node: &Node, gone: impl Fn(&Placement) -> bool) -> Op {
-    let left: Vec<_> = node.names.iter().filter(|place| !gone(place)).cloned().collect();
-    if left.is_empty() {
-        return Op::Remove { id: node.id, base: node.rev };
-    }
-    Op::Update { id: node.id, base: node.rev, names: Some(left), attrs: None, xattrs: None, content: None }
+fn without(node: Node, gone: impl Fn(&Placement) -> bool) -> Option<Step> {
+    let names: Vec<_> = node.names.iter().filter(|place| !gone(place)).cloned().collect();
+    let left = (!names.is_empty()).then(|| Node { names, ..node.clone() });
+    step(node, left)
 }
 
-/// Operations that remove a directory and all below it, children before parents.
-fn tree(tx: &dyn ReadTx, folder: FolderKey, top: Node) -> Result<Vec<Op>> {
+/// Steps that remove a directory and all below it, children before parents.
+fn tree(tx: &dyn ReadTx, folder: FolderKey, top: Node) -> Result<Vec<Step>> {
     let mut directories = vec![top];
     let mut leaves: Vec<NodeId> = Vec::new();
     let mut next = 0;
@@ -80,19 +64,20 @@ fn tree(tx: &dyn ReadTx, folder: FolderKey, top: Node) -> Result<Vec<Op>> {
                 leaves.push(node.id);
             }
         }
+        check_count(directories.len() + leaves.len())?;
         next += 1;
     }
     let gone: HashSet<NodeId> = directories.iter().map(|node| node.id).collect();
     let mut seen = HashSet::new();
-    let mut ops = Vec::with_capacity(leaves.len() + directories.len());
+    let mut steps = Vec::with_capacity(leaves.len() + directories.len());
     for id in leaves.into_iter().filter(|id| seen.insert(*id)) {
         // Read again for all its names: some may lie outside the tree.
         let node = tx.node(folder, id)?;
-        ops.extend(node.map(|node| without(&node, |place| gone.contains(&place.parent))));
+        steps.extend(node.and_then(|node| without(node, |place| gone.contains(&place.parent))));
     }
     // A directory was found after its parent, so that the reverse order removes children first.
-    ops.extend(directories.iter().rev().map(|node| Op::Remove { id: node.id, base: node.rev }));
-    Ok(ops)
+    steps.extend(directories.into_iter().rev().filter_map(|node| step(node, None)));
+    Ok(steps)
 }
 
 fn entries(tx: &dyn ReadTx, folder: FolderKey, directory: NodeId) -> Result<Vec<Node>> {

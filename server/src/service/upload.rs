@@ -142,12 +142,10 @@ impl Service {
 
     /// A commit of the plain file API.
     pub(super) fn web_request(&self, walk: &Walk, contents: Vec<NewContent>, ops: Vec<Op>) -> CommitRequest {
-        let (id, name) = WEB_DEVICE;
-        let device = Device { id, name: name.to_owned() };
         CommitRequest {
             op_id: self.0.environment.op_id(),
             epoch: walk.folder.epoch,
-            device,
+            device: web_device(),
             session: None,
             known: None,
             contents,
@@ -156,6 +154,11 @@ impl Service {
             ops,
         }
     }
+}
+
+/// What the plain file API does is told as this device's.
+pub(super) fn web_device() -> Device {
+    Device { id: WEB_DEVICE.0, name: WEB_DEVICE.1.to_owned() }
 }
 
 pub(super) fn too_busy(path: &Path) -> ServiceError {

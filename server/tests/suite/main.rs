@@ -33,3 +33,4 @@ mod tokens;
 mod undo;
 #[cfg(unix)]
 mod upgrade;
+mod whole;

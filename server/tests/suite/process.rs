@@ -50,7 +50,7 @@ pub fn rest_of_log(mut log: ChildStderr) -> String {
     text
 }
 
-fn start_with(data: &Path, options: &[&str]) -> Process {
+pub fn start_with(data: &Path, options: &[&str]) -> Process {
     launch(data, options, Stdio::null())
 }
 
@@ -176,11 +176,11 @@ fn no_planted_symlink_is_followed() {
     }
 }
 
-fn run(data: &Path, arguments: &[&str]) -> Output {
+pub fn run(data: &Path, arguments: &[&str]) -> Output {
     binary().args(arguments).arg("--data").arg(data).output().unwrap()
 }
 
-fn stdout(output: &Output) -> &str {
+pub fn stdout(output: &Output) -> &str {
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     std::str::from_utf8(&output.stdout).unwrap().trim()
 }
@@ -198,9 +198,14 @@ impl Process {
         self.child.id()
     }
 
-    #[cfg(target_os = "linux")]
     pub fn client(&self) -> Client {
         self.client.clone()
+    }
+
+    /// As a power cut ends it, but for the disk.
+    pub fn kill(mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
     }
 
     pub fn terminate(mut self) -> std::process::ExitStatus {
