@@ -341,7 +341,7 @@ impl Client {
         let mut backoff = Backoff::default();
         self.runtime.block_on(async {
             loop {
-                if !self.link.wait_online(left()).await {
+                if !self.link.wait_reachable(left()).await {
                     return Err(ReadError::Unreachable);
                 }
                 match tokio::time::timeout(left(), call()).await {
@@ -403,7 +403,7 @@ impl Client {
                 std::thread::sleep(due.min(deadline).saturating_duration_since(now));
             }
             let left = deadline.saturating_duration_since(Instant::now());
-            if !self.link.is_online() && !self.runtime.block_on(self.link.wait_online(left)) {
+            if !self.runtime.block_on(self.link.wait_reachable(left)) {
                 return Err(ReadError::Unreachable);
             }
             self.start_missing(entry, wanted.clone());

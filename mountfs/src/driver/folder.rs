@@ -133,7 +133,7 @@ impl Client {
 
     /// Waits until the server can be reached, or for so long; whether it can. Blocks.
     pub fn await_server(&self, limit: Duration) -> bool {
-        self.link.is_online() || self.runtime.block_on(self.link.wait_online(limit))
+        self.link.is_reachable() || self.runtime.block_on(self.link.wait_reachable(limit))
     }
 
     /// Whether the last session ended with the machine, so that files may have lost what was not synced.

@@ -1,11 +1,11 @@
 //! Whether the server can be reached. One place decides, and one task asks: the poll of the change feed. Everything else waits
 //! for it.
 //!
-//! Only what fails on the way to the server, or for want of a right to ask it, marks the link. A poll that is answered proves
-//! that the server is there, not that others reach it: as long as other requests fail, the polls that are to find it again come
-//! more and more seldom.
+//! Only what fails on the way to the server, or for want of a right to ask it, marks the link, and polls that fail. A poll that is
+//! answered proves that the server is there, not that others reach it: as long as other requests fail, the polls that are to find
+//! it again come more and more seldom. A server that answers polls with errors may still have the bytes that are asked of it.
 
-use crate::ports::RemoteError;
+use crate::ports::{RemoteError, Scope};
 use parking_lot::Mutex;
 use std::time::{Duration, Instant};
 use syncmount_common::Timestamp;
@@ -15,9 +15,20 @@ use tokio::sync::watch;
 /// A request other than a poll that failed so long ago does not count any more.
 const DISTRUST: Duration = Duration::from_secs(60);
 
+/// How far the server can be used.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Reach {
+    /// It answers.
+    Online,
+    /// It answers polls with errors.
+    Answering,
+    /// It cannot be reached, or does not know this client.
+    Away,
+}
+
 /// The connection's state, shared by all tasks.
 pub struct Link {
-    online: watch::Sender<bool>,
+    reach: watch::Sender<Reach>,
     last_error: Mutex<Option<(Timestamp, String)>>,
     lost: Mutex<Option<Lost>>,
     probes: Mutex<Probes>,
@@ -30,13 +41,13 @@ struct Lost {
 }
 
 struct Probes {
-    /// Of polls that fail.
+    /// Of polls that do not reach the server.
     backoff: Backoff,
-    /// Of other requests that fail although polls are answered.
+    /// Of polls that are answered with errors, and of other requests that fail although polls are answered.
     flaps: Backoff,
     /// A failure since the last pause.
     is_due: bool,
-    /// That failure was of another request than a poll, after a poll that was answered.
+    /// That failure is one of those of `flaps`.
     is_flap: bool,
     /// When a request other than a poll has failed last, if none has succeeded since.
     distrusted: Option<Instant>,
@@ -52,7 +63,7 @@ impl Default for Link {
             distrusted: None,
         };
         Self {
-            online: watch::Sender::new(false),
+            reach: watch::Sender::new(Reach::Away),
             last_error: Mutex::new(None),
             lost: Mutex::new(None),
             probes: Mutex::new(probes),
@@ -63,7 +74,12 @@ impl Default for Link {
 impl Link {
     /// Whether the last attempt reached the server.
     pub fn is_online(&self) -> bool {
-        *self.online.borrow()
+        *self.reach.borrow() == Reach::Online
+    }
+
+    /// Whether a request may be answered although polls are not.
+    pub fn is_reachable(&self) -> bool {
+        *self.reach.borrow() != Reach::Away
     }
 
     /// The last error and when it happened. Kept after the connection is back, for the curious.
@@ -104,7 +120,7 @@ impl Link {
     }
 
     fn set_online(&self) {
-        if !self.online.send_replace(true) {
+        if self.reach.send_replace(Reach::Online) != Reach::Online {
             *self.lost.lock() = None;
             tracing::info!("the server can be reached");
         }
@@ -121,6 +137,7 @@ impl Link {
 
     /// A poll failed.
     pub fn poll_failed(&self, error: &RemoteError) {
+        self.probes.lock().is_flap |= error.scope() == Scope::Subject;
         self.lose(error);
     }
 
@@ -132,7 +149,8 @@ impl Link {
         let since = lost.as_ref().map_or_else(Instant::now, |lost| lost.since);
         *lost = Some(Lost { since, why });
         drop(lost);
-        if self.online.send_replace(false) {
+        let reach = if error.scope() == Scope::Subject { Reach::Answering } else { Reach::Away };
+        if self.reach.send_replace(reach) == Reach::Online {
             tracing::warn!("{error}; changes are kept here and sent later");
         }
     }
@@ -163,14 +181,23 @@ impl Link {
 
     /// Returns when the server can be reached, or after `limit`; whether it can.
     pub async fn wait_online(&self, limit: Duration) -> bool {
-        let mut online = self.online.subscribe();
-        tokio::time::timeout(limit, online.wait_for(|online| *online)).await.is_ok_and(|seen| seen.is_ok())
+        self.wait_for(limit, |reach| reach == Reach::Online).await
+    }
+
+    /// Returns when [`Self::is_reachable`], or after `limit`; whether it is.
+    pub async fn wait_reachable(&self, limit: Duration) -> bool {
+        self.wait_for(limit, |reach| reach != Reach::Away).await
+    }
+
+    async fn wait_for(&self, limit: Duration, is_it: impl Fn(Reach) -> bool + Send) -> bool {
+        let mut reach = self.reach.subscribe();
+        tokio::time::timeout(limit, reach.wait_for(|reach| is_it(*reach))).await.is_ok_and(|seen| seen.is_ok())
     }
 
     /// Returns when the server is known to be out of reach.
     pub async fn wait_offline(&self) {
-        let mut online = self.online.subscribe();
-        if online.wait_for(|online| !*online).await.is_err() {
+        let mut reach = self.reach.subscribe();
+        if reach.wait_for(|reach| *reach != Reach::Online).await.is_err() {
             std::future::pending::<()>().await;
         }
     }
@@ -198,6 +225,24 @@ mod tests {
         assert!(link.is_online() && link.trouble().is_none());
         link.poll_failed(&away());
         assert!(link.pause(u64::MAX).is_some_and(|wait| wait <= Duration::from_millis(250)));
+    }
+
+    #[test]
+    fn a_server_that_answers_polls_with_errors_may_have_bytes() {
+        let link = Link::default();
+        assert!(!link.is_reachable());
+        let waits: Vec<_> = (0..9)
+            .map(|_| {
+                link.poll_failed(&RemoteError::Busy);
+                link.pause(u64::MAX).expect("a pause after each failure")
+            })
+            .collect();
+        assert!(waits[8] > Duration::from_secs(3), "{waits:?}");
+        assert!(!link.is_online() && link.is_reachable() && link.trouble().is_some());
+        link.poll_failed(&RemoteError::Unauthorized);
+        assert!(!link.is_reachable());
+        link.polled();
+        assert!(link.is_online() && link.is_reachable());
     }
 
     #[test]

@@ -98,7 +98,7 @@ impl Client {
         let random = self.random();
         let wait = self.stumbles.lock().entry(node).or_default().failed(random);
         tokio::time::sleep(wait).await;
-        self.link.wait_online(super::pump::AWAY).await;
+        self.link.wait_reachable(super::pump::AWAY).await;
     }
 
     fn snapshot(&self, node: NodeId, generation: u64) -> Result<Overlay, PrepareError> {
@@ -697,7 +697,7 @@ impl<'a> Uploads<'a> {
         if self.running.len() >= UPLOADS_MAX {
             self.wait_one()?;
         }
-        if !self.client.link.is_online() {
+        if !self.client.link.is_reachable() {
             return Err(PrepareError::Away);
         }
         if self.client.server_room.is_closed() {

@@ -404,7 +404,10 @@ async fn answered(client: &Arc<Client>, request: &CommitRequest, speaker: Speake
     if answer == CommitAnswer::NotSent {
         return not_sent(client, request);
     }
-    client.link.up();
+    // A server that fails at everything proves nothing.
+    if !matches!(answer, CommitAnswer::Rejected(_)) {
+        client.link.up();
+    }
     let wants_page = matches!(answer, CommitAnswer::Conflict(_) | CommitAnswer::Missing(_) | CommitAnswer::Resync);
     match &answer {
         CommitAnswer::Committed(done) => {
@@ -441,9 +444,10 @@ async fn pause(client: &Client, error: &RemoteError, backoff: &mut Backoff) {
     } else {
         client.link.failed(&error.to_string());
     }
-    tokio::time::sleep(backoff.failed(client.random())).await;
-    // Also if it is only the polls that fail: they find out when that is over.
-    client.link.wait_online(AWAY).await;
+    let wait = backoff.failed(client.random());
+    // Where polls are answered with errors too, there is little hope.
+    tokio::time::sleep(if client.link.is_online() { wait } else { 2 * wait }).await;
+    client.link.wait_reachable(AWAY).await;
 }
 
 fn held_chunks(client: &Client, request: &CommitRequest) -> Vec<(ChunkHash, Bytes)> {

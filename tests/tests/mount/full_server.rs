@@ -61,7 +61,10 @@ fn asks_with_pauses_and_lets_others_pass(is_watched: bool) {
     fs::remove_file(a.path("first")).unwrap();
     until("a removal on a disk without any room", || gone("first"));
     assert!(!disk.path().join("server/ballast").exists());
-    // There is room again: what waits is sent by itself.
+    if is_watched && !sized(false, true) {
+        return;
+    }
+    // There is room again: what waits is sent by itself, which may take a minute.
     fs::remove_file(&filler).unwrap();
     disk.resize("500m");
     for left in &listed {
