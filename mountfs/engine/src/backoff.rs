@@ -22,7 +22,7 @@ const SOON_MS: u64 = 2_000;
 const SOON_FOR: Duration = Duration::from_secs(60);
 
 impl Backoff {
-    /// For what is found within two seconds when it is back after less than a minute: a server that is started anew.
+    /// For what is found within two seconds when it is back after less than a minute: a server that is restarted.
     pub fn soon() -> Self {
         Self { is_soon: true, ..Self::default() }
     }

@@ -334,9 +334,13 @@ async fn send(client: &Arc<Client>, request: &CommitRequest, backoff: &mut Backo
     let mut told = client.told_by_differences(request).await;
     // Whether an attempt may have reached the server: then only its answer says what became of the commit.
     let mut sent = false;
+    // A refusal that says nothing about an earlier attempt: the server is asked once more, without the bytes that it refuses. It
+    // knows the commit if that has landed.
+    let mut refused = None;
     let (mut faults, mut full) = (0, false);
     loop {
-        let chunks = match unknown_chunks(client, &held).await {
+        let wanted = if refused.is_some() { &[][..] } else { &held };
+        let chunks = match unknown_chunks(client, wanted).await {
             Ok(chunks) => chunks,
             Err(error) => {
                 pause(client, &error, backoff).await;
@@ -347,6 +351,17 @@ async fn send(client: &Arc<Client>, request: &CommitRequest, backoff: &mut Backo
             }
         };
         let answered = client.remote.commit(told.as_ref().unwrap_or(request), &chunks).await;
+        let is_over = matches!(
+            answered,
+            Err(RemoteError::Missing(_)
+                | RemoteError::Conflict(_)
+                | RemoteError::Held { .. }
+                | RemoteError::TooLarge(_)
+                | RemoteError::StorageFull)
+        );
+        if let Some(refusal) = refused.take_if(|_| is_over) {
+            return Some(refusal);
+        }
         match answered {
             Ok(done) => {
                 client.server_room.stored(len);
@@ -358,11 +373,16 @@ async fn send(client: &Arc<Client>, request: &CommitRequest, backoff: &mut Backo
             Err(RemoteError::Missing(details)) => return Some(CommitAnswer::Missing(details)),
             Err(RemoteError::Held { reason, denied }) => return Some(CommitAnswer::Held { reason, denied }),
             Err(RemoteError::Resync) => return Some(CommitAnswer::Resync),
+            Err(RemoteError::TooLarge(reason)) if sent => refused = Some(CommitAnswer::TooLarge(reason)),
             Err(RemoteError::TooLarge(reason)) => return Some(CommitAnswer::TooLarge(reason)),
             Err(RemoteError::Superseded) => return None,
             Err(error @ RemoteError::StorageFull) if len > 0 => {
                 client.server_room.refused(len);
-                return Some(CommitAnswer::Full(error.to_string()));
+                let refusal = CommitAnswer::Full(error.to_string());
+                if !sent {
+                    return Some(refusal);
+                }
+                refused = Some(refusal);
             }
             // Not even what needs no room.
             Err(error @ RemoteError::StorageFull) => {
@@ -511,7 +531,7 @@ async fn feed(client: Arc<Client>) {
             // A commit has found the server gone, or wants news at once: a held poll would sit it out.
             () = client.link.wait_offline(), if online => continue,
             () = client.page_wanted.notified() => {
-                idle.note(began).await;
+                idle.note(&client, began).await;
                 continue;
             }
         };
@@ -528,15 +548,17 @@ async fn feed(client: Arc<Client>) {
                     client.engine.write().page(ask, changes.page);
                     client.wake.notify_one();
                 }
-                if !(is_new && has_nodes) {
-                    idle.note(began).await;
+                // One that was to find the server again was not to be held.
+                if online && !(is_new && has_nodes) {
+                    idle.note(&client, began).await;
                 }
             }
             Err(RemoteError::Resync) => {
                 tracing::warn!("the folder's history on the server is another one now; everything is compared again");
+                client.link.polled();
                 client.forget_acknowledged();
                 client.engine.write().begin_resync();
-                idle.note(began).await;
+                idle.note(&client, began).await;
             }
             Err(RemoteError::Superseded) => {
                 client.link.polled();
@@ -547,7 +569,7 @@ async fn feed(client: Arc<Client>) {
                 } else {
                     refused = 0;
                     client.become_other(speaker).await;
-                    idle.note(began).await;
+                    idle.note(&client, began).await;
                 }
             }
             Err(error) => client.link.poll_failed(&error),
@@ -592,12 +614,16 @@ impl Idle {
         }
     }
 
-    /// Waits after a poll, begun at `began`, that brought nothing.
-    async fn note(&mut self, began: Instant) {
+    /// Waits after a poll, begun at `began`, that brought nothing; no longer than the server is there.
+    async fn note(&mut self, client: &Client, began: Instant) {
         let now = Instant::now();
         let pause = self.pause(now.duration_since(began), now);
-        if !pause.is_zero() {
-            tokio::time::sleep(pause).await;
+        if pause.is_zero() {
+            return;
+        }
+        tokio::select! {
+            () = tokio::time::sleep(pause) => {}
+            () = client.link.wait_offline() => {}
         }
     }
 }

@@ -34,6 +34,8 @@ pub struct Asked {
     pub path: String,
     /// What follows the `?`; empty if there is none.
     pub query: String,
+    /// Whether its body is framed: JSON and chunks, or chunks.
+    pub is_framed: bool,
 }
 
 impl Asked {
@@ -277,7 +279,8 @@ pub fn id_named(page: &ChangesPage, name: &str) -> Option<NodeId> {
 async fn pass_on(State(shared): State<Arc<Shared>>, request: Request) -> Response {
     let uri = request.uri();
     let query = uri.query().unwrap_or_default().to_owned();
-    let asked = Asked { method: request.method().clone(), path: uri.path().to_owned(), query };
+    let is_framed = request.headers().get(header::CONTENT_TYPE).is_some_and(|media| media == frame::CONTENT_TYPE);
+    let asked = Asked { method: request.method().clone(), path: uri.path().to_owned(), query, is_framed };
     shared.asked.fetch_add(1, Ordering::SeqCst);
     shared.polls.fetch_add(u64::from(asked.is_changes()), Ordering::SeqCst);
     shared.commits.fetch_add(u64::from(asked.is_commit()), Ordering::SeqCst);

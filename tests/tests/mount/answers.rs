@@ -269,3 +269,28 @@ fn no_answer_makes_a_client_ask_without_a_pause() {
         assert!(is_removed || case.kind.name.starts_with("resync"), "{}: what was removed is back", case.name());
     }
 }
+
+#[test]
+fn a_commit_that_landed_is_not_taken_for_refused_when_the_server_is_full_by_then() {
+    let world = World::new();
+    let (liar, a) = world.device_behind_liar("A");
+    a.mount();
+    let b = world.watch("B");
+    fs::write(a.path("before"), "1").unwrap();
+    a.wait_synced();
+    // The first commit arrives and its answer does not; from then on the server says that it has no room for bytes.
+    let mut is_first = true;
+    liar.lie(move |asked, answer| {
+        if asked.is_commit() && std::mem::take(&mut is_first) {
+            stranger(answer, StatusCode::BAD_GATEWAY);
+        } else if asked.method == "POST" && asked.is_framed {
+            error(answer, StatusCode::INSUFFICIENT_STORAGE, "insufficient_storage", &Value::Null);
+        }
+    });
+    fs::write(a.path("new"), "2").unwrap();
+    a.wait_synced();
+    let status = a.status();
+    assert!(status.problems.is_empty(), "{:?}", status.problems);
+    until("the file at B", || fs::read(b.path("new")).map(drop).map_err(|error| error.to_string()));
+    assert_equal(&a.folder, &b.folder, DirTimes::Ignored);
+}
