@@ -1,8 +1,8 @@
 //! The data directory: who may use it, what lies in it, and what is there from the start.
 //!
 //! `meta.sqlite`, `packs/`, `admin.token` (the first token, mode 0600), `cursor.key` (what the tags of cursors are made with;
-//! not in the database, so that a database that is set back does not take it along) and `server.lock`, which keeps two servers
-//! apart.
+//! not in the database, so that a database that is set back does not take it along), `ballast` (room for the day on which the disk
+//! is full) and `server.lock`, which keeps two servers apart.
 
 use crate::FIRST_FOLDER;
 use crate::blob::{BlobError, ObjectPacks};

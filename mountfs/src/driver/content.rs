@@ -501,10 +501,15 @@ impl Client {
             } else if !is_answer && running.contents.due(content).is_none() {
                 running.contents.note(*content, Failure::Later, random);
             }
+            // A refusal that names nothing of what was asked for is about all of it.
+            let lacking = match error {
+                RemoteError::Lacking(lacking) if chunks.iter().any(|hash| lacking.contains(hash)) => lacking.as_slice(),
+                _ => &[],
+            };
             for hash in chunks.iter().filter(|hash| !came.contains(hash)) {
                 match error {
                     // Those that it has can be asked for without these.
-                    RemoteError::Lacking(lacking) if !lacking.contains(hash) => {}
+                    _ if !lacking.is_empty() && !lacking.contains(hash) => {}
                     // It is the link that has to wait.
                     error if error.scope() != Scope::Subject => {}
                     _ => running.failed.note(*hash, failure.clone(), random),

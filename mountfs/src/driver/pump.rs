@@ -530,10 +530,8 @@ async fn feed(client: Arc<Client>) {
             answer = poll => answer,
             // A commit has found the server gone, or wants news at once: a held poll would sit it out.
             () = client.link.wait_offline(), if online => continue,
-            () = client.page_wanted.notified() => {
-                idle.note(&client, began).await;
-                continue;
-            }
+            // Commits that are answered in vain have pauses of their own.
+            () = client.page_wanted.notified() => continue,
         };
         match answer {
             Ok(changes) => {

@@ -536,3 +536,66 @@ fn a_manifest_of_more_than_a_file_may_have_is_refused() {
     let server = Server::start(move |_| reply("200 OK", "application/octet-stream", &bytes));
     assert!(matches!(block_on(server.remote().manifest(&hash, None)), Err(RemoteError::Corrupt(_))));
 }
+
+/// What a proxy answers that takes bodies of up to 100 KB; the rest is answered by a server that takes everything.
+fn behind_proxy(request: &Request) -> Vec<u8> {
+    if request.body.len() > 100_000 {
+        return b"HTTP/1.1 413 Content Too Large\r\ncontent-length: 0\r\n\r\n".to_vec();
+    }
+    if request.line.contains("/commit") {
+        return json(&Committed { first_seq: 1, last_seq: 1, tag: 1 });
+    }
+    if request.line.contains("/missing") {
+        let list: ChunkList = serde_json::from_slice(&request.body).unwrap();
+        return json(&MissingReply { missing: list.chunks });
+    }
+    json(&PutReply { received: 1, stored: 1 })
+}
+
+#[test]
+fn requests_are_cut_until_they_pass_a_proxy_with_a_limit() {
+    let server = Server::start(behind_proxy);
+    let remote = server.remote();
+    let noise = |seed: u32, len: u32| -> Vec<u8> {
+        let mut state = seed.wrapping_mul(2_654_435_761) | 1;
+        let next = |_| {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            (state >> 24) as u8
+        };
+        (0..len).map(next).collect()
+    };
+    let refused = || server.seen.lock().iter().filter(|request| request.body.len() > 100_000).count();
+    let chunks: Vec<_> = (0..60).map(|seed| chunk(&noise(seed, 10_000))).collect();
+    // A commit with them: they go before it, and then it passes.
+    block_on(remote.commit(&batch(), &chunks)).unwrap();
+    let puts = |line: &str| line.starts_with("POST") && line.contains("/v1/chunks ");
+    let arrived = |seen: &[Request]| -> Vec<ChunkHash> {
+        let taken = seen.iter().filter(|request| puts(&request.line) && request.body.len() <= 100_000);
+        let mut hashes = Vec::new();
+        for request in taken {
+            let mut decoder = Decoder::default();
+            decoder.push(&request.body);
+            while let Some(Frame::Chunk(hash, _)) = decoder.next_frame().unwrap() {
+                hashes.push(hash);
+            }
+        }
+        hashes
+    };
+    let hashes: Vec<ChunkHash> = chunks.iter().map(|(hash, _)| *hash).collect();
+    assert_eq!(arrived(&server.seen.lock()), hashes, "each once, in their order");
+    assert!(server.last().line.contains("/commit") && server.last().body.len() < 10_000);
+    let first = refused();
+    assert!((1..8).contains(&first), "{first} refused");
+    // What is known is not tried again, of whatever kind the request is.
+    let many: Vec<ChunkHash> = (0..5000u32).map(|count| ChunkHash::of(&count.to_le_bytes())).collect();
+    assert_eq!(block_on(remote.missing(&many)).unwrap(), many);
+    block_on(remote.commit(&batch(), &chunks)).unwrap();
+    assert_eq!(refused(), first);
+    // One chunk cannot be cut: it is said what was refused, and not sent twice.
+    let large = [chunk(&noise(99, 150_000))];
+    for _ in 0..2 {
+        let error = block_on(remote.put(&large)).unwrap_err();
+        assert!(matches!(&error, RemoteError::TooLarge(why) if why.contains("bytes as too large")), "{error}");
+    }
+    assert!(refused() <= first + 1);
+}

@@ -89,7 +89,9 @@ impl Service {
         let taken = self.take_step(step, form, charge).await;
         match (taken, first) {
             (Err(ServiceError::Damaged(hash)), _) => {
-                self.set_aside(hash).await?;
+                if let Err(error) = self.set_aside(hash).await {
+                    tracing::error!(%hash, %error, "a damaged chunk could not be taken out of the index");
+                }
                 Err(ServiceError::Damaged(hash))
             }
             // The disk that holds it may not be there: no reason to forget where it was.

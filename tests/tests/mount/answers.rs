@@ -160,6 +160,14 @@ const KINDS: &[Kind] = &[
         })
     }),
     kind("not-there", || to_fetches(|answer| error(answer, StatusCode::NOT_FOUND, "not_found", &Value::Null))),
+    kind("others-not-there", || {
+        let other = json!({"chunks": ["0000000000000000000000000000000000000000000000000000000000000000"]});
+        Box::new(move |asked, answer| {
+            if asked.path.ends_with("/fetch") || asked.path.contains("/chunks/") {
+                error(answer, StatusCode::NOT_FOUND, "not_found", &other);
+            }
+        })
+    }),
     kind("faults-of-fetches", || {
         to_fetches(|answer| error(answer, StatusCode::INTERNAL_SERVER_ERROR, "internal", &Value::Null))
     }),
