@@ -184,7 +184,7 @@ impl ControlHandler for Running {
             pending_bytes: pending.bytes,
             pending_nodes: pending.nodes - pending.held,
             only_here: self.client.look(syncmount_engine::Engine::staying),
-            cache_used: self.client.cache().used(),
+            cache_used: self.client.kept_bytes(),
             cache_limit: self.client.cache().limit(),
             pinned: PinnedSum { files: pinned.files, bytes: pinned.bytes, missing_bytes: pinned.missing_bytes },
             last_error: self.client.link.last_error().map(|(at, message)| LastError { at, message }),

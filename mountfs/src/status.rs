@@ -51,9 +51,10 @@ pub struct Status {
     /// Files, directories and symlinks whose names stay on this machine. They are never pending.
     #[serde(default)]
     pub only_here: u64,
-    /// Bytes of content in the cache.
+    /// Bytes that all files of this device's cache folder take from the disk: contents, and what is not sent yet, what describes
+    /// it, and `lost+found`.
     pub cache_used: u64,
-    /// The most it may hold.
+    /// The most that contents, their descriptions and the records may take.
     pub cache_limit: u64,
     /// What is pinned.
     #[serde(default)]

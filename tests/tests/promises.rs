@@ -27,7 +27,8 @@ fn promises(text: &str) -> Vec<String> {
     let mut found: Vec<String> = Vec::new();
     let mut open = false;
     for line in text.lines() {
-        let row = line.starts_with("| ") && !line.starts_with("| one device |");
+        let is_head = ["| one device |", "| beyond the limit "].iter().any(|head| line.starts_with(head));
+        let row = line.starts_with("| ") && !is_head;
         match line {
             _ if row || line.starts_with("- ") => found.push(line.to_owned()),
             _ if open && line.starts_with("  ") => {

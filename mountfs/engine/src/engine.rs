@@ -383,6 +383,11 @@ impl Engine {
         Some(staging)
     }
 
+    /// Asks once more for [`Effect::Settle`] of a file, if the server has what was written to it.
+    pub fn settle_again(&mut self, node: NodeId) {
+        self.settle_if_acknowledged(node);
+    }
+
     pub(crate) fn settle_if_acknowledged(&mut self, node: NodeId) {
         let Some(entry) = self.tree.get(node) else { return };
         let (Some(local), Some(synced)) = (&entry.local, entry.synced_state()) else { return };

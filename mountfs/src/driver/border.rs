@@ -33,7 +33,7 @@ impl Client {
         let Some(node) = leaving else { return self.rename_with(from, to, mode, None) };
         let file = self.open(node, false)?;
         let renamed = self.rename_out(from, to, mode, &file);
-        self.files.close(&file);
+        self.close_file(&file);
         renamed
     }
 

@@ -36,6 +36,8 @@ impl Clock {
         client.report(client.drop_leaving());
         if self.looked.elapsed() >= RESTING {
             client.look_for_lost();
+            client.report(client.share_limit());
+            client.settle_again();
             self.looked = Instant::now();
         }
         client.report(client.tick());

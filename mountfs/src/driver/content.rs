@@ -8,16 +8,12 @@ use super::troubles::{Failure, Troubles};
 use crate::files::{Overlay, Segment};
 use crate::ports::{RemoteError, Scope};
 use crate::store::Entry;
-use crate::system::{at, files};
+use crate::system::at;
 use indicatif::HumanBytes;
-use lru::LruCache;
 use parking_lot::{Condvar, Mutex};
 use std::collections::HashSet;
-use std::fs;
 use std::io;
-use std::num::NonZeroUsize;
 use std::ops::Range;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use syncmount_common::manifest::FILE_SIZE_MAX;
@@ -30,9 +26,6 @@ const REQUEST_BYTES: u64 = 2 * 1024 * 1024;
 
 /// How many requests for chunks run at the same time.
 const REQUESTS_MAX: usize = 6;
-
-/// Manifests kept in memory.
-const MANIFESTS_MAX: usize = 256;
 
 /// How long a manifest is waited for that a local file is to be compared with.
 const COMPARE_PATIENCE: Duration = Duration::from_secs(20);
@@ -63,49 +56,6 @@ pub enum Presence {
     Part,
     /// None.
     None,
-}
-
-/// Manifests that do not travel inside nodes.
-pub(super) struct Manifests {
-    dir: PathBuf,
-    recent: Mutex<LruCache<ContentHash, Arc<Manifest>>>,
-}
-
-impl Manifests {
-    pub(super) fn open(dir: PathBuf) -> io::Result<Self> {
-        fs::create_dir_all(&dir)?;
-        let capacity = NonZeroUsize::new(MANIFESTS_MAX).unwrap_or(NonZeroUsize::MIN);
-        Ok(Self { dir, recent: Mutex::new(LruCache::new(capacity)) })
-    }
-
-    pub(super) fn known(&self, hash: &ContentHash) -> Option<Arc<Manifest>> {
-        if let Some(manifest) = self.recent.lock().get(hash) {
-            return Some(manifest.clone());
-        }
-        let path = self.dir.join(hash.to_string());
-        let bytes = fs::read(&path).ok()?;
-        let Some(manifest) = hash.matches(&bytes).then(|| Manifest::decode(&bytes).ok()).flatten() else {
-            // A power cut left it half written. It must not be taken for the right one when that comes.
-            if let Err(error) = files::remove_if_there(&path) {
-                tracing::warn!(%error, %hash, "a damaged manifest cannot be removed");
-            }
-            return None;
-        };
-        let manifest = Arc::new(manifest);
-        self.recent.lock().put(*hash, manifest.clone());
-        Some(manifest)
-    }
-
-    pub(super) fn remember(&self, hash: ContentHash, manifest: Arc<Manifest>) -> io::Result<()> {
-        let path = self.dir.join(hash.to_string());
-        if !path.exists() {
-            let fresh = path.with_extension(format!("{:?}", std::thread::current().id()));
-            fs::write(&fresh, manifest.encode())?;
-            files::rename(&fresh, &path)?;
-        }
-        self.recent.lock().put(hash, manifest);
-        Ok(())
-    }
 }
 
 #[derive(Default)]
@@ -383,6 +333,10 @@ impl Client {
             }
             let mut running = self.downloads.running.lock();
             let chunks: Vec<ChunkHash> = missing.iter().map(|(_, hash, _)| *hash).collect();
+            // Whichever chunks it was about: there is nothing to wait for, they can be read without the cache.
+            if running.contents.failure(entry.hash(), started) == Some(&Failure::NoRoom) {
+                return Err(io::Error::from(io::ErrorKind::StorageFull).into());
+            }
             match chunks.iter().find_map(|hash| running.failed.failure(hash, started)) {
                 Some(Failure::Refused(reason)) => return Err(ReadError::Unavailable(reason.clone())),
                 Some(Failure::NoRoom) => return Err(io::Error::from(io::ErrorKind::StorageFull).into()),
@@ -499,7 +453,8 @@ impl Client {
             if !came.is_empty() {
                 running.contents.end(content);
             } else if !is_answer && running.contents.due(content).is_none() {
-                running.contents.note(*content, Failure::Later, random);
+                let of_all = if failure == Failure::NoRoom { Failure::NoRoom } else { Failure::Later };
+                running.contents.note(*content, of_all, random);
             }
             // A refusal that names nothing of what was asked for is about all of it.
             let lacking = match error {

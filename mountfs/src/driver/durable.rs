@@ -227,7 +227,7 @@ impl Client {
             Err(_) => return Ok(()),
         };
         let synced = self.sync_bytes(&file);
-        self.files.close(&file);
+        self.close_file(&file);
         synced
     }
 
@@ -352,7 +352,7 @@ mod tests {
             drop(others);
             is_done.recv_timeout(Duration::from_secs(60)).unwrap().unwrap();
         });
-        client.files.close(&file);
+        client.close_file(&file);
         drop((file, client));
         cut_power(dir.path());
         assert!(open(dir.path(), &runtime).look(|engine| engine.local(node).is_some()));

@@ -14,8 +14,10 @@ mod durable;
 mod fleeting;
 mod folder;
 mod former;
+mod kept;
 mod known;
 mod link;
+mod manifests;
 mod outbox;
 mod parts;
 mod pins;
@@ -54,7 +56,7 @@ use crate::store::Record;
 use crate::store::StagingDir;
 use crate::store::State;
 use parking_lot::{Mutex, RwLock};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -73,7 +75,7 @@ pub struct Client {
     state: State,
     staging: StagingDir,
     cache: Cache,
-    manifests: content::Manifests,
+    manifests: manifests::Manifests,
     downloads: content::Downloads,
     parts: parts::Parts,
     known: known::KnownChunks,
@@ -83,6 +85,10 @@ pub struct Client {
     followers: ahead::Followers,
     outbox: outbox::Outbox,
     server_room: server_room::ServerRoom,
+    counted: Mutex<kept::Counted>,
+    /// Files that the server has and whose staging file is here still: they were open and the cache had no room for them, or
+    /// something went wrong.
+    unsettled: Mutex<HashSet<NodeId>>,
     unreadable: unreadable::Unreadable,
     /// Drafts whose bytes did not reach the server: when each is tried again.
     stumbles: Mutex<HashMap<NodeId, Backoff>>,
@@ -209,7 +215,15 @@ impl Client {
     /// An error if the disk is too full to take another change from a user: some room is kept for the client's own
     /// records, so that what was accepted earlier can still be sent.
     pub fn require_room(&self, bytes: u64) -> io::Result<()> {
-        self.room.require(self.staging.lost_and_found(), bytes)
+        let dir = self.staging.lost_and_found();
+        match self.room.require(dir, bytes) {
+            // What the server has gives way to what it has not.
+            Err(error) if error.kind() == io::ErrorKind::StorageFull => {
+                let wanted = bytes.saturating_add(RECHECK_BYTES);
+                if self.cache.give_up(wanted)? == 0 { Err(error) } else { self.room.require(dir, bytes) }
+            }
+            required => required,
+        }
     }
 
     /// Makes all changes so far survive a power cut.

@@ -444,7 +444,7 @@ impl Client {
             book.pins.keys().filter_map(|node| place(*node)).collect()
         });
         self.cache.begin_round();
-        let mut walk = Walk::new(self, self.cache.limit() / 10 * KEPT_TENTHS);
+        let mut walk = Walk::new(self, self.cache.room() / 10 * KEPT_TENTHS);
         for (node, is_inner, path) in pins {
             walk.pin(node, is_inner, path);
         }

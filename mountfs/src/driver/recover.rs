@@ -97,7 +97,7 @@ impl Client {
         engine.set_rules(Arc::new(crate::ignore::Rules::default()), 0);
         let kept = pins.contents(&engine).into_iter();
         let cache = Cache::open_keeping(&dir.join("cache"), cache_limit, suspect, kept)?;
-        let manifests = content::Manifests::open(dir.join("manifests"))?;
+        let manifests = super::manifests::Manifests::open(dir.join("manifests"))?;
         let client = Self {
             engine: RwLock::new(engine),
             state,
@@ -113,6 +113,8 @@ impl Client {
             followers: ahead::Followers::default(),
             outbox: Outbox::default(),
             server_room: super::server_room::ServerRoom::default(),
+            counted: Mutex::default(),
+            unsettled: Mutex::default(),
             unreadable: super::unreadable::Unreadable::default(),
             stumbles: Mutex::default(),
             voice: Mutex::new(voice),
@@ -408,7 +410,7 @@ pub(crate) mod tests {
         let file = client.open(node, true).unwrap();
         client.write(&file, 0, bytes).unwrap();
         client.end_writing(&file).unwrap();
-        client.files.close(&file);
+        client.close_file(&file);
         node
     }
 
@@ -472,7 +474,7 @@ pub(crate) mod tests {
         if let Some(bytes) = then {
             client.write(&file, 1, bytes).unwrap();
         }
-        client.files.close(&file);
+        client.close_file(&file);
         drop(client);
         cut_power(dir);
         node
@@ -533,7 +535,7 @@ pub(crate) mod tests {
             let node = written(&client, "file", b"bytes");
             let file = client.open(node, true).unwrap();
             client.sync_file(&file).unwrap();
-            client.files.close(&file);
+            client.close_file(&file);
             client.change(|engine, now| engine.remove(NodeId::ROOT, b"file", false, now)).unwrap().unwrap();
             let staged = || client.staging.list().unwrap().len();
             while let Some(effect) = client.engine.write().poll(crate::driver::now()) {

@@ -78,7 +78,7 @@ impl Client {
             Ok(file) => {
                 let backing = file.inner.read().backing.clone();
                 let read = self.read_begin(&backing);
-                self.files.close(&file);
+                self.close_file(&file);
                 read
             }
             Err(WriteError::Io(error)) => Err(error.into()),

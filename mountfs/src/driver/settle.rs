@@ -1,11 +1,12 @@
 //! What the server has taken becomes an ordinary cached content.
 
 use super::{Client, rows};
-use crate::files::{Backing, Overlay};
+use crate::files::{Backing, OpenFile, Overlay};
 use std::io;
 use std::sync::Arc;
 use std::time::Instant;
 use syncmount_common::{Content, Extent, NodeId};
+use syncmount_engine::Engine;
 
 impl Client {
     /// Does what [`syncmount_engine::Effect::Settle`] asks for. Blocks for local disks only.
@@ -15,13 +16,33 @@ impl Client {
         }
         let Ok(file) = self.files.open(node, false, || self.inner_of(node)) else { return Ok(()) };
         let settled = self.settle_open(&file, node, generation, content);
-        self.files.close(&file);
+        if settled.is_err() {
+            self.unsettled.lock().insert(node);
+        }
+        self.close_file(&file);
         settled
+    }
+
+    /// Closes one handle. What could not be settled while the file was open is settled with the last.
+    pub fn close_file(&self, file: &Arc<OpenFile>) {
+        let Some(node) = self.files.close(file) else { return };
+        if self.unsettled.lock().remove(&node) {
+            self.report(self.change_quietly(|engine, _| engine.settle_again(node)));
+        }
+    }
+
+    /// Tries again what could not be settled, except files that are open: those are settled with the last handle.
+    pub(super) fn settle_again(&self) {
+        let nodes: Vec<NodeId> = self.unsettled.lock().extract_if(|node| self.files.get(*node).is_none()).collect();
+        if !nodes.is_empty() {
+            let again = |engine: &mut Engine, _| nodes.iter().for_each(|node| engine.settle_again(*node));
+            self.report(self.change_quietly(again));
+        }
     }
 
     fn settle_open(
         self: &Arc<Self>,
-        file: &crate::files::OpenFile,
+        file: &Arc<OpenFile>,
         node: NodeId,
         generation: u64,
         content: &Arc<Content>,
@@ -32,7 +53,11 @@ impl Client {
         };
         let whole = overlay.is_self_contained() && overlay.staging.is_some();
         if !whole {
-            self.copy_to_cache(&overlay, content)?;
+            match self.copy_to_cache(&overlay, content) {
+                // Neither the cache nor the disk has room for all of it. The server has it.
+                Err(error) if error.kind() == io::ErrorKind::StorageFull => {}
+                copied => copied?,
+            }
         }
         if let Some(staging) = &overlay.staging {
             self.keep_before_dropping(staging.id)?;
@@ -48,7 +73,15 @@ impl Client {
                 if staging.file.metadata()?.len() != content.size {
                     staging.file.set_len(content.size)?;
                 }
-                Some(self.cache.adoption(&content.hash, content.size, path)?)
+                match self.cache.adoption(&content.hash, content.size, path) {
+                    Err(error) if error.kind() == io::ErrorKind::StorageFull => {
+                        if self.stays_open(file, node) {
+                            return Ok(());
+                        }
+                        None
+                    }
+                    adoption => Some(adoption?),
+                }
             }
             _ => None,
         };
@@ -66,7 +99,13 @@ impl Client {
         if let Some(id) = staging {
             match adoption {
                 Some(adoption) => drop(adoption.finish()?),
-                None => self.staging.remove(id)?,
+                None => {
+                    if whole {
+                        // Its bytes are nowhere else on this machine: that the draft is over must be known first.
+                        self.state.sync()?;
+                    }
+                    self.staging.remove(id)?;
+                }
             }
             self.state.append(&rows::removed(id))?;
             self.marks.forget(id);
@@ -74,9 +113,18 @@ impl Client {
         Ok(())
     }
 
+    /// Whether a file that the cache has no room for is open elsewhere: then its bytes stay as they are until it is closed.
+    fn stays_open(&self, file: &OpenFile, node: NodeId) -> bool {
+        // Noted first: a handle that is closed after the look finds the note.
+        self.unsettled.lock().insert(node);
+        file.handles() > 1 || !self.unsettled.lock().remove(&node)
+    }
+
     /// Fills the new content's cache entry with what is on this machine: what was written, and what lay beneath.
     fn copy_to_cache(self: &Arc<Self>, overlay: &Overlay, content: &Content) -> io::Result<()> {
-        if content.size == 0 {
+        // What was written here would only push out what it brought itself.
+        let is_too_much = overlay.written_bytes() > self.cache.room() / 2;
+        if content.size == 0 || is_too_much {
             return Ok(());
         }
         let Ok(entry) = self.cached(content, Instant::now()) else { return Ok(()) };

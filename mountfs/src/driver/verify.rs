@@ -1,6 +1,6 @@
 //! Checking the content cache against bytes that went bad on the disk, beside a running mount and without one.
 
-use super::content::Manifests;
+use super::manifests::Manifests;
 use super::{Client, OpenError, rows};
 use crate::store::{Cache, State, Verified};
 use std::collections::{HashMap, HashSet};

@@ -124,6 +124,11 @@ impl OpenFile {
         self.opens.load(Ordering::Acquire) > 0
     }
 
+    /// Number of open handles.
+    pub fn handles(&self) -> u32 {
+        self.opens.load(Ordering::Acquire)
+    }
+
     /// Whether somebody has it open for writing.
     pub fn has_writers(&self) -> bool {
         self.writers() > 0
@@ -179,15 +184,18 @@ impl OpenFiles {
         Ok(file)
     }
 
-    /// Closes one handle, after [`OpenFile::end_writing`] if it was a writer's; the file is forgotten with the last.
-    pub fn close(&self, file: &Arc<OpenFile>) {
+    /// Closes one handle, after [`OpenFile::end_writing`] if it was a writer's; the file is forgotten with the last. Then
+    /// answers with the node that it was.
+    pub fn close(&self, file: &Arc<OpenFile>) -> Option<NodeId> {
         let mut by_node = self.by_node.lock();
-        if file.opens.fetch_sub(1, Ordering::AcqRel) == 1 {
-            let node = *file.key.lock();
-            if by_node.get(&node).is_some_and(|known| Arc::ptr_eq(known, file)) {
-                by_node.remove(&node);
-            }
+        if file.opens.fetch_sub(1, Ordering::AcqRel) > 1 {
+            return None;
         }
+        let node = *file.key.lock();
+        if by_node.get(&node).is_some_and(|known| Arc::ptr_eq(known, file)) {
+            by_node.remove(&node);
+        }
+        Some(node)
     }
 
     /// The file is no longer that of its node: who opens the node from now on gets another.

@@ -258,6 +258,11 @@ impl Overlay {
         self.base_len == 0 || self.present.contains(&(0..self.base_len.min(self.size)))
     }
 
+    /// Bytes of the staging file that count.
+    pub fn written_bytes(&self) -> u64 {
+        self.present.iter().map(|range| range.end - range.start).sum()
+    }
+
     /// The ranges in the form in which they are kept.
     pub fn present_pairs(&self) -> Vec<(u64, u64)> {
         self.present.iter().map(|range| (range.start, range.end)).collect()

@@ -25,7 +25,11 @@ const SETTINGS: &str = "
     PRAGMA journal_mode = WAL;
     PRAGMA synchronous = FULL;
     PRAGMA cache_size = -16384;
+    PRAGMA journal_size_limit = 4194304;
 ";
+
+/// A file of fewer pages is not worth being written once more: 16 MiB.
+const VACUUM_PAGES_MIN: i64 = 4096;
 
 /// Rows and settings as they are stored.
 pub(super) struct Contents {
@@ -100,6 +104,20 @@ impl Db {
 
     fn one<T: rusqlite::types::FromSql>(&self, sql: &str) -> Result<T, StateError> {
         self.connection.query_row(sql, [], |row| row.get(0)).map_err(|error| sql_error(&self.path, &error))
+    }
+
+    /// Makes the file small again where most of a large one is of rows that are gone. Takes a second per 200 MB that are left,
+    /// and so long as much room again.
+    pub(super) fn give_back_room(&self) -> Result<(), StateError> {
+        let (pages, free): (i64, i64) = (self.one("PRAGMA page_count")?, self.one("PRAGMA freelist_count")?);
+        if pages < VACUUM_PAGES_MIN || free < pages / 4 * 3 {
+            return Ok(());
+        }
+        // Without the room for it the file is as good as it was.
+        if let Err(error) = self.connection.execute_batch("VACUUM") {
+            tracing::warn!(%error, "the file of the records stays larger than it has to be");
+        }
+        Ok(())
     }
 
     /// The sequence number of the last record in it.

@@ -26,6 +26,21 @@ pub(super) fn replace(path: &Path, bytes: &[u8], durable: bool) -> io::Result<()
     }
 }
 
+/// Bytes that the files directly in `dir` take from the disk.
+pub(super) fn stored_in(dir: &Path) -> io::Result<u64> {
+    let mut sum: u64 = 0;
+    for entry in fs::read_dir(dir)? {
+        let entry = entry?;
+        // Removed meanwhile, it takes nothing.
+        if let Some(found) = if_there(entry.metadata())?
+            && found.is_file()
+        {
+            sum = sum.saturating_add(stored_bytes(&entry.path(), &found));
+        }
+    }
+    Ok(sum)
+}
+
 /// What `result` has, `None` if it is about a file that is not there.
 pub(super) fn if_there<T>(result: io::Result<T>) -> io::Result<Option<T>> {
     match result {

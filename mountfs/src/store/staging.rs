@@ -143,6 +143,11 @@ impl StagingDir {
         &self.lost
     }
 
+    /// Bytes that these files and those in `lost+found` take from the disk.
+    pub fn stored_bytes(&self) -> io::Result<u64> {
+        Ok(disk::stored_in(&self.staging)? + disk::stored_in(&self.lost)?)
+    }
+
     /// Bytes that may still be written here.
     pub fn free_bytes(&self) -> io::Result<u64> {
         disk::free_bytes(&self.staging)

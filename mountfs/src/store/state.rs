@@ -31,6 +31,8 @@ const DIRECT_LEN: usize = 4 * 1024 * 1024;
 /// An append that finds more closed segments than this folds them before it goes on: 64 MiB of journal.
 const BACKLOG_SEGMENTS: usize = 8;
 
+const JOURNAL: &str = "journal";
+
 /// A change of some rows and settings, atomic as a whole. `None` removes.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct Record {
@@ -164,6 +166,7 @@ pub struct State {
 }
 
 struct Shared {
+    dir: PathBuf,
     session: Session,
     queue: Mutex<Queue>,
     /// Something happened to the queue.
@@ -194,18 +197,20 @@ impl State {
     }
 
     fn open_with(dir: &Path, media: Media, fold_after: Duration) -> Result<(Self, Loaded), StateError> {
-        let journal_dir = dir.join("journal");
+        let journal_dir = dir.join(JOURNAL);
         disk::create_private_dir(dir).map_err(|error| StateError::io(dir, error))?;
         disk::create_private_dir(&journal_dir).map_err(|error| StateError::io(&journal_dir, error))?;
         let session = Session::begin(dir)?;
         let mut db = Db::open(&dir.join("state.sqlite"), session.suspect)?;
         let repaired = recover(&journal_dir, &mut db)?;
+        db.give_back_room()?;
         let contents = db.load()?;
         let folded = db.folded()?;
         let journal =
             Journal::begin(&journal_dir, media, folded + 1).map_err(|error| StateError::io(&journal_dir, error))?;
         let loaded = Loaded { rows: contents.rows, meta: contents.meta, repaired, suspect: session.suspect };
         let shared = Arc::new(Shared {
+            dir: dir.to_owned(),
             session,
             queue: Mutex::new(Queue { journal, stopping: false, distrusted: false }),
             wake: Condvar::new(),
@@ -243,6 +248,11 @@ impl State {
     /// Everything appended before survives a power cut when this returns. Callers that come together share one `fdatasync`.
     pub fn sync(&self) -> io::Result<()> {
         self.shared.sync()
+    }
+
+    /// Bytes that the records take from the disk.
+    pub fn stored_bytes(&self) -> io::Result<u64> {
+        Ok(disk::stored_in(&self.shared.dir)? + disk::stored_in(&self.shared.dir.join(JOURNAL))?)
     }
 
     /// After a power cut: whatever lies beside the state has been looked at. Until then every start is told that it is suspect.

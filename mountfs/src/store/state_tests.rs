@@ -275,6 +275,24 @@ fn a_first_join_in_long_records_is_loaded_again() {
     assert_eq!(loaded.rows.len(), 100_000);
 }
 
+#[test]
+fn a_file_of_rows_that_are_gone_becomes_small_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let (state, _) = open(dir.path());
+    let rows = |data: Option<Vec<u8>>| (0..200_000u128).map(move |n| (n.to_be_bytes(), data.clone())).collect();
+    state.append(&Record { rows: rows(Some(vec![7; 150])), ..Record::default() }).unwrap();
+    state.append(&Record { rows: rows(None), ..Record::default() }).unwrap();
+    state.append(&put(1, b"left")).unwrap();
+    state.close().unwrap();
+    let large = state.stored_bytes().unwrap();
+    drop(state);
+    let (state, loaded) = open(dir.path());
+    assert_eq!(loaded.rows.len(), 1);
+    state.close().unwrap();
+    let small = state.stored_bytes().unwrap();
+    assert!(large > 20 << 20 && small < 1 << 20, "{large} bytes, then {small}");
+}
+
 #[derive(Clone, Debug)]
 enum Step {
     Append(Vec<(u8, Option<Vec<u8>>)>),

@@ -371,7 +371,7 @@ impl Vfs {
         // open() with O_TRUNC comes here too, without its handle: who has the file open is about to write.
         let done = self.client.set_size(&file, size);
         let told = self.client.end_writing(&file);
-        self.client.files.close(&file);
+        self.client.close_file(&file);
         Ok(done.and(told)?)
     }
 
@@ -442,7 +442,7 @@ impl Vfs {
         let node = self.make(parent, name, mode, Body::File(FileBody::Draft(Box::new(Draft::empty()))))?;
         let file = self.client.open(node, true)?;
         let told = self.client.end_writing(&file);
-        self.client.files.close(&file);
+        self.client.close_file(&file);
         told?;
         self.remembered(node)
     }
@@ -570,7 +570,7 @@ impl Vfs {
             if writer {
                 file.end_writing();
             }
-            self.client.files.close(&file);
+            self.client.close_file(&file);
             return Err(error.into());
         }
         if truncate && kill_suid {
@@ -593,7 +593,7 @@ impl Vfs {
                 if access.write {
                     file.end_writing();
                 }
-                self.client.files.close(&file);
+                self.client.close_file(&file);
                 return Err(error);
             }
         };
@@ -769,7 +769,7 @@ impl Vfs {
     /// The end of a handle through which nothing happens any more.
     fn end(&self, handle: &Handle) -> Result<()> {
         let told = if handle.writer { self.client.end_writing(&handle.file) } else { Ok(()) };
-        self.client.files.close(&handle.file);
+        self.client.close_file(&handle.file);
         Ok(told?)
     }
 

@@ -322,7 +322,7 @@ impl ControlHandler for Running {
             incoming: state.backlog.nodes - state.backlog.failed,
             looking,
             paused: is_paused,
-            cache_used: self.client.cache().used(),
+            cache_used: self.client.kept_bytes(),
             cache_limit: self.client.cache().limit(),
             last_error: self.client.link.last_error().map(|(at, message)| LastError { at, message }),
             problems,

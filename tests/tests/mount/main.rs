@@ -32,6 +32,7 @@ mod read_only;
 mod refused_starts;
 mod restored;
 mod resume;
+mod room;
 mod saves;
 mod syscalls;
 mod torture;

@@ -4,7 +4,7 @@
 //! the file is never written to again. Parts arrive in any order, from any thread.
 
 use super::Core;
-use super::layout::charge_of_len;
+use super::layout::{charge_of_file, charge_of_len};
 use crate::store::disk;
 use parking_lot::{Mutex, RwLock};
 use std::collections::VecDeque;
@@ -424,6 +424,7 @@ impl Entry {
         // A map that says more than there is must not survive a crash.
         if std::mem::take(&mut unsaved.has_map) && !self.is_detached() {
             core.layout.remove_map(&self.hash)?;
+            core.index.set_map(&self.hash, None, Some(self));
         }
         let mut present = parts.present.write();
         let Some(oldest) = present.arrived.front().copied() else { return Ok(false) };
@@ -476,6 +477,9 @@ impl Entry {
                 // Not there any more: it was removed or replaced by the same content meanwhile.
                 disk::if_there(core.layout.make_object(&path, &self.hash))?;
                 core.layout.remove_map(&self.hash)?;
+                core.index.set_map(&self.hash, None, Some(self));
+                let charge = charge_of_file(&core.layout.object(&self.hash), &file.metadata()?);
+                core.index.recharge(&self.hash, self.charge(), charge, self);
                 file
             }
             None => parts.file.try_clone()?,
@@ -532,12 +536,13 @@ impl Entry {
             return Ok(());
         }
         let bits = parts.present.read().bits.clone();
-        core.layout.save_map(&self.hash, &parts.manifest, &bits)?;
+        let map = core.layout.save_map(&self.hash, &parts.manifest, &bits)?;
+        core.index.set_map(&self.hash, Some(map), Some(self));
         *unsaved = Unsaved { bytes: 0, has_map: true };
         Ok(())
     }
 
-    /// What the parts that are here cost.
+    /// What the parts that are here cost, without the map.
     pub(super) fn charge(&self) -> u64 {
         let Some(parts) = &self.parts else { return 0 };
         let present = parts.present.read();

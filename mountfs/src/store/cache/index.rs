@@ -8,6 +8,7 @@ use lru::LruCache;
 use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use syncmount_common::ContentHash;
 
 /// Contents that nobody uses are kept open up to this number: opening one again takes longer than a read.
@@ -15,6 +16,8 @@ const IDLE_OPEN_MAX: usize = 128;
 
 pub(super) struct Index {
     limit: u64,
+    /// Bytes of the limit that other files have than those of contents.
+    beside: AtomicU64,
     tables: Mutex<Tables>,
 }
 
@@ -22,8 +25,13 @@ struct Tables {
     used: u64,
     /// What each content takes from the disk that may be evicted.
     charges: LruCache<ContentHash, u64>,
-    /// The same of those that are kept.
+    /// The same of those that are kept, and their sum.
     kept_charges: HashMap<ContentHash, u64>,
+    kept_sum: u64,
+    /// What the maps of partial contents take from the disk, and their sum. It is not part of `used`: a map must not take the
+    /// room of the chunk that it is about.
+    maps: HashMap<ContentHash, u64>,
+    maps_sum: u64,
     /// What is kept, by a part of its hash (two that share it are both kept), and the round that has said so last.
     kept: HashMap<u64, u64>,
     round: u64,
@@ -47,30 +55,45 @@ impl Tables {
         self.charges.contains(hash) || self.kept_charges.contains_key(hash)
     }
 
-    /// What a content takes, which is about to change.
-    fn charge_mut(&mut self, hash: &ContentHash) -> Option<&mut u64> {
-        if self.kept_charges.contains_key(hash) { self.kept_charges.get_mut(hash) } else { self.charges.peek_mut(hash) }
+    /// What a content is counted as.
+    fn counted(&self, hash: &ContentHash) -> Option<u64> {
+        self.kept_charges.get(hash).or_else(|| self.charges.peek(hash)).copied()
     }
 
-    fn charge(&mut self, hash: &ContentHash, charge: u64) {
-        self.used += charge;
-        self.charges.promote(hash);
-        match self.charge_mut(hash) {
-            Some(sum) => *sum += charge,
-            None => self.put_charge(hash, charge),
-        }
-    }
-
-    fn put_charge(&mut self, hash: &ContentHash, charge: u64) {
-        if self.is_kept(hash) {
+    /// Counts a content as `charge` from now on, in the place of what it was counted as.
+    fn count(&mut self, hash: &ContentHash, charge: u64) {
+        let before = self.counted(hash).unwrap_or(0);
+        self.used = self.used - before + charge;
+        if self.kept_charges.contains_key(hash) || (!self.charges.contains(hash) && self.is_kept(hash)) {
+            self.kept_sum = self.kept_sum - before + charge;
             self.kept_charges.insert(*hash, charge);
+        } else if let Some(sum) = self.charges.peek_mut(hash) {
+            *sum = charge;
         } else {
             self.charges.put(*hash, charge);
         }
     }
 
+    fn charge(&mut self, hash: &ContentHash, charge: u64) {
+        self.charges.promote(hash);
+        self.count(hash, self.counted(hash).unwrap_or(0) + charge);
+    }
+
+    fn set_map(&mut self, hash: &ContentHash, charge: Option<u64>) {
+        let before = match charge {
+            Some(charge) => self.maps.insert(*hash, charge),
+            None => self.maps.remove(hash),
+        };
+        self.maps_sum = self.maps_sum - before.unwrap_or(0) + charge.unwrap_or(0);
+    }
+
     fn forget(&mut self, hash: &ContentHash) -> Option<Arc<Entry>> {
-        self.used -= self.charges.pop(hash).or_else(|| self.kept_charges.remove(hash)).unwrap_or(0);
+        self.set_map(hash, None);
+        if let Some(charge) = self.kept_charges.remove(hash) {
+            self.kept_sum -= charge;
+            self.used -= charge;
+        }
+        self.used -= self.charges.pop(hash).unwrap_or(0);
         self.open.pop(hash)
     }
 }
@@ -81,11 +104,14 @@ impl Index {
             used: 0,
             charges: LruCache::unbounded(),
             kept_charges: HashMap::new(),
+            kept_sum: 0,
+            maps: HashMap::new(),
+            maps_sum: 0,
             kept: HashMap::new(),
             round: 0,
             open: LruCache::unbounded(),
         };
-        Self { limit, tables: Mutex::new(tables) }
+        Self { limit, beside: AtomicU64::new(0), tables: Mutex::new(tables) }
     }
 
     pub(super) fn used(&self) -> u64 {
@@ -96,8 +122,51 @@ impl Index {
         self.limit
     }
 
-    pub(super) fn is_over(&self) -> bool {
-        self.used() > self.limit
+    /// Other files have so many bytes of the limit. They leave at least half of it to contents.
+    pub(super) fn set_beside(&self, bytes: u64) {
+        self.beside.store(bytes.min(self.limit / 2), Ordering::Relaxed);
+    }
+
+    /// The part of the limit that contents may fill.
+    pub(super) fn room(&self) -> u64 {
+        self.limit - self.beside.load(Ordering::Relaxed)
+    }
+
+    /// The same, with a tenth of the limit for what is not kept, whatever is kept.
+    fn room_in(&self, tables: &Tables) -> u64 {
+        self.room().max(tables.kept_sum.saturating_add(self.limit / 10)).min(self.limit)
+    }
+
+    /// Whether so many bytes more were too many.
+    pub(super) fn is_over(&self, more: u64) -> bool {
+        let tables = self.tables.lock();
+        tables.used.saturating_add(more) > self.room_in(&tables)
+    }
+
+    /// Bytes that the maps of partial contents take from the disk.
+    pub(super) fn maps(&self) -> u64 {
+        self.tables.lock().maps_sum
+    }
+
+    /// What the map of a content takes from now on, if it has one.
+    pub(super) fn set_map(&self, hash: &ContentHash, charge: Option<u64>, entry: Option<&Entry>) {
+        let mut tables = self.tables.lock();
+        if !entry.is_some_and(Entry::is_detached) {
+            tables.set_map(hash, charge);
+        }
+    }
+
+    /// Whether there is room for a content of this charge once everything else is evicted that can be.
+    pub(super) fn can_hold(&self, charge: u64) -> bool {
+        let tables = self.tables.lock();
+        let room = self.room_in(&tables);
+        if tables.used.saturating_add(charge) <= room {
+            return true;
+        }
+        let in_use = |hash: &ContentHash| tables.charges.peek(hash).copied().unwrap_or(0);
+        let open = tables.open.iter().filter(|(_, entry)| Arc::strong_count(entry) > 1);
+        let open: u64 = open.map(|(hash, _)| in_use(hash)).sum();
+        open.saturating_add(tables.kept_sum).saturating_add(charge) <= room
     }
 
     /// The content if it is open; it counts as just used.
@@ -111,13 +180,8 @@ impl Index {
     /// is not there yet must not count twice once it comes.
     pub(super) fn opened(&self, entry: &Arc<Entry>, charge: u64) {
         let mut tables = self.tables.lock();
-        if let Some(sum) = tables.charge_mut(entry.hash()) {
-            let found = std::mem::replace(sum, charge);
-            tables.used = tables.used - found + charge;
-            tables.charges.promote(entry.hash());
-        } else {
-            tables.charge(entry.hash(), charge);
-        }
+        tables.charges.promote(entry.hash());
+        tables.count(entry.hash(), charge);
         tables.open.put(*entry.hash(), entry.clone());
     }
 
@@ -127,7 +191,7 @@ impl Index {
         if entry.is_some_and(Entry::is_detached) {
             return true;
         }
-        let fits = tables.used.saturating_add(charge) <= self.limit;
+        let fits = tables.used.saturating_add(charge) <= self.room_in(&tables);
         if fits {
             tables.charge(hash, charge);
         }
@@ -140,10 +204,19 @@ impl Index {
         if entry.is_some_and(Entry::is_detached) {
             return;
         }
-        if let Some(sum) = tables.charge_mut(hash) {
-            let charge = charge.min(*sum);
-            *sum -= charge;
-            tables.used -= charge;
+        if let Some(sum) = tables.counted(hash) {
+            tables.count(hash, sum.saturating_sub(charge));
+        }
+    }
+
+    /// What was counted as `before` takes `after` bytes.
+    pub(super) fn recharge(&self, hash: &ContentHash, before: u64, after: u64, entry: &Entry) {
+        let mut tables = self.tables.lock();
+        if entry.is_detached() {
+            return;
+        }
+        if let Some(sum) = tables.counted(hash) {
+            tables.count(hash, sum.saturating_sub(before) + after);
         }
     }
 
@@ -163,6 +236,7 @@ impl Index {
         let round = tables.round;
         let is_news = tables.kept.insert(mark(hash), round) != Some(round);
         if let Some(charge) = tables.charges.pop(hash) {
+            tables.kept_sum += charge;
             tables.kept_charges.insert(*hash, charge);
         }
         is_news
@@ -180,9 +254,10 @@ impl Index {
     /// It was said: everything else may be evicted.
     pub(super) fn end_round(&self) {
         let mut tables = self.tables.lock();
-        let Tables { kept, kept_charges, charges, round, .. } = &mut *tables;
+        let Tables { kept, kept_charges, kept_sum, charges, round, .. } = &mut *tables;
         kept.retain(|_, said| said == round);
         for (hash, charge) in kept_charges.extract_if(|hash, _| !kept.contains_key(&mark(hash))) {
+            *kept_sum -= charge;
             charges.put(hash, charge);
         }
     }

@@ -159,11 +159,13 @@ impl Layout {
         disk::remove_if_there(&self.map(hash)).map(|_| ())
     }
 
-    pub(super) fn save_map(&self, hash: &ContentHash, manifest: &Manifest, present: &[u64]) -> io::Result<()> {
+    /// Returns what the map takes from the disk.
+    pub(super) fn save_map(&self, hash: &ContentHash, manifest: &Manifest, present: &[u64]) -> io::Result<u64> {
         let map = Map { manifest: manifest.encode(), present: present.to_vec() };
         let mut bytes = postcard::to_allocvec(&map).map_err(io::Error::other)?;
         bytes.extend_from_slice(&crc32fast::hash(&bytes).to_le_bytes());
-        disk::replace(&self.map(hash), &bytes, false)
+        disk::replace(&self.map(hash), &bytes, false)?;
+        Ok(charge_of_len(bytes.len() as u64))
     }
 
     /// The map of a partial content and the manifest in it; `None` if there is none that makes sense.
@@ -174,7 +176,8 @@ impl Layout {
         let map: Option<Map> = if intact { postcard::from_bytes(body).ok() } else { None };
         let Some(map) = map.filter(|map| hash.matches(&map.manifest)) else { return Ok(None) };
         let manifest = Manifest::decode(&map.manifest).ok();
-        Ok(manifest.filter(|manifest| map.present.len() == manifest.extents().len().div_ceil(64)).map(|it| (it, map)))
+        let fits = |manifest: &Manifest| map.present.len() == manifest.extents().len().div_ceil(64);
+        Ok(manifest.filter(fits).map(|manifest| (manifest, map)))
     }
 
     /// The machine went down: whole contents must be read before they count, partial ones are not worth it.
@@ -193,14 +196,19 @@ impl Layout {
         Ok(())
     }
 
-    /// Removes partial contents without a map, and tells what the others take from the disk.
-    pub(super) fn settle_partials(&self) -> io::Result<Vec<(ContentHash, u64)>> {
+    /// Removes partial contents without a map, and tells what the others take from the disk, and what their maps do.
+    pub(super) fn settle_partials(&self) -> io::Result<Vec<(ContentHash, u64, u64)>> {
         let mut kept = Vec::new();
         for entry in fs::read_dir(self.dir.join(PARTIAL))? {
             let entry = entry?;
             let path = entry.path();
             match hash_of(&path) {
-                Some(hash) if self.map(&hash).exists() => kept.push((hash, charge_of_file(&path, &entry.metadata()?))),
+                Some(hash) => match disk::if_there(fs::metadata(self.map(&hash)))? {
+                    Some(map) => {
+                        kept.push((hash, charge_of_file(&path, &entry.metadata()?), charge_of_len(map.len())));
+                    }
+                    None => drop(disk::remove_if_there(&path)?),
+                },
                 None if path.extension().is_some_and(|it| it == MAP) && path.with_extension("").exists() => {}
                 _ => drop(disk::remove_if_there(&path)?),
             }

@@ -66,7 +66,10 @@ impl Cache {
         for hash in kept {
             index.keep(&hash);
         }
-        index.add_older(&layout.settle_partials()?);
+        for (hash, charge, map) in layout.settle_partials()? {
+            index.add_older(&[(hash, charge)]);
+            index.set_map(&hash, Some(map), None);
+        }
         let stripes = std::array::from_fn(|_| Mutex::new(()));
         let core = Arc::new(Core { layout, index, stripes, stopping: AtomicBool::new(false) });
         let scanner = core.clone();
@@ -158,14 +161,39 @@ impl Cache {
         layout::charge_of_len(size)
     }
 
-    /// Bytes that the cache takes from the disk, as far as they have been counted.
+    /// Bytes that the maps of what is partly here take from the disk.
+    pub fn maps(&self) -> u64 {
+        self.core.index.maps()
+    }
+
+    /// Bytes that contents take from the disk, as far as they have been counted.
     pub fn used(&self) -> u64 {
         self.core.index.used()
     }
 
-    /// Bytes that it may take.
+    /// Bytes that it may take, together with what is [beside](Self::set_beside) it.
     pub fn limit(&self) -> u64 {
         self.core.index.limit()
+    }
+
+    /// Bytes of the limit that other files have. At least half of it is left to contents.
+    pub fn set_beside(&self, bytes: u64) -> io::Result<()> {
+        self.core.index.set_beside(bytes);
+        self.core.shrink()
+    }
+
+    /// The part of the limit that contents may fill, in bytes.
+    pub fn room(&self) -> u64 {
+        self.core.index.room()
+    }
+
+    /// Evicts contents of at least so many bytes, because the disk has no room for what cannot be fetched again. Fewer if
+    /// the others are in use or kept. Returns how many.
+    pub fn give_up(&self, bytes: u64) -> io::Result<u64> {
+        let before = self.used();
+        let given = |cache: &Self| before.saturating_sub(cache.used());
+        while given(self) < bytes && self.core.evict_one()? {}
+        Ok(given(self))
     }
 
     /// Waits until everything on the disk has been counted and the limit holds.
@@ -355,9 +383,14 @@ impl Core {
 
     /// Evicts until `charge` more bytes would fit.
     fn make_room_for_new(&self, charge: u64) -> io::Result<()> {
-        while self.index.used().saturating_add(charge) > self.index.limit() {
+        let full = || io::Error::new(io::ErrorKind::StorageFull, "everything in the cache is in use");
+        // What has no room at all evicts nothing.
+        if !self.index.can_hold(charge) {
+            return Err(full());
+        }
+        while self.index.is_over(charge) {
             if !self.evict_one()? {
-                return Err(io::Error::new(io::ErrorKind::StorageFull, "everything in the cache is in use"));
+                return Err(full());
             }
         }
         Ok(())
@@ -401,7 +434,7 @@ impl Core {
     }
 
     fn shrink(&self) -> io::Result<()> {
-        while self.index.is_over() && self.evict_one()? {}
+        while self.index.is_over(0) && self.evict_one()? {}
         Ok(())
     }
 

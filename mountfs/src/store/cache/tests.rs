@@ -642,3 +642,58 @@ fn what_is_claimed_is_not_evicted_and_can_be_claimed_again_afterwards() {
     drop(cache.claim(&one.hash).unwrap().unwrap());
     assert!(cache.claim(&one.hash).unwrap().is_some());
 }
+
+#[test]
+fn what_the_disk_needs_is_given_up_unless_it_is_in_use_or_kept() {
+    let dir = tempfile::tempdir().unwrap();
+    let cache = cache(dir.path(), 8);
+    let (kept, used, idle, other) = (content("ab"), content("cd"), content("ef"), content("gh"));
+    cache.keep(&kept.hash);
+    for content in [&kept, &idle, &other] {
+        content.fill(&cache);
+    }
+    let open = used.fill(&cache);
+    assert_eq!(blocks(&cache), 8);
+    assert_eq!(cache.give_up(1).unwrap(), 2 * BLOCK as u64, "one content is enough");
+    assert_eq!((cache.stored(&idle.hash), cache.stored(&other.hash).is_some()), (None, true), "the one used first");
+    assert_eq!(cache.give_up(u64::MAX).unwrap(), 2 * BLOCK as u64);
+    assert_eq!(cache.give_up(1).unwrap(), 0);
+    assert!(cache.stored(&kept.hash).is_some() && cache.stored(&used.hash).is_some());
+    drop(open);
+}
+
+#[test]
+fn what_lies_beside_has_its_part_of_the_limit_and_never_more_than_half() {
+    let dir = tempfile::tempdir().unwrap();
+    let cache = cache(dir.path(), 20);
+    for letters in ["abcde", "fghij", "klmno", "pqrst"] {
+        content(letters).fill(&cache);
+    }
+    assert_eq!(blocks(&cache), 20);
+    cache.set_beside(3 * BLOCK as u64).unwrap();
+    assert_eq!((blocks(&cache), cache.room() / BLOCK as u64), (15, 17));
+    cache.set_beside(u64::MAX).unwrap();
+    assert_eq!((blocks(&cache), cache.room() / BLOCK as u64), (10, 10));
+    let pinned = content("ABCDEFGHIJ");
+    cache.keep(&pinned.hash);
+    pinned.fill(&cache);
+    let other = content("uv");
+    assert_eq!(
+        other.read(&other.begin(&cache), 0..BLOCK).unwrap(),
+        other.bytes[..BLOCK],
+        "a tenth is left to the others"
+    );
+    assert!(blocks(&cache) <= 12);
+}
+
+#[test]
+fn a_file_without_room_evicts_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let cache = cache(dir.path(), 4);
+    content("abc").fill(&cache);
+    let (large, path) = (content("defghi"), dir.path().join("large"));
+    fs::write(&path, &large.bytes).unwrap();
+    assert_eq!(kind(cache.adopt(&large.hash, large.bytes.len() as u64, &path)), io::ErrorKind::StorageFull);
+    assert!(path.exists());
+    assert_eq!(blocks(&cache), 3);
+}
