@@ -116,7 +116,12 @@ impl Client {
         if !entry.is_whole() && !entry.missing(offset..end).is_empty() {
             return Ok(None);
         }
-        entry.read_at(buf, offset).map(Some)
+        match entry.read_at(buf, offset) {
+            // A part has gone since: what is short would pass for the end of the file.
+            Ok(len) if (len as u64) < end - offset => Ok(None),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
+            read => read.map(Some),
+        }
     }
 
     /// Reads, and fetches what is missing: `buf` at once, up to `ahead` bytes more in the background. Who reads little and
@@ -157,21 +162,25 @@ impl Client {
             return Ok(0);
         }
         let entry = self.cached(content, deadline)?;
-        let wanted = offset..end;
-        loop {
+        let buf = &mut buf[..(end - offset) as usize];
+        let mut got = 0;
+        // In a cache that is smaller than what is being read, parts may go between two lines. What was read before is kept: a
+        // read that ended early would pass for the end of the file.
+        while got < buf.len() {
+            let wanted = offset + got as u64..end;
             match self.fetch(&entry, wanted.clone(), ahead, deadline) {
                 Err(ReadError::Io(error)) if error.kind() == io::ErrorKind::StorageFull => {
-                    return self.read_around_cache(content, wanted, buf, deadline);
+                    return Ok(got + self.read_around_cache(content, wanted, &mut buf[got..], deadline)?);
                 }
                 fetched => fetched?,
             }
-            match entry.read_at(&mut buf[..(end - offset) as usize], offset) {
-                Ok(len) => return Ok(len),
-                // Evicted between the two lines: a cache that is smaller than what is being read.
-                Err(_) if !entry.missing(wanted.clone()).is_empty() && Instant::now() < deadline => {}
+            match entry.read_at(&mut buf[got..], wanted.start) {
+                Ok(len) => got += len,
+                Err(_) if !entry.missing(wanted).is_empty() && Instant::now() < deadline => {}
                 Err(error) => return Err(error.into()),
             }
         }
+        Ok(got)
     }
 
     /// Reads straight from the server: the cache is full of files that are open.

@@ -441,6 +441,42 @@ mod tests {
         assert_eq!(rig.copy(&new), "abcdx");
     }
 
+    /// Two contents that are open, in a cache with room for one: each chunk of one takes the place of one of the other.
+    #[test]
+    fn a_read_beside_which_parts_go_gets_all_that_it_wants_or_nothing() {
+        let rig = rig();
+        let (one, other) = (version("abcdefgh"), version("ijklmnop"));
+        let client = &rig.client;
+        let _open = [one.begin(client), other.begin(client)];
+        let done = std::sync::atomic::AtomicBool::new(false);
+        let is_done = || done.load(std::sync::atomic::Ordering::Relaxed);
+        std::thread::scope(|scope| {
+            let readers = [&one, &other].map(|version| {
+                scope.spawn(move || {
+                    let (mut reads, mut buf) = (0, vec![0; 3 * LEN]);
+                    while !is_done() {
+                        for at in (0..5).map(|at| at * LEN) {
+                            let Some(len) = client.read_local(&version.content, at as u64, &mut buf).unwrap() else {
+                                continue;
+                            };
+                            assert!(len == buf.len() && buf == version.bytes[at..at + len], "{len} bytes at {at}");
+                            reads += 1;
+                        }
+                    }
+                    reads
+                })
+            });
+            let end = Instant::now() + Duration::from_secs(1);
+            while Instant::now() < end {
+                one.fill(client);
+                other.fill(client);
+            }
+            done.store(true, std::sync::atomic::Ordering::Relaxed);
+            let reads: Vec<u32> = readers.into_iter().map(|reader| reader.join().unwrap()).collect();
+            assert!(reads.iter().any(|reads| *reads > 0), "{reads:?}");
+        });
+    }
+
     #[test]
     fn in_a_cache_for_one_of_them_the_old_version_makes_room_for_the_new_one() {
         let rig = rig();

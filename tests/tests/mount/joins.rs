@@ -66,5 +66,7 @@ fn a_join_whose_client_is_killed_in_the_middle_begins_again() {
                 assert_eq!(error, Errno::SRCH, "the one that waits for the other may have ended with it");
             }
         }
+        // A process gives up its locks a moment after it was killed.
+        joining.await_end();
     });
 }
