@@ -106,6 +106,12 @@ impl Manifests {
         Ok(())
     }
 
+    /// A draft that has just been cut is about to refer to its manifest. What is remembered from now on is written again.
+    fn remove_unless_wanted(&self, hash: &ContentHash) -> io::Result<()> {
+        let wanted = self.wanted.lock();
+        if wanted.contains_key(hash) { Ok(()) } else { self.remove(hash) }
+    }
+
     fn remove(&self, hash: &ContentHash) -> io::Result<()> {
         let path = self.path(hash);
         let bytes = fs::metadata(&path).map_or(0, |found| stored_bytes(&path, &found));
@@ -151,12 +157,9 @@ impl Client {
                     superfluous.remove(&content.hash);
                 }
             }
-            // A draft that has just been cut is about to refer to its manifest.
-            let mut wanted = manifests.wanted.lock();
-            wanted.retain(|_, since| since.elapsed() < WANTED_FOR);
-            let gone = superfluous.iter().filter(|hash| !wanted.contains_key(*hash));
-            gone.map(|hash| manifests.remove(hash)).fold(Ok(()), Result::and)
-        })
+        });
+        manifests.wanted.lock().retain(|_, since| since.elapsed() < WANTED_FOR);
+        superfluous.iter().map(|hash| manifests.remove_unless_wanted(hash)).fold(Ok(()), Result::and)
     }
 }
 
