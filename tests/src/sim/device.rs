@@ -11,7 +11,7 @@ use std::sync::Arc;
 use syncmount_common::protocol::changes::{Ask, Cursor, Device as Named};
 use syncmount_common::protocol::commit::CommitRequest;
 use syncmount_common::{ChunkHash, Content, ContentHash, DeviceId, Manifest, Name, NodeId, Timestamp};
-use syncmount_engine::{Body, Draft, DraftUpdate, Effect, Engine, Expected, FileBody, Identity, Refusal};
+use syncmount_engine::{Body, Draft, DraftUpdate, Effect, Engine, Expected, FileBody, Identity, Refusal, Scope};
 
 /// Where an open file's bytes come from.
 #[derive(Clone, Debug)]
@@ -446,19 +446,22 @@ impl Device {
     }
 
     /// The contents that this device could give back to a server that has lost them: bytes on its disk that a node of its
-    /// tree has.
+    /// tree has. `counts` is told whether the node stays on this machine.
     pub fn holds(
         &self,
         server: &BTreeSet<ContentHash>,
         library: &Library,
-        counts: impl Fn(&Engine, NodeId) -> bool,
+        counts: impl Fn(bool) -> bool,
     ) -> BTreeSet<ContentHash> {
         let bodies: Vec<Body> = match &self.engine {
             Some(engine) => {
-                let ids = engine.ids().filter(|id| counts(engine, *id));
+                let ids = engine.ids().filter(|id| counts(engine.stays_here(*id)));
                 ids.filter_map(|id| Some(engine.local(id)?.body.clone())).collect()
             }
-            None => self.disk.rows().filter_map(|row| Some(row.local.as_ref()?.body.clone())).collect(),
+            None => {
+                let rows = self.disk.rows().filter(|row| counts(row.scope != Scope::Shared));
+                rows.filter_map(|row| Some(row.local.as_ref()?.body.clone())).collect()
+            }
         };
         bodies.iter().filter_map(|body| self.held(body, server, library)).collect()
     }

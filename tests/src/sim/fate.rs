@@ -102,7 +102,9 @@ impl World {
     /// A device's disk is set back to its backup.
     fn set_back(&mut self, index: usize) {
         if let Some(backup) = self.devices[index].backup.take() {
+            let only_here = self.devices[index].holds(self.server.committed(), &self.library, |stays| stays);
             self.lose(index, |world| world.devices[index].disk.set_back(&backup));
+            self.excuse_only_here(only_here);
             self.devices[index].fsynced.clear();
             self.devices[index].backup = Some(backup);
         }
@@ -162,14 +164,26 @@ impl World {
 
     /// Byte strings that the server or a device has.
     fn held(&self) -> BTreeSet<ContentHash> {
-        self.held_by(|_, _| true)
+        self.held_by(|_| true)
     }
 
     /// Those of them that a device has in nodes that count.
-    fn held_by(&self, counts: impl Fn(&Engine, NodeId) -> bool) -> BTreeSet<ContentHash> {
+    fn held_by(&self, counts: impl Fn(bool) -> bool) -> BTreeSet<ContentHash> {
+        self.on_devices(counts).chain(self.server.committed().iter().copied()).collect()
+    }
+
+    fn on_devices(&self, counts: impl Fn(bool) -> bool) -> impl Iterator<Item = ContentHash> {
         let server = self.server.committed();
-        let devices = self.devices.iter().flat_map(|device| device.holds(server, &self.library, &counts));
-        devices.chain(server.iter().copied()).collect()
+        self.devices.iter().flat_map(move |device| device.holds(server, &self.library, &counts))
+    }
+
+    /// What a disk alone had as it is now, because a user had taken it out of the folder, went with it: the server has it in
+    /// its history at most.
+    fn excuse_only_here(&mut self, before: BTreeSet<ContentHash>) {
+        let Ok((nodes, _)) = self.server.nodes() else { return };
+        let current = nodes.iter().filter_map(|node| node.content.as_ref()).map(|content| content.hash);
+        let elsewhere: BTreeSet<ContentHash> = self.on_devices(|_| true).chain(current).collect();
+        self.ledger.excused.extend(before.difference(&elsewhere));
     }
 
     fn excuse(&mut self, before: &BTreeSet<ContentHash>) {
@@ -180,7 +194,7 @@ impl World {
     /// Files whose bytes nobody has any more cannot be sent: their users see that in the status and remove them.
     pub fn give_up_lost(&mut self) {
         // What stays on a device is given to nobody.
-        let held = self.held_by(|engine, id| !engine.stays_here(id));
+        let held = self.held_by(|stays| !stays);
         for index in 0..self.devices.len() {
             let Some(engine) = &self.devices[index].engine else { continue };
             let ids: BTreeSet<NodeId> = engine.problems().map(|(id, _)| id).collect();

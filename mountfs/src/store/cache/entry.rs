@@ -478,8 +478,11 @@ impl Entry {
                 disk::if_there(core.layout.make_object(&path, &self.hash))?;
                 core.layout.remove_map(&self.hash)?;
                 core.index.set_map(&self.hash, None, Some(self));
-                let charge = charge_of_file(&core.layout.object(&self.hash), &file.metadata()?);
-                core.index.recharge(&self.hash, self.charge(), charge, self);
+                // Parts share blocks. Where the disk has no holes, what was not counted part by part is not counted now
+                // either: there would be no room that was made for it.
+                let (counted, stored) =
+                    (self.charge(), charge_of_file(&core.layout.object(&self.hash), &file.metadata()?));
+                core.index.recharge(&self.hash, counted, stored.min(counted), self);
                 file
             }
             None => parts.file.try_clone()?,
