@@ -62,6 +62,7 @@ pub fn run(config: &MountConfig, ready: &Ready) -> anyhow::Result<()> {
     let client = open_client(config, remote.clone(), runtime.handle());
     patience.abort();
     let client = client?;
+    client.end_suspicion().map_err(OpenError::Io)?;
     let first = !client.look(syncmount_engine::Engine::has_joined);
     if first {
         runtime.block_on(check_server(&remote, config))?;

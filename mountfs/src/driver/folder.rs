@@ -141,6 +141,11 @@ impl Client {
         self.was_cut
     }
 
+    /// All that a power cut may have damaged has been looked at.
+    pub fn end_suspicion(&self) -> io::Result<()> {
+        if self.was_cut { self.state.end_suspicion() } else { Ok(()) }
+    }
+
     /// Opens the bytes of a draft; `None` if they lie in the folder and are not what was seen.
     pub(super) fn draft_file(&self, id: u64) -> io::Result<Option<StagingFile>> {
         let Some(item) = item_of_draft(id) else {

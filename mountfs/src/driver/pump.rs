@@ -7,7 +7,7 @@ use std::collections::HashSet;
 use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use syncmount_common::protocol::commit::CommitRequest;
+use syncmount_common::protocol::commit::{CommitRequest, Op};
 use syncmount_common::{ChunkHash, Content, Extent, Manifest, NodeId};
 use syncmount_engine::backoff::Backoff;
 use syncmount_engine::{CommitAnswer, Effect, Engine, INLINE_FILE_MAX, PrepareAnswer};
@@ -276,8 +276,22 @@ async fn gather() {
 }
 
 /// A commit may reach the server and its answer not come back: the next start must know.
-async fn keep_before_sending(client: &Client, request: &CommitRequest, speaker: Speaker) {
-    while let Err(error) = client.keep_unanswered(request, speaker) {
+///
+/// That something is gone from a watched folder survives a power cut before others hear of it: the cut may bring the file
+/// back, and it would be taken for one that has been removed elsewhere.
+async fn keep_before_sending(client: &Arc<Client>, request: &CommitRequest, speaker: Speaker) {
+    let removes = client.folder.get().is_some() && request.ops.iter().any(|op| matches!(op, Op::Remove { .. }));
+    loop {
+        let kept = match client.keep_unanswered(request, speaker) {
+            Ok(()) if removes => {
+                let syncing = client.clone();
+                tokio::task::spawn_blocking(move || syncing.sync_journal())
+                    .await
+                    .unwrap_or_else(|error| Err(io::Error::other(error)))
+            }
+            kept => kept,
+        };
+        let Err(error) = kept else { return };
         client.link.failed(&format!("the journal cannot be written: {error}"));
         tokio::time::sleep(Duration::from_secs(1)).await;
     }

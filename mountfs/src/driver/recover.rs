@@ -53,7 +53,7 @@ fn largest_file(dir: &Path) -> io::Result<u64> {
 
 impl Client {
     /// Opens the store in `dir`, for the folder that `identity` names (server and folder), as a device that people call
-    /// `device_name`.
+    /// `device_name`. After a power cut the next start is told of it too, until [`Client::end_suspicion`].
     pub fn open_store(
         dir: &Path,
         cache_limit: u64,
@@ -152,9 +152,6 @@ impl Client {
         client.generations.store(last.map_or(1, |last| last + 1), Ordering::Relaxed);
         client.check_staging(suspect)?;
         client.marks.leave_proofs();
-        if suspect {
-            client.state.end_suspicion()?;
-        }
         client.look_for_lost();
         crate::system::give_back_memory();
         if let Some(note) = note {
@@ -398,7 +395,10 @@ pub(crate) mod tests {
     }
 
     pub(crate) fn open(dir: &Path, runtime: &tokio::runtime::Runtime) -> Arc<Client> {
-        Client::open_store(dir, 1 << 20, "here", "me", Arc::new(Nowhere), runtime.handle().clone()).unwrap()
+        let client =
+            Client::open_store(dir, 1 << 20, "here", "me", Arc::new(Nowhere), runtime.handle().clone()).unwrap();
+        client.end_suspicion().unwrap();
+        client
     }
 
     /// A file that was closed.

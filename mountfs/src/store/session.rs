@@ -8,6 +8,7 @@ use super::state::StateError;
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, Read as _, Write as _};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 const LOCK: &str = "lock";
 const MARKER: &str = "session";
@@ -20,6 +21,8 @@ pub(super) struct Session {
     _lock: File,
     /// Whether the machine went down in an earlier session.
     pub(super) suspect: bool,
+    /// It did, and not everything has been looked at yet.
+    is_open: AtomicBool,
 }
 
 impl Session {
@@ -30,18 +33,23 @@ impl Session {
         let suspect = was_cut(dir, boot.as_deref()).map_err(|error| StateError::io(dir, error))?;
         let verdict = if suspect { SUSPECT } else { "" };
         write_marker(dir, boot, verdict).map_err(|error| StateError::io(dir, error))?;
-        Ok(Self { dir: dir.to_owned(), _lock: lock, suspect })
+        Ok(Self { dir: dir.to_owned(), _lock: lock, suspect, is_open: AtomicBool::new(suspect) })
     }
 
     /// All that could have suffered has been looked at and judged, and the judgement is durable: if this process dies, what
     /// it has written since is there.
     pub(super) fn end_suspicion(&self) -> io::Result<()> {
-        write_marker(&self.dir, disk::boot::current(), "")
+        write_marker(&self.dir, disk::boot::current(), "")?;
+        self.is_open.store(false, Ordering::Release);
+        Ok(())
     }
 
-    /// Everything in the directory is made durable, and the session counts as ended cleanly.
+    /// Everything in the directory is made durable, and the session counts as ended cleanly, unless the suspicion is still there.
     pub(super) fn end(&self) -> io::Result<()> {
         disk::sync_below(&self.dir)?;
+        if self.is_open.load(Ordering::Acquire) {
+            return Ok(());
+        }
         disk::remove_if_there(&self.dir.join(MARKER))?;
         disk::sync_dir(&self.dir)
     }
@@ -118,6 +126,10 @@ mod tests {
         assert!(Session::begin(dir.path()).unwrap().suspect);
         let again = Session::begin(dir.path()).unwrap();
         assert!(again.suspect, "it was not ended cleanly");
+        again.end().unwrap();
+        drop(again);
+        let again = Session::begin(dir.path()).unwrap();
+        assert!(again.suspect, "not everything has been looked at");
         again.end_suspicion().unwrap();
         drop(again);
         assert!(!Session::begin(dir.path()).unwrap().suspect, "everything had been looked at");

@@ -5,6 +5,7 @@
 //! [`Job`]s, and put in place here. After a crash both comparisons are made again, and nothing else is needed.
 
 use super::beneath::{Dir, Root, Spot};
+use super::distrust::Distrust;
 use super::host::Host;
 use super::index::{Index, Item, ROOT_ITEM};
 use super::modes::Modes;
@@ -23,7 +24,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
-use syncmount_common::{Attrs, Content, ContentHash, NodeId};
+use syncmount_common::{Attrs, Content, ContentHash, NodeId, Timestamp};
 use syncmount_engine::Engine;
 
 /// The pause before something that failed is tried again, at first and at last.
@@ -172,6 +173,7 @@ pub struct Folder<H> {
     pub(crate) host: H,
     pub(crate) root: Root,
     pub(crate) modes: Modes,
+    pub(crate) distrust: Option<Distrust>,
     pub(crate) index: Arc<Mutex<Index>>,
     /// Nodes to compare with the disk.
     pub(crate) todo: BTreeSet<NodeId>,
@@ -217,6 +219,7 @@ impl<H: Host> Folder<H> {
             host,
             root,
             modes: Modes::default(),
+            distrust: None,
             index: Arc::new(Mutex::new(index)),
             todo: BTreeSet::new(),
             later: HashMap::new(),
@@ -236,6 +239,11 @@ impl<H: Host> Folder<H> {
             next_part: std::process::id().into(),
             ends: Arc::default(),
         })
+    }
+
+    /// The last session ended with the machine.
+    pub(crate) fn after_a_cut(&mut self, now: Timestamp) {
+        self.distrust = Some(self.host.look(|engine| Distrust::new(engine, now)));
     }
 
     /// Which permission bits it takes part in.

@@ -16,6 +16,10 @@ pub trait Host {
     fn keep(&self, items: Vec<ItemRow>) -> io::Result<()>;
     /// The next number of a state of a draft.
     fn next_generation(&self) -> u64;
+    /// The whole folder has been looked at.
+    fn has_looked(&self) -> io::Result<()> {
+        Ok(())
+    }
     /// The manifest of a content that a file is to be compared with, if it can be had now.
     fn manifest(&self, content: &Content) -> Option<Arc<Manifest>> {
         content.manifest.clone().map(Arc::new)
@@ -37,6 +41,10 @@ impl Host for Arc<Client> {
 
     fn next_generation(&self) -> u64 {
         self.draft_generation()
+    }
+
+    fn has_looked(&self) -> io::Result<()> {
+        self.end_suspicion()
     }
 
     fn manifest(&self, content: &Content) -> Option<Arc<Manifest>> {

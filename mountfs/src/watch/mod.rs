@@ -6,6 +6,7 @@
 
 mod apply;
 mod beneath;
+mod distrust;
 mod dry_run;
 mod fetch;
 mod folder;

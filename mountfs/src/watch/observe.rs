@@ -4,6 +4,7 @@
 //! seen before is a new version of it: so programs save. What has a new name and is nowhere known is new; what is gone is
 //! gone once it was looked for a second time, in the directory in which it lay, wherever that is by now.
 
+use super::distrust::Distrust;
 use super::folder::{Folder, Report};
 use super::hash;
 use super::host::Host;
@@ -104,6 +105,10 @@ impl<H: Host> Folder<H> {
         self.find_put_aside(&seen);
         self.note_mounts(&seen);
         let finding = self.resolve(seen, removals, doubts);
+        if let Some(distrust) = &mut self.distrust {
+            let missing = finding.gone.iter().chain(&doubts.missing).copied();
+            self.host.look(|engine| distrust.first_look(missing, &self.index.lock(), engine));
+        }
         for path in std::mem::take(&mut doubts.unmounted) {
             // Which of them were in it does not matter: they are proved once more.
             self.proved_mounts.clear();
@@ -118,10 +123,10 @@ impl<H: Host> Folder<H> {
             return Ok(false);
         }
         let generations: Vec<u64> = finding.sightings.iter().map(|_| self.host.next_generation()).collect();
-        let (index, modes) = (self.index.clone(), self.modes);
+        let (index, modes, distrust) = (self.index.clone(), self.modes, self.distrust.as_ref());
         let told = self.host.change(|engine, now| {
             let mut index = index.lock();
-            let told = Telling::new(engine, &mut index, now, &hashes, modes).tell(&finding, &generations);
+            let told = Telling::new(engine, &mut index, now, &hashes, modes, distrust).tell(&finding, &generations);
             (told, index.take_rows())
         });
         debug_assert!(
@@ -528,6 +533,7 @@ struct Telling<'a> {
     now: Timestamp,
     hashes: &'a Hashes,
     modes: Modes,
+    distrust: Option<&'a Distrust>,
     /// Nodes of items that are new or stand for another node from now on.
     nodes: HashMap<ItemId, NodeId>,
     /// Nodes that are new, or that new items stand for.
@@ -537,9 +543,16 @@ struct Telling<'a> {
 }
 
 impl<'a> Telling<'a> {
-    fn new(engine: &'a mut Engine, index: &'a mut Index, now: Timestamp, hashes: &'a Hashes, modes: Modes) -> Self {
+    fn new(
+        engine: &'a mut Engine,
+        index: &'a mut Index,
+        now: Timestamp,
+        hashes: &'a Hashes,
+        modes: Modes,
+        distrust: Option<&'a Distrust>,
+    ) -> Self {
         let (nodes, new) = (HashMap::new(), HashSet::new());
-        Self { engine, index, now, hashes, modes, nodes, new, observations: Vec::new(), items: Vec::new() }
+        Self { engine, index, now, hashes, modes, distrust, nodes, new, observations: Vec::new(), items: Vec::new() }
     }
 
     /// Returns the nodes that have to be compared with the disk.
@@ -690,7 +703,11 @@ impl<'a> Telling<'a> {
             self.new.insert(node);
         }
         let xattrs = base.as_ref().map(|base| base.xattrs.clone()).unwrap_or_default();
-        let found = State { names: Names::from_buf([place]), attrs, body, xattrs };
+        let mut base = base;
+        let mut found = State { names: Names::from_buf([place]), attrs, body, xattrs };
+        if let Some(distrust) = self.distrust {
+            distrust.edited(self.engine, node, &mut base, &mut found);
+        }
         if base.as_ref() != Some(&found) {
             self.observations.push(Observation { node, base, found: Some(found) });
         }
@@ -755,7 +772,10 @@ impl<'a> Telling<'a> {
         if self.engine.local(item.node).is_none() || names::is_part(&item.name) {
             return;
         }
-        let base = self.base(id, &item);
+        let mut base = self.base(id, &item);
+        if let Some(distrust) = self.distrust {
+            distrust.gone(self.engine, id, item.node, &mut base);
+        }
         self.observations.push(Observation { node: item.node, base, found: None });
     }
 

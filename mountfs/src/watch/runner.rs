@@ -4,6 +4,7 @@
 //! one, but no later than [`QUIET_MAX`] after the first. What was written within the grain of the disk's clock could look
 //! the same after it is written again; what has rested for this long cannot.
 
+use super::distrust::Distrust;
 use super::fetch::Fetchers;
 use super::folder::{Backlog, Folder, Report};
 use super::hints::Hints;
@@ -181,6 +182,12 @@ impl Runner {
         self.folder.compare_all();
         self.work();
         self.answer();
+        // After an error, or a look that was broken off, the next start looks once more.
+        if self.folder.distrust.as_ref().is_some_and(Distrust::has_looked)
+            && let Err(error) = self.folder.host.has_looked()
+        {
+            tracing::error!("that the folder was looked at cannot be noted: {error}");
+        }
         self.shared.lock().has_looked = true;
         self.show();
         loop {

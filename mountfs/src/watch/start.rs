@@ -136,6 +136,9 @@ pub fn run(config: &MountConfig, options: Options, ready: &Ready) -> anyhow::Res
     client.keep_items(vec![folder_row(id, root_file)]).context("the state cannot be written")?;
     let (inbox, shared) = (Arc::new(Inbox::default()), Arc::new(Mutex::new(State::default())));
     folder.set_modes(Modes::applying_setid(options.apply_setid));
+    if client.was_cut() {
+        folder.after_a_cut(client.now());
+    }
     folder.end_with(inbox.ends());
     let told = inbox.clone();
     client.attach_folder(folder.bytes(move |what| told.told(what)));

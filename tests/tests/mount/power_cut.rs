@@ -535,3 +535,102 @@ fn what_is_ignored_survives_if_it_was_synced_or_waited_and_is_set_aside_else() {
     let late = fs::read_to_string(a.path("late~")).unwrap_or_else(|_| "w".repeat(50_000));
     assert!(late == "w".repeat(50_000), "whole or not at all");
 }
+
+/// What is gone from a watched folder goes at the server too. A power cut may bring the file back where it was: this machine
+/// must know then that it had sent the removal, and take the file for a new one.
+#[test]
+fn what_left_a_watched_folder_and_comes_back_with_a_power_cut_stays() {
+    let world = World::new();
+    let mut disk = LossyDisk::new(world.path("disk of A"), Ordering::Journalled);
+    let cache = disk.path().join("cache");
+    let mut a = world.device("A").watched().with(&["--cache-dir".as_ref(), cache.as_os_str()]);
+    a.folder = disk.path().join("Sync");
+    fs::create_dir(&a.folder).unwrap();
+    let b = world.mount("B");
+    a.mount();
+    for round in 0..3 {
+        let (name, outside) = (format!("doc {round}"), disk.path().join(format!("outside {round}")));
+        let bytes = format!("round {round}").into_bytes();
+        let mut file = File::create(a.path(&name)).unwrap();
+        file.write_all(&bytes).unwrap();
+        file.sync_all().unwrap();
+        drop(file);
+        until("the file is there", || match fs::read(b.path(&name)) {
+            Ok(found) if found == bytes => Ok(()),
+            found => Err(format!("{found:?}")),
+        });
+        a.wait_synced();
+        // What is known of it is on the disk.
+        std::thread::sleep(Duration::from_secs(4));
+        fs::rename(a.path(&name), &outside).unwrap();
+        until("it is gone", || if b.path(&name).exists() { Err(String::new()) } else { Ok(()) });
+        a.kill();
+        disk.power_cut(round);
+        another_boot(&cache);
+        a.mount();
+        a.wait_synced();
+        let found = [a.path(&name), outside].map(|path| fs::read(path).ok());
+        assert!(found.contains(&Some(bytes)), "round {round}: {found:?}");
+    }
+}
+
+/// A file that was saved just before the machine stops may be its former self afterwards, empty, full of zeros, or gone. None of
+/// that takes the place of what the server has.
+#[test]
+fn what_a_watched_folder_lost_with_the_power_does_not_overwrite_the_server() {
+    let world = World::new();
+    let cache = world.path("cache of A");
+    let a = world.watch_with("A", &["--cache-dir".as_ref(), cache.as_os_str()]);
+    let b = world.mount("B");
+    let names = ["emptied", "zeroed", "older", "longer", "gone", "dir/gone"];
+    fs::create_dir(a.path("dir")).unwrap();
+    for name in ["older", "untouched"] {
+        fs::write(a.path(name), format!("{name}, first")).unwrap();
+    }
+    a.wait_synced();
+    let first = fs::metadata(a.path("older")).unwrap().modified().unwrap();
+    for name in names {
+        fs::write(a.path(name), format!("{name}, as it was sent")).unwrap();
+    }
+    a.wait_synced();
+    a.kill();
+    let set = |name: &str, bytes: &[u8], mtime| {
+        fs::write(a.path(name), bytes).unwrap();
+        File::options().write(true).open(a.path(name)).unwrap().set_modified(mtime).unwrap();
+    };
+    let saved = fs::metadata(a.path("emptied")).unwrap().modified().unwrap();
+    let later = saved + Duration::from_millis(10);
+    set("emptied", b"", later);
+    set("zeroed", &[0; 24], saved);
+    set("older", b"older, first", first);
+    // What was still in memory when it was sent, with the time of that: it is not known to be worse.
+    set("longer", b"longer, and saved once more", later);
+    fs::remove_file(a.path("gone")).unwrap();
+    fs::remove_dir_all(a.path("dir")).unwrap();
+    another_boot(&cache);
+    a.mount();
+    a.wait_synced();
+    for name in names.into_iter().filter(|name| *name != "longer") {
+        let sent = format!("{name}, as it was sent").into_bytes();
+        until("what was sent is there", || match fs::read(b.path(name)) {
+            Ok(found) if found == sent => Ok(()),
+            found => Err(format!("{name}: {found:?}")),
+        });
+    }
+    assert_eq!(fs::read(b.path("longer")).unwrap(), b"longer, and saved once more");
+    assert_eq!(fs::read(b.path("untouched")).unwrap(), b"untouched, first");
+    assert_sees_the_same(&a, &b);
+    let copies = fs::read_dir(&b.folder).unwrap().map(|entry| entry.unwrap().path());
+    let copies =
+        copies.filter(|path| path.to_string_lossy().contains("(conflict, ")).map(|path| fs::read(path).unwrap());
+    let expected: [&[u8]; 4] = [b"", &[0; 24], b"longer, as it was sent", b"older, first"];
+    assert_eq!(copies.collect::<BTreeSet<_>>(), expected.map(<[u8]>::to_vec).into());
+    // From then on its user is believed.
+    fs::remove_file(a.path("gone")).unwrap();
+    fs::write(a.path("emptied"), "").unwrap();
+    a.wait_synced();
+    until("a user is believed", || match fs::metadata(b.path("emptied")) {
+        Ok(found) if found.len() == 0 && !b.path("gone").exists() => Ok(()),
+        found => Err(format!("{found:?}")),
+    });
+}
