@@ -37,7 +37,8 @@ impl Clock {
         if self.looked.elapsed() >= RESTING {
             client.look_for_lost();
             client.report(client.share_limit());
-            client.settle_again();
+            client.settle_again(Instant::now());
+            client.around.fade();
             self.looked = Instant::now();
         }
         client.report(client.tick());

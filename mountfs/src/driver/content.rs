@@ -21,6 +21,12 @@ use syncmount_common::{ChunkHash, Content, ContentHash, Extent, Manifest, NodeId
 use syncmount_engine::backoff::Backoff;
 use syncmount_engine::{Body, FileBody};
 
+/// How often a part is fetched that goes again before it is read, in a cache that others fill.
+const ROUNDS_MAX: u32 = 2;
+
+/// What is fetched ahead is at most this part of what the content may have in the cache.
+const AHEAD_PARTS: u64 = 4;
+
 /// How many bytes one request asks for, about.
 const REQUEST_BYTES: u64 = 2 * 1024 * 1024;
 
@@ -200,7 +206,10 @@ impl Client {
             if from >= to {
                 continue;
             }
-            let raw = self.until(deadline, || Box::pin(self.fetch_one(hash)))?;
+            let raw = match self.around.get(&hash) {
+                Some(raw) => raw,
+                None => self.around.remember(hash, self.until(deadline, || Box::pin(self.fetch_one(hash)))?),
+            };
             let part = &mut buf[(from - wanted.start) as usize..(to - wanted.start) as usize];
             part.copy_from_slice(&raw[(from - start) as usize..(to - start) as usize]);
         }
@@ -333,8 +342,10 @@ impl Client {
         deadline: Instant,
     ) -> Result<(), ReadError> {
         let started = Instant::now();
+        let ahead = self.ahead_in_room(entry.hash(), ahead);
         let reach = wanted.start..wanted.end.saturating_add(ahead).min(entry.size());
         self.start_missing(entry, reach);
+        let mut rounds = 0;
         loop {
             let missing = entry.missing(wanted.clone());
             if missing.is_empty() {
@@ -362,8 +373,11 @@ impl Client {
             let due = chunks.iter().filter_map(|hash| running.failed.due(hash)).min();
             let due = due.max(running.contents.due(entry.hash()));
             drop(running);
-            if let Some(due) = due {
-                std::thread::sleep(due.min(deadline).saturating_duration_since(now));
+            match due {
+                Some(due) => std::thread::sleep(due.min(deadline).saturating_duration_since(now)),
+                // It came, and had to go again before it was read.
+                None if rounds == ROUNDS_MAX => return Err(io::Error::from(io::ErrorKind::StorageFull).into()),
+                None => rounds += 1,
             }
             let left = deadline.saturating_duration_since(Instant::now());
             if !self.runtime.block_on(self.link.wait_reachable(left)) {
@@ -584,7 +598,14 @@ impl Client {
         if let Some(entry) = self.cache.get(&content.hash)
             && !entry.is_whole()
         {
-            self.start_missing(&entry, range);
+            let ahead = self.ahead_in_room(&content.hash, range.end - range.start);
+            self.start_missing(&entry, range.start..range.start + ahead);
         }
+    }
+
+    /// How much of `ahead` may be fetched: what comes too early must not push out what is about to be read.
+    fn ahead_in_room(&self, content: &ContentHash, ahead: u64) -> u64 {
+        let enough = ahead.saturating_mul(AHEAD_PARTS);
+        ahead.min(self.cache.spare(content, enough) / AHEAD_PARTS)
     }
 }

@@ -5,6 +5,7 @@
 
 mod ahead;
 mod alike;
+mod around;
 mod border;
 mod clock;
 mod content;
@@ -76,6 +77,7 @@ pub struct Client {
     staging: StagingDir,
     cache: Cache,
     manifests: manifests::Manifests,
+    around: around::Around,
     downloads: content::Downloads,
     parts: parts::Parts,
     known: known::KnownChunks,
@@ -86,9 +88,10 @@ pub struct Client {
     outbox: outbox::Outbox,
     server_room: server_room::ServerRoom,
     counted: Mutex<kept::Counted>,
-    /// Files that the server has and whose staging file is here still: they were open and the cache had no room for them, or
-    /// something went wrong.
+    /// Files that the server has and whose staging file is here still: they were open and the cache had no room for them.
     unsettled: Mutex<HashSet<NodeId>>,
+    /// Those of which something went wrong.
+    unsettled_later: Mutex<HashMap<NodeId, settle::Pause>>,
     unreadable: unreadable::Unreadable,
     /// Drafts whose bytes did not reach the server: when each is tried again.
     stumbles: Mutex<HashMap<NodeId, Backoff>>,

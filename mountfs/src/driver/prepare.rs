@@ -65,12 +65,14 @@ impl Client {
         });
         match result {
             Ok(content) => PrepareAnswer::Ready(Arc::new(content)),
-            Err(PrepareError::Outdated) => PrepareAnswer::Outdated,
             Err(PrepareError::Moving) => PrepareAnswer::Moving,
             // Cut shorter while it was read, for example: what went wrong is not what will be sent.
             Err(_) if self.require_unchanged(node, generation).is_err() => PrepareAnswer::Outdated,
             Err(PrepareError::Remote(error)) => self.not_sent(&error),
-            Err(PrepareError::Away | PrepareError::Read(ReadError::Unreachable)) => PrepareAnswer::Unreachable,
+            // A file that ended early although it is what it was is read again later, not at once.
+            Err(PrepareError::Outdated | PrepareError::Away | PrepareError::Read(ReadError::Unreachable)) => {
+                PrepareAnswer::Unreachable
+            }
             Err(error) => PrepareAnswer::Failed(error.to_string()),
         }
     }

@@ -4,9 +4,33 @@ use super::{Client, rows};
 use crate::files::{Backing, OpenFile, Overlay};
 use std::io;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use syncmount_common::{Content, Extent, NodeId};
 use syncmount_engine::Engine;
+
+/// The shortest and the longest time until what could not be settled is tried again.
+const PAUSE_MIN: Duration = Duration::from_secs(5);
+const PAUSE_MAX: Duration = Duration::from_secs(320);
+
+/// When what could not be settled is tried again.
+#[derive(Debug, Default)]
+pub(super) struct Pause {
+    last: Duration,
+    /// `None` while it is tried.
+    due: Option<Instant>,
+}
+
+impl Pause {
+    fn failed(&mut self, now: Instant) {
+        self.last = (self.last * 2).clamp(PAUSE_MIN, PAUSE_MAX);
+        self.due = Some(now + self.last);
+    }
+
+    /// True once.
+    fn is_over(&mut self, now: Instant) -> bool {
+        self.due.take_if(|due| *due <= now).is_some()
+    }
+}
 
 impl Client {
     /// Does what [`syncmount_engine::Effect::Settle`] asks for. Blocks for local disks only.
@@ -16,10 +40,11 @@ impl Client {
         }
         let Ok(file) = self.files.open(node, false, || self.inner_of(node)) else { return Ok(()) };
         let settled = self.settle_open(&file, node, generation, content);
-        if settled.is_err() {
-            self.unsettled.lock().insert(node);
-        }
         self.close_file(&file);
+        match &settled {
+            Ok(()) => drop(self.unsettled_later.lock().remove(&node)),
+            Err(_) => self.unsettled_later.lock().entry(node).or_default().failed(Instant::now()),
+        }
         settled
     }
 
@@ -31,9 +56,17 @@ impl Client {
         }
     }
 
-    /// Tries again what could not be settled, except files that are open: those are settled with the last handle.
-    pub(super) fn settle_again(&self) {
-        let nodes: Vec<NodeId> = self.unsettled.lock().extract_if(|node| self.files.get(*node).is_none()).collect();
+    /// Tries again what could not be settled, what failed with growing pauses, except files that are open: those are settled with
+    /// the last handle.
+    pub(super) fn settle_again(&self, now: Instant) {
+        let mut nodes: Vec<NodeId> = self.unsettled.lock().extract_if(|node| self.files.get(*node).is_none()).collect();
+        {
+            let mut later = self.unsettled_later.lock();
+            let is_draft =
+                |node| self.look(|engine| engine.local(node).is_some_and(|state| state.body.draft().is_some()));
+            later.retain(|node, _| is_draft(*node));
+            nodes.extend(later.iter_mut().filter_map(|(node, pause)| pause.is_over(now).then_some(*node)));
+        }
         if !nodes.is_empty() {
             let again = |engine: &mut Engine, _| nodes.iter().for_each(|node| engine.settle_again(*node));
             self.report(self.change_quietly(again));
@@ -173,5 +206,22 @@ impl Client {
         self.state.append(&rows::removed(id))?;
         self.marks.forget(id);
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_fails_is_tried_once_after_each_pause_and_the_pauses_grow() {
+        let (mut pause, mut now) = (Pause::default(), Instant::now());
+        assert!(!pause.is_over(now));
+        for seconds in [5, 10, 20, 40, 80, 160, 320, 320] {
+            pause.failed(now);
+            assert!(!pause.is_over(now + Duration::from_secs(seconds - 1)));
+            now += Duration::from_secs(seconds);
+            assert!(pause.is_over(now) && !pause.is_over(now));
+        }
     }
 }

@@ -356,7 +356,7 @@ impl<H: Host> Folder<H> {
             let (id, former) = (index.fresh_id(), index.of_node(new.node));
             let Announced { node, dir, print, attrs, .. } = *new;
             let (known, is_mount_point) = (new.known.clone(), Some(false));
-            index.insert(id, Item { parent: dir, name, label, node, print, attrs, known, is_mount_point });
+            index.insert(id, Item { parent: dir, name, label, node, print, attrs, known, is_mount_point, touched: 0 });
             let ids: Vec<ItemId> = former.into_iter().chain([id]).collect();
             (id, former, index.rows_of(&ids))
         };

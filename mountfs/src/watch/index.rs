@@ -78,6 +78,10 @@ pub(crate) struct Item {
     /// the other fields, where earlier versions do not look.
     #[serde(skip)]
     pub(crate) is_mount_point: Option<bool>,
+    /// When it was last touched in any way, as far as the system tells, in nanoseconds since 1970; 0 if that is not known: after
+    /// this program has touched it. Kept in the same way.
+    #[serde(skip)]
+    pub(crate) touched: i64,
 }
 
 mod bytes_as_arc {
@@ -97,14 +101,18 @@ impl Item {
     /// An item as it was kept.
     fn of_row(row: &[u8]) -> Result<Self, postcard::Error> {
         let (item, rest): (Self, _) = postcard::take_from_bytes(row)?;
-        let is_mount_point = if rest.is_empty() { None } else { postcard::from_bytes(rest)? };
-        Ok(Self { is_mount_point, ..item })
+        let (is_mount_point, rest) = if rest.is_empty() { (None, rest) } else { postcard::take_from_bytes(rest)? };
+        let touched = if rest.is_empty() { 0 } else { postcard::from_bytes(rest)? };
+        Ok(Self { is_mount_point, touched, ..item })
     }
 
     /// What is kept of it.
     fn to_row(&self) -> Option<Vec<u8>> {
         let row = postcard::to_stdvec(self).ok()?;
-        if self.is_mount_point.is_some() { postcard::to_extend(&self.is_mount_point, row).ok() } else { Some(row) }
+        if self.is_mount_point.is_none() && self.touched == 0 {
+            return Some(row);
+        }
+        postcard::to_extend(&(self.is_mount_point, self.touched), row).ok()
     }
 
     /// Its name in the tree.
@@ -133,6 +141,8 @@ pub(crate) struct Index {
     by_node: HashMap<NodeId, ItemId>,
     /// Files and directories by what the disk calls them, whatever their names.
     by_file: HashMap<u64, ItemId>,
+    /// Items that are one file on the disk, of files with several names here.
+    linked: HashMap<u64, BTreeSet<ItemId>>,
     /// One of the files with each content, those that are worth copying.
     by_content: HashMap<ContentHash, ItemId>,
     next: ItemId,
@@ -239,6 +249,11 @@ impl Index {
         self.by_file.get(&file).copied()
     }
 
+    /// The items that are this file on the disk, if it has several names here.
+    pub(crate) fn linked(&self, file: u64) -> impl Iterator<Item = ItemId> + '_ {
+        self.linked.get(&file).into_iter().flatten().copied()
+    }
+
     /// A file with this content. Not every one is known.
     pub(crate) fn of_content(&self, content: &ContentHash) -> Option<ItemId> {
         self.by_content.get(content).copied()
@@ -302,7 +317,10 @@ impl Index {
         }
         self.children.entry(item.parent).or_default().insert(item.name.clone(), id);
         self.by_node.insert(item.node, id);
-        self.by_file.insert(item.print.file, id);
+        let first = self.by_file.insert(item.print.file, id).filter(|first| *first != id);
+        if first.is_some() || self.linked.contains_key(&item.print.file) {
+            self.linked.entry(item.print.file).or_default().extend(first.into_iter().chain([id]));
+        }
         if let Some(hash) = item.worth_copying() {
             self.by_content.insert(hash, id);
         }
@@ -315,11 +333,23 @@ impl Index {
 
     /// Changes an item.
     pub(crate) fn edit(&mut self, id: ItemId, edit: impl FnOnce(&mut Item)) {
-        if let Some(mut item) = self.items.get(&id).cloned() {
-            edit(&mut item);
-            if self.items.get(&id) != Some(&item) {
-                self.insert(id, item);
-            }
+        let Some(before) = self.items.get(&id) else { return };
+        let mut item = before.clone();
+        edit(&mut item);
+        if *before == item {
+            return;
+        }
+        let is_as_it_was = (before.parent, &before.name, before.print) == (item.parent, &item.name, item.print);
+        if !is_as_it_was && before.touched == item.touched {
+            item.touched = 0;
+        }
+        self.insert(id, item);
+    }
+
+    /// When an item that is as it was known was last touched: not worth a record of its own.
+    pub(crate) fn note_touched(&mut self, id: ItemId, touched: i64) {
+        if let Some(item) = self.items.get_mut(&id) {
+            item.touched = touched;
         }
     }
 
@@ -366,8 +396,18 @@ impl Index {
         if self.by_node.get(&item.node) == Some(&id) {
             self.by_node.remove(&item.node);
         }
+        let others = self.linked.get_mut(&item.print.file).map(|linked| {
+            linked.remove(&id);
+            (linked.first().copied(), linked.len())
+        });
         if self.by_file.get(&item.print.file) == Some(&id) {
-            self.by_file.remove(&item.print.file);
+            match others {
+                Some((Some(other), _)) => drop(self.by_file.insert(item.print.file, other)),
+                _ => drop(self.by_file.remove(&item.print.file)),
+            }
+        }
+        if others.is_some_and(|(_, len)| len < 2) {
+            self.linked.remove(&item.print.file);
         }
         if let Some(hash) = item.worth_copying()
             && self.by_content.get(&hash) == Some(&id)
@@ -435,6 +475,7 @@ mod tests {
             attrs: Attrs { mode: 0o644, mtime: Timestamp(5) },
             known,
             is_mount_point: None,
+            touched: 0,
         }
     }
 

@@ -117,6 +117,7 @@ impl<H: Host> Folder<H> {
         if finding.sightings.is_empty() && finding.gone.is_empty() {
             return Ok(false);
         }
+        doubts.unsettled.extend(self.other_names(&finding));
         let hashes = self.hash_rivals(&finding);
         if !finding.gone.is_empty() && !self.is_reachable() {
             doubts.is_unproved = true;
@@ -146,6 +147,18 @@ impl<H: Host> Folder<H> {
                 Err(error)
             }
         }
+    }
+
+    /// Where files that were touched have other names: the system gave a hint of one of them only.
+    fn other_names(&self, finding: &Finding) -> Vec<PathBuf> {
+        let (mut others, index) = (BTreeSet::new(), self.index.lock());
+        for seen in finding.sightings.iter().filter(|seen| seen.print.kind == PrintKind::File) {
+            let is_touched = |item: &Item| item.print != seen.print || item.touched != seen.touched;
+            if index.get(seen.id).is_some_and(is_touched) {
+                others.extend(index.linked(seen.print.file).filter(|other| *other != seen.id));
+            }
+        }
+        others.into_iter().filter_map(|id| index.path(id)).collect()
     }
 
     fn report(&mut self, seen: &Seen) {
@@ -711,9 +724,9 @@ impl<'a> Telling<'a> {
         if base.as_ref() != Some(&found) {
             self.observations.push(Observation { node, base, found: Some(found) });
         }
-        let (parent, name, print) = (seen.dir, seen.name.clone(), seen.print);
+        let (parent, name, print, touched) = (seen.dir, seen.name.clone(), seen.print, seen.touched);
         let is_mount_point = Some(seen.is_mount_point);
-        self.items.push((seen.id, Item { parent, name, label, node, print, attrs, known, is_mount_point }));
+        self.items.push((seen.id, Item { parent, name, label, node, print, attrs, known, is_mount_point, touched }));
     }
 
     /// What the tree has at this place already and was not seen here yet is the same thing: nothing happened.
@@ -739,9 +752,10 @@ impl<'a> Telling<'a> {
         };
         self.nodes.insert(seen.id, node);
         self.new.insert(node);
-        let (parent, name, print) = (seen.dir, seen.name.clone(), seen.print);
+        let (parent, name, print, touched) = (seen.dir, seen.name.clone(), seen.print, seen.touched);
         let is_mount_point = Some(seen.is_mount_point);
-        self.items.push((seen.id, Item { parent, name, label: None, node, print, attrs, known, is_mount_point }));
+        let label = None;
+        self.items.push((seen.id, Item { parent, name, label, node, print, attrs, known, is_mount_point, touched }));
         true
     }
 

@@ -79,6 +79,8 @@ pub(crate) struct Sighting {
     /// Which item it is. One that is not in the index was never seen before, under any name.
     pub(crate) id: ItemId,
     pub(crate) print: Print,
+    /// When it was last touched in any way, in nanoseconds since 1970; 0 if it was touched since.
+    pub(crate) touched: i64,
     /// Where a symlink points to.
     pub(crate) target: Option<SymlinkTarget>,
     /// It is the root of a file system that is mounted there.
@@ -428,7 +430,7 @@ impl<'a> Scan<'a> {
             return None;
         }
         self.seen.looked_at += 1;
-        let Found { mut print, touched, is_mount_point } = found;
+        let Found { mut print, mut touched, is_mount_point } = found;
         let child = self.index.lock().child(dir, &name);
         if names::is_ours(&name) {
             let index = self.index.lock();
@@ -463,9 +465,17 @@ impl<'a> Scan<'a> {
         }
         let known = self.same_item(dir, &name, &print, child);
         let is_in_place = known.is_some() && known == child;
+        // It looks as ever and was touched nevertheless: a program that sets the old time again has written to it, perhaps.
+        let mut may_be_edited = false;
         if let Some(id) = known.filter(|_| is_in_place) {
-            let is_same = self.index.lock().get(id).is_some_and(|item| item.print == print);
-            if is_same && !(self.rules.all && print.kind == PrintKind::File) {
+            let mut index = self.index.lock();
+            let item = index.get(id).filter(|item| item.print == print);
+            let last = item.map(|item| item.touched);
+            may_be_edited = print.kind == PrintKind::File && last.is_some_and(|last| last != 0 && last != touched);
+            if last == Some(0) {
+                index.note_touched(id, touched);
+            }
+            if last.is_some() && !may_be_edited && !(self.rules.all && print.kind == PrintKind::File) {
                 // One that was proved just now is listed as those that have not changed are.
                 return (deep && is_mount_point).then(|| (id, path.to_path_buf()));
             }
@@ -473,7 +483,7 @@ impl<'a> Scan<'a> {
         let is_moved_only =
             known.is_some_and(|id| self.index.lock().get(id).is_some_and(|item| item.print.same_bytes(&print)));
         if print.kind == PrintKind::File
-            && !is_moved_only
+            && (!is_moved_only || may_be_edited)
             && touched > self.rules.rested_before
             && !self.rested.contains(path)
         {
@@ -481,7 +491,7 @@ impl<'a> Scan<'a> {
             self.seen.restless_files.insert(print.file);
             // A name does not wait for bytes: who has its old one by now would push it out of that.
             let before = known.filter(|_| !is_in_place).and_then(|id| self.index.lock().get(id).map(|item| item.print));
-            print = before?;
+            (print, touched) = (before?, 0);
         }
         let target = match (print.kind, spot.read_link()) {
             (PrintKind::Symlink, Ok(target)) => Some(target),
@@ -503,7 +513,7 @@ impl<'a> Scan<'a> {
         let id = known.unwrap_or_else(|| self.index.lock().fresh_id());
         self.claimed.insert(id, dir);
         self.told.insert(path.to_path_buf());
-        self.seen.sightings.push(Sighting { dir, name, id, print, target, is_mount_point });
+        self.seen.sightings.push(Sighting { dir, name, id, print, touched, target, is_mount_point });
         let is_listed = print.kind == PrintKind::Dir && (known.is_none() || !is_in_place || deep);
         is_listed.then(|| (id, path.to_path_buf()))
     }

@@ -1,7 +1,9 @@
 //! Programs save in many ways. Each ends as one file with the new bytes, and never as a conflict.
 
-use std::fs::{self, OpenOptions};
+use rand::RngExt as _;
+use std::fs::{self, File, OpenOptions};
 use std::io::Write as _;
+use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 use std::time::Duration;
 use syncmount_tests::support::*;
@@ -97,4 +99,76 @@ fn a_file_that_is_written_after_its_rename_gives_its_name_up_at_once() {
     assert_eq!(fs::read_to_string(b.path("log")).unwrap(), "next");
     assert_eq!(fs::read_to_string(b.path("log.1")).unwrap(), format!("log{}", "more".repeat(60)));
     assert_eq!(Tree::read_names(&b.folder).unwrap().len(), 2, "and nothing else");
+}
+
+/// Encrypted containers, and whatever puts the old time back after a write.
+#[test]
+fn an_edit_in_place_that_keeps_size_and_time_is_sent() {
+    let mut dice = Dice::new("an_edit_in_place_that_keeps_size_and_time");
+    let world = World::new();
+    let (a, b) = (world.watch("A"), world.mount("B"));
+    let mut content = bytes(&mut dice, 3 << 20);
+    fs::write(a.path("container"), &content).unwrap();
+    a.wait_synced();
+    let mtime = fs::metadata(a.path("container")).unwrap().modified().unwrap();
+    for round in 0..4 {
+        let at = dice.random_range(0..content.len() - 100);
+        content[at..at + 100].fill(round);
+        // The last two while it is not watched.
+        if round >= 2 {
+            a.stop();
+        }
+        let file = File::options().write(true).open(a.path("container")).unwrap();
+        file.write_all_at(&content[at..at + 100], at as u64).unwrap();
+        file.set_modified(mtime).unwrap();
+        drop(file);
+        if round >= 2 {
+            a.mount();
+        }
+        until("the edit is there", || match fs::read(b.path("container")) {
+            Ok(found) if found == content => Ok(()),
+            _ => Err(format!("round {round}")),
+        });
+    }
+    assert_eq!(fs::metadata(b.path("container")).unwrap().modified().unwrap(), mtime);
+    // What only looks like that sends nothing.
+    a.wait_synced();
+    let sent = a.status().bytes_sent;
+    fs::hard_link(a.path("container"), world.path("link")).unwrap();
+    let file = File::options().write(true).open(a.path("container")).unwrap();
+    file.set_modified(mtime).unwrap();
+    drop(file);
+    std::thread::sleep(Duration::from_secs(3));
+    a.wait_synced();
+    let more = a.status().bytes_sent - sent;
+    assert!(more < 64 << 10, "{more} bytes were sent of a file that is as it was");
+}
+
+/// A folder has a file of its own for each name of a file on the disk, and the system tells only of the name that was used.
+#[test]
+fn a_change_through_one_name_of_a_file_is_seen_at_the_others() {
+    let world = World::new();
+    let (a, b) = (world.watch("A"), world.mount("B"));
+    fs::create_dir(a.path("dir")).unwrap();
+    fs::write(a.path("one"), "first").unwrap();
+    for name in ["two", "dir/three"] {
+        fs::hard_link(a.path("one"), a.path(name)).unwrap();
+    }
+    a.wait_synced();
+    let names = ["one", "two", "dir/three"];
+    for (round, name) in names.into_iter().chain(["two"]).enumerate() {
+        if round == 3 {
+            // The last two names of it are still one file.
+            fs::remove_file(a.path("one")).unwrap();
+        }
+        let text = format!("written through {name} in round {round}");
+        fs::write(a.path(name), &text).unwrap();
+        let there = names.into_iter().skip(usize::from(round == 3));
+        until("all names have it", || {
+            match there.clone().find(|name| fs::read_to_string(b.path(name)).ok().as_ref() != Some(&text)) {
+                None => Ok(()),
+                Some(name) => Err(name.to_owned()),
+            }
+        });
+    }
 }

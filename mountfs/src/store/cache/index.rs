@@ -87,6 +87,14 @@ impl Tables {
         self.maps_sum = self.maps_sum - before.unwrap_or(0) + charge.unwrap_or(0);
     }
 
+    /// What cannot be evicted, without one content.
+    fn in_use(&self, except: Option<&ContentHash>) -> u64 {
+        let charge = |hash: &ContentHash| self.charges.peek(hash).copied().unwrap_or(0);
+        let open = self.open.iter().filter(|(hash, entry)| Arc::strong_count(entry) > 1 && Some(*hash) != except);
+        let kept = except.and_then(|hash| self.kept_charges.get(hash)).copied().unwrap_or(0);
+        open.map(|(hash, _)| charge(hash)).sum::<u64>().saturating_add(self.kept_sum - kept)
+    }
+
     fn forget(&mut self, hash: &ContentHash) -> Option<Arc<Entry>> {
         self.set_map(hash, None);
         if let Some(charge) = self.kept_charges.remove(hash) {
@@ -160,13 +168,17 @@ impl Index {
     pub(super) fn can_hold(&self, charge: u64) -> bool {
         let tables = self.tables.lock();
         let room = self.room_in(&tables);
-        if tables.used.saturating_add(charge) <= room {
-            return true;
+        tables.used.saturating_add(charge) <= room || tables.in_use(None).saturating_add(charge) <= room
+    }
+
+    /// How much this content may have once everything else is evicted that can be, or `enough` if there is room for that now.
+    pub(super) fn spare(&self, hash: &ContentHash, enough: u64) -> u64 {
+        let tables = self.tables.lock();
+        let room = self.room_in(&tables);
+        if tables.used.saturating_add(enough) <= room {
+            return enough;
         }
-        let in_use = |hash: &ContentHash| tables.charges.peek(hash).copied().unwrap_or(0);
-        let open = tables.open.iter().filter(|(_, entry)| Arc::strong_count(entry) > 1);
-        let open: u64 = open.map(|(hash, _)| in_use(hash)).sum();
-        open.saturating_add(tables.kept_sum).saturating_add(charge) <= room
+        room.saturating_sub(tables.in_use(Some(hash)))
     }
 
     /// The content if it is open; it counts as just used.

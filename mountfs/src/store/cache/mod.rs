@@ -187,6 +187,11 @@ impl Cache {
         self.core.index.room()
     }
 
+    /// Bytes that this content may have at most beside what is in use or kept; `enough` if it is known to be no less.
+    pub fn spare(&self, hash: &ContentHash, enough: u64) -> u64 {
+        self.core.index.spare(hash, enough)
+    }
+
     /// Evicts contents of at least so many bytes, because the disk has no room for what cannot be fetched again. Fewer if
     /// the others are in use or kept. Returns how many.
     pub fn give_up(&self, bytes: u64) -> io::Result<u64> {
