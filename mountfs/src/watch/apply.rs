@@ -3,7 +3,7 @@
 //! Before anything of the user's is moved, replaced or removed it is looked at once more. What is not as it was seen is
 //! left alone, looked at anew, and told to the tree; only then it is decided again.
 
-use super::beneath::Spot;
+use super::beneath::{Found, Spot};
 use super::folder::{Folder, Job, Old};
 use super::host::Host;
 use super::index::{Index, Item, Known};
@@ -386,12 +386,11 @@ impl<H: Host> Folder<H> {
         let tree_name = state.names.first().map(|place| place.name.clone());
         let id = self.announce(new, tree_name.clone())?;
         let put = spot.dir().in_writable(|| new.part.rename_new(spot));
-        let print = put.and_then(|()| spot.print());
-        match print {
-            Ok(Some(print)) => {
+        match put.and_then(|()| spot.look()) {
+            Ok(Some(Found { print, touched, .. })) => {
                 let label = tree_name.filter(|label| *label.as_bytes() != **name);
                 self.index.lock().edit(id, |item| {
-                    *item = Item { name: name.clone(), label, print, ..item.clone() };
+                    *item = Item { name: name.clone(), label, print, touched, ..item.clone() };
                 });
                 self.note_dir(new.dir);
                 if !same_attrs_as(new.attrs, new.print.kind, state) {
@@ -607,9 +606,9 @@ impl<H: Host> Folder<H> {
             if item.attrs.mtime != state.attrs.mtime {
                 spot.set_mtime(item.print.kind, state.attrs.mtime)?;
             }
-            if let Some(print) = spot.print()?.filter(|print| print.same_file(&item.print)) {
+            if let Some(found) = spot.look()?.filter(|found| found.print.same_file(&item.print)) {
                 self.index.lock().edit(id, |item| {
-                    item.print = print;
+                    (item.print, item.touched) = (found.print, found.touched);
                     item.attrs = state.attrs;
                 });
             }
@@ -740,12 +739,12 @@ impl<H: Host> Folder<H> {
         let id = self.announce(new, tree_name.clone())?;
         let is_expected = |spot: &Spot| is_as_known(spot, &item, true);
         let replaced = match spot.dir().in_writable(|| new.part.replace(&spot, is_expected)) {
-            Ok(true) => spot.print(),
+            Ok(true) => spot.look(),
             Ok(false) => Ok(None),
             Err(error) if platform::is_absent(&error) => Ok(None),
             Err(error) => Err(error),
         };
-        let Ok(Some(print)) = replaced else {
+        let Ok(Some(Found { print, touched, .. })) = replaced else {
             self.take_back(id, former, new.node);
             return match replaced {
                 Ok(_) => Ok(self.in_the_way(&path)),
@@ -756,7 +755,7 @@ impl<H: Host> Folder<H> {
         let (dir, name) = (item.parent, item.name);
         let mut index = self.index.lock();
         index.remove(old);
-        index.edit(id, |item| *item = Item { parent: dir, name, label, print, ..item.clone() });
+        index.edit(id, |item| *item = Item { parent: dir, name, label, print, touched, ..item.clone() });
         drop(index);
         self.note_dir(dir);
         self.todo.extend([new.node, item.node]);

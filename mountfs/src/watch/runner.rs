@@ -28,7 +28,7 @@ use std::time::{Duration, Instant};
 pub const QUIET: Duration = Duration::from_millis(60);
 
 /// How long a batch of hints waits at most for the end of hints, and a file that is touched all the time for its rest.
-const QUIET_MAX: Duration = Duration::from_secs(2);
+pub(crate) const QUIET_MAX: Duration = Duration::from_secs(2);
 
 /// A directory that a hint named is listed this much later, and after that until it is listened to: the system tells of
 /// what happens in a new or renamed directory only once it has begun to watch that.
@@ -93,6 +93,8 @@ pub(crate) struct Runner {
     habits: Habits,
     fetchers: Fetchers,
     hints: Option<Hints>,
+    /// Some directories are not listened to, so that a hint that has come says nothing about what happened before.
+    is_partly_deaf: bool,
     pending: Scope,
     first_hint: Option<Instant>,
     last_hint: Option<Instant>,
@@ -153,6 +155,7 @@ impl Runner {
             habits,
             fetchers,
             hints: None,
+            is_partly_deaf: false,
             pending: Scope::default(),
             first_hint: None,
             last_hint: None,
@@ -210,6 +213,7 @@ impl Runner {
 
     /// Hints begin before the first look, so that there is no gap between them.
     fn listen(&mut self) {
+        self.is_partly_deaf = false;
         match Hints::start(self.folder.root.path(), &self.inbox) {
             Ok(hints) => self.hints = Some(hints),
             Err(why) => self.without_hints(why),
@@ -269,6 +273,7 @@ impl Runner {
             self.folder.put_together(&job, &result);
         }
         for why in mail.lost_hints {
+            self.is_partly_deaf = true;
             self.without_hints(why);
         }
         self.asked = self.asked.max(mail.asked);
@@ -281,7 +286,9 @@ impl Runner {
         {
             self.list(settling.trees);
         }
-        if self.mark.as_ref().is_some_and(|mark| mail.marks.contains(&mark.path))
+        // Not even that of a mark: its patience ends in a look at everything.
+        if !self.is_partly_deaf
+            && self.mark.as_ref().is_some_and(|mark| mail.marks.contains(&mark.path))
             && let Some(question) = self.take_mark()
         {
             self.take_answer(question);
@@ -325,7 +332,7 @@ impl Runner {
         let path = PathBuf::from(names::mark_name(self.marks));
         // One that is there already is none of this process's, or was put there by another user.
         let make = || self.folder.root.spot(&path)?.create_private();
-        let is_made = self.hints.is_some() && make().is_ok();
+        let is_made = self.hints.is_some() && !self.is_partly_deaf && make().is_ok();
         if is_made {
             self.mark = Some(Mark { path, since: Instant::now(), question: self.asked });
             self.marked = std::mem::take(&mut self.doubts);

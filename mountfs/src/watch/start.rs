@@ -6,7 +6,7 @@ use super::inbox::Inbox;
 use super::index::{ROOT_ITEM, folder_id, folder_root, folder_row};
 use super::marker::{Marker, MarkerError};
 use super::modes::Modes;
-use super::runner::{Habits, Runner, State};
+use super::runner::{Habits, QUIET_MAX, Runner, State};
 use crate::config::{Dirs, MountConfig, StartError, create_private_dir};
 use crate::control::{ControlHandler, ControlServer, ControlSocket};
 use crate::driver::{Client, OpenError, Pump};
@@ -19,11 +19,12 @@ use crate::verify_report::VerifyReport;
 use crate::wall;
 use anyhow::Context;
 use parking_lot::Mutex;
+use std::collections::HashSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
-use syncmount_common::Timestamp;
+use syncmount_common::{NodeId, Timestamp};
 use syncmount_confine::Held;
 use syncmount_engine::Engine;
 
@@ -202,9 +203,10 @@ fn serve(running: &Running, options: Options, ready: &Ready) -> anyhow::Result<(
     let begin = Instant::now();
     let mut at_rest = 0;
     let mut is_live = false;
+    let mut once = Once::Asks;
     while !running.stop.load(Ordering::Acquire) {
         let state = running.shared.lock().clone();
-        if let Some(why) = state.paused.filter(|_| options.once) {
+        if let Some(why) = state.paused.clone().filter(|_| options.once) {
             anyhow::bail!(why);
         }
         if state.has_looked && !is_live {
@@ -213,7 +215,7 @@ fn serve(running: &Running, options: Options, ready: &Ready) -> anyhow::Result<(
             ready.live().context("nobody waits for this folder")?;
         }
         if options.once && is_live {
-            at_rest = if running.is_at_rest() { at_rest + 1 } else { 0 };
+            at_rest = if once.is_over(running, &state) { at_rest + 1 } else { 0 };
             if at_rest > 4 {
                 return once_is_over(running);
             }
@@ -232,8 +234,50 @@ fn serve(running: &Running, options: Options, ready: &Ready) -> anyhow::Result<(
     Ok(())
 }
 
+/// How far a run has come that ends by itself. It owes what was in the folder when it had looked at it: a log that is written all the
+/// time keeps it no longer.
+enum Once {
+    Asks,
+    /// All that happened before this question is to be seen.
+    Asked(u64),
+    /// It was; what is being written comes to rest, or is taken as it is.
+    Seen(Instant),
+    /// These states of drafts are to be sent.
+    Owes(HashSet<(NodeId, u64)>),
+}
+
+impl Once {
+    fn is_over(&mut self, running: &Running, state: &State) -> bool {
+        match self {
+            Self::Asks => *self = Self::Asked(running.ask()),
+            Self::Asked(question) if state.seen >= *question => *self = Self::Seen(Instant::now()),
+            Self::Seen(since) if !running.is_looking(state) || since.elapsed() >= 3 * QUIET_MAX => {
+                *self = Self::Owes(running.client.look(|engine| unsent(engine).collect()));
+            }
+            Self::Asked(_) | Self::Seen(_) => {}
+            Self::Owes(owed) => {
+                let later = running.client.look(|engine| unsent(engine).filter(|draft| !owed.contains(draft)).count());
+                return running.is_sent(state, later as u64);
+            }
+        }
+        false
+    }
+}
+
+/// Drafts that are to be sent, with their generations.
+fn unsent(engine: &Engine) -> impl Iterator<Item = (NodeId, u64)> {
+    let is_unsent = |id: NodeId| engine.entry(id).is_some_and(|entry| entry.is_dirty() && entry.is_shared());
+    engine.stagings().filter(move |(id, _)| is_unsent(*id)).map(|(id, draft)| (id, draft.generation))
+}
+
 fn once_is_over(running: &Running) -> anyhow::Result<()> {
     let status = running.status();
+    if running.client.pending().files > 0 {
+        tracing::info!(
+            "files that were being written meanwhile: {}; what they are now is left to the next run",
+            running.client.pending().files
+        );
+    }
     let left = status
         .problems
         .iter()
@@ -285,17 +329,22 @@ impl Running {
         state.is_looking || state.seen < self.asked.load(Ordering::Acquire)
     }
 
-    /// Nothing is known to be different on either side, and the server was heard.
-    fn is_at_rest(&self) -> bool {
-        let state = self.shared.lock().clone();
-        let waits = state.backlog.nodes - state.backlog.failed;
-        let is_quiet = !self.is_looking(&state) && waits == 0;
+    /// Asks for a look at all that has happened up to now.
+    fn ask(&self) -> u64 {
+        let question = self.asked.fetch_add(1, Ordering::AcqRel) + 1;
+        self.inbox.ask(question);
+        question
+    }
+
+    /// Nothing is known to be different on either side but so many files that were written to later, and the server was heard.
+    fn is_sent(&self, state: &State, later: u64) -> bool {
+        let is_done = state.backlog.nodes == state.backlog.failed;
         let pending = self.client.pending();
         let failed = self.client.problems().len() as u64;
-        let is_sent = pending.nodes <= pending.held + failed;
+        let is_sent = pending.nodes <= pending.held + failed + later;
         let is_current =
             self.client.link.is_online() && !self.client.look(|engine| engine.has_news() || engine.wants_page_now());
-        is_quiet && is_sent && is_current
+        is_done && is_sent && is_current
     }
 }
 
@@ -338,7 +387,7 @@ impl ControlHandler for Running {
     }
 
     fn begin_drain(&self) {
-        self.inbox.ask(self.asked.fetch_add(1, Ordering::AcqRel) + 1);
+        self.ask();
         self.client.hurry();
         let mut phase = self.phase.lock();
         if *phase == Phase::Live {

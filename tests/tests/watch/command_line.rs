@@ -1,6 +1,9 @@
 //! The command as people and scripts use it.
 
-use std::fs;
+use std::fs::{self, OpenOptions};
+use std::io::Write as _;
+use std::sync::atomic::{self, AtomicBool};
+use std::time::Duration;
 use syncmount_tests::support::*;
 
 #[test]
@@ -19,6 +22,42 @@ fn once_sends_and_fetches_everything_and_ends() {
     fs::write(a.path("unsent"), "1").unwrap();
     let said = a.try_mount();
     assert!(said.refusal().contains("could be sent"), "{said:?}");
+}
+
+#[test]
+fn once_ends_beside_a_log_that_is_written_all_the_time() {
+    let world = World::new();
+    let (a, b) = (world.device("A").watched().with(&["--once"]), world.watch("B"));
+    let is_over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let writer = scope.spawn(|| {
+            let mut log = OpenOptions::new().create(true).append(true).open(a.path("log")).unwrap();
+            for line in 0..20_000 {
+                if is_over.load(atomic::Ordering::Relaxed) {
+                    return;
+                }
+                log.write_all(format!("line {line:06}\n").as_bytes()).unwrap();
+                std::thread::sleep(Duration::from_millis(3));
+            }
+        });
+        until("the log", || fs::metadata(a.path("log")).map(drop).map_err(|error| error.to_string()));
+        for round in 0..2 {
+            fs::write(a.path(format!("file {round}")), vec![1; 500_000]).unwrap();
+            let said = a.try_mount();
+            let tells = |said: &Said| said.stderr.contains("the first is log: it is being written");
+            assert!(said.code == Some(0) || tells(&said), "{said:?}");
+            until("the file at the other side", || match fs::metadata(b.path(format!("file {round}"))) {
+                Ok(found) if found.len() == 500_000 => Ok(()),
+                found => Err(format!("{found:?}")),
+            });
+        }
+        is_over.store(true, atomic::Ordering::Relaxed);
+        writer.join().unwrap();
+    });
+    a.try_mount().good();
+    assert_become_equal(&a.folder, &b.folder, DirTimes::Ignored);
+    let log = fs::read_to_string(b.path("log")).unwrap();
+    assert!(log.lines().enumerate().all(|(number, line)| line == format!("line {number:06}")));
 }
 
 #[test]
@@ -67,6 +106,7 @@ fn the_mode_chooses_and_is_remembered_by_nobody() {
     a.stop();
 }
 
+/// Of what the program itself has renamed last, it does not know when the system says that it was touched.
 #[test]
 fn verify_finds_what_was_changed_under_its_time() {
     let world = World::new();
@@ -75,18 +115,21 @@ fn verify_finds_what_was_changed_under_its_time() {
     set_mtime(&a.path("file"), 1_500_000_000, 0).unwrap();
     a.wait_synced();
     assert_become_equal(&a.folder, &b.folder, DirTimes::Ignored);
+    fs::rename(b.path("file"), b.path("moved")).unwrap();
+    assert_become_equal(&a.folder, &b.folder, DirTimes::Ignored);
+    a.wait_synced();
     a.stop();
-    fs::write(a.path("file"), "two").unwrap();
-    set_mtime(&a.path("file"), 1_500_000_000, 0).unwrap();
+    fs::write(a.path("moved"), "two").unwrap();
+    set_mtime(&a.path("moved"), 1_500_000_000, 0).unwrap();
     a.mount();
     a.wait_synced();
-    assert_eq!(fs::read_to_string(b.path("file")).unwrap(), "one", "it looks as ever");
+    assert_eq!(fs::read_to_string(b.path("moved")).unwrap(), "one", "it looks as ever");
     a.stop();
     let a = a.with(&["--verify"]);
     a.mount();
     a.wait_synced();
     assert_become_equal(&a.folder, &b.folder, DirTimes::Ignored);
-    assert_eq!(fs::read_to_string(b.path("file")).unwrap(), "two");
+    assert_eq!(fs::read_to_string(b.path("moved")).unwrap(), "two");
 }
 
 #[test]

@@ -62,6 +62,18 @@ fn one_process_keeps_one_folder() {
     assert_eq!(a.status().mode, syncmount::status::Mode::Watch);
 }
 
+/// Starts watching where the system listens to so many directories at most.
+fn watch_with_limit(device: &Device, most: u32) {
+    let limit = "/proc/sys/user/max_inotify_watches";
+    // In a user namespace of its own the limit can be set for this one process.
+    let script = format!("echo {most} > {limit} && exec \"$0\" \"$@\"");
+    let mut command = Command::new("unshare");
+    device.environment(&mut command);
+    command.args(["--user", "--map-root-user", "sh", "-c", &script]);
+    command.arg(device.program().get_program()).args(device.mount_words());
+    assert_eq!(run(&mut command).code, Some(0), "{}", device.log_tail());
+}
+
 #[test]
 fn where_the_system_tells_of_no_changes_the_folder_is_scanned() {
     let world = World::new();
@@ -70,18 +82,38 @@ fn where_the_system_tells_of_no_changes_the_folder_is_scanned() {
     for number in 0..20 {
         fs::create_dir(a.path(format!("d{number}"))).unwrap();
     }
-    let limit = "/proc/sys/user/max_inotify_watches";
-    // In a user namespace of its own the limit can be set for this one process.
-    let script = format!("echo 3 > {limit} && exec \"$0\" \"$@\"");
-    let mut command = Command::new("unshare");
-    a.environment(&mut command);
-    command.args(["--user", "--map-root-user", "sh", "-c", &script]);
-    command.arg(a.program().get_program()).args(a.mount_words());
-    assert_eq!(run(&mut command).code, Some(0), "{}", a.log_tail());
+    watch_with_limit(&a, 3);
     let problems = a.status().problems;
     assert!(problems.iter().any(|problem| problem.reason.contains("sysctl fs.inotify")), "{problems:?}");
     fs::write(a.path("d19/file"), "1").unwrap();
     until("the file at the other side", || fs::read(b.path("d19/file")).map(drop).map_err(|error| error.to_string()));
+}
+
+/// The system tells of the root and of some directories, and of no others.
+#[test]
+fn where_the_limit_of_the_system_is_reached_later_wait_looks_at_everything() {
+    let world = World::new();
+    let b = world.mount("B");
+    let a = world.device("A").watched();
+    watch_with_limit(&a, 12);
+    for number in 0..30 {
+        fs::create_dir(a.path(format!("d{number}"))).unwrap();
+    }
+    until("the sentence about the limit", || {
+        let problems = a.status().problems;
+        let is_said = problems.iter().any(|problem| problem.reason.contains("sysctl fs.inotify"));
+        if is_said { Ok(()) } else { Err(format!("{problems:?}")) }
+    });
+    a.wait_synced();
+    (0..30).for_each(|number| fs::write(a.path(format!("d{number}/file")), "1").unwrap());
+    a.wait_synced();
+    // What was not sent by now is not sent.
+    a.kill();
+    until("what was sent", || {
+        let lacks = |number: &u32| !b.path(format!("d{number}/file")).exists();
+        let late: Vec<u32> = (0..30).filter(lacks).collect();
+        if late.is_empty() { Ok(()) } else { Err(format!("{late:?}")) }
+    });
 }
 
 /// Starts watching as somebody whom permissions concern: root without its power to read everything.

@@ -1,8 +1,11 @@
 //! A folder, or a disk in it, that goes away and comes back: nothing that is missing then counts as removed.
 
+use rand::RngExt as _;
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 use syncmount::status::Status;
 use syncmount_tests::support::*;
 
@@ -392,5 +395,189 @@ fn names_that_look_like_the_programs_own_stay_here_and_are_listed() {
     for name in names {
         assert_eq!(fs::read_to_string(a.path(name)).unwrap(), "mine", "{name}");
         assert!(!b.path(name).exists(), "{name}");
+    }
+}
+
+/// All files below a directory, with their bytes.
+fn files_below(dir: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+    fn add(root: &Path, dir: &Path, found: &mut BTreeMap<PathBuf, Vec<u8>>) {
+        for entry in fs::read_dir(dir).unwrap() {
+            let entry = entry.unwrap();
+            let path = entry.path();
+            if entry.file_type().unwrap().is_dir() {
+                add(root, &path, found);
+            } else if !entry.file_name().to_string_lossy().starts_with(".syncmount-") {
+                found.insert(path.strip_prefix(root).unwrap().into(), fs::read(&path).unwrap());
+            }
+        }
+    }
+    let mut found = BTreeMap::new();
+    add(dir, dir, &mut found);
+    found
+}
+
+/// A watched folder on a disk of its own, with another disk in it, and what has to be in it.
+struct Ground<'a> {
+    a: &'a Device,
+    b: &'a Device,
+    outer: Disk,
+    inner: Disk,
+    files: BTreeMap<PathBuf, Vec<u8>>,
+    dice: Dice,
+    count: u64,
+}
+
+impl Ground<'_> {
+    fn pause(&mut self) {
+        let pause = [0, 5, 50, 300, 1_500][self.dice.random_range(0..5)];
+        std::thread::sleep(Duration::from_millis(pause));
+    }
+
+    /// Its user's changes: each device has names of its own.
+    fn edit(&mut self, device: &Device, prefix: &str) {
+        let own: Vec<PathBuf> = self
+            .files
+            .keys()
+            .filter(|path| path.file_name().unwrap().to_str().unwrap().starts_with(prefix))
+            .cloned()
+            .collect();
+        let one = (!own.is_empty()).then(|| own[self.dice.random_range(0..own.len())].clone());
+        self.count += 1;
+        let dir = ["", "dir", "dir/sub", "disk"][self.dice.random_range(0..4)];
+        let fresh = Path::new(dir).join(format!("{prefix}{}", self.count));
+        let bytes = format!("bytes {}", self.count).into_bytes();
+        match (self.dice.random_range(0..10), one) {
+            (0..2, Some(path)) => {
+                fs::rename(device.path(&path), device.path(&fresh))
+                    .or_else(|_| {
+                        // From one disk to another.
+                        fs::copy(device.path(&path), device.path(&fresh))?;
+                        fs::remove_file(device.path(&path))
+                    })
+                    .unwrap();
+                let moved = self.files.remove(&path).unwrap();
+                self.files.insert(fresh, moved);
+            }
+            (2, Some(path)) => {
+                fs::remove_file(device.path(&path)).unwrap();
+                self.files.remove(&path);
+            }
+            (3..6, Some(path)) => {
+                fs::write(device.path(&path), &bytes).unwrap();
+                self.files.insert(path, bytes);
+            }
+            _ => {
+                fs::write(device.path(&fresh), &bytes).unwrap();
+                self.files.insert(fresh, bytes);
+            }
+        }
+    }
+
+    /// What happens while the folder, or the disk in it, is not there. The other device goes on.
+    fn meanwhile(&mut self) {
+        for _ in 0..self.dice.random_range(0..4) {
+            match self.dice.random_range(0..4) {
+                0 => self.edit(self.b, "b"),
+                // Whoever asks makes everything be looked at.
+                1 => drop(self.a.ask("wait", &["--timeout", "1s"])),
+                _ => self.pause(),
+            }
+        }
+    }
+
+    fn misfortune(&mut self) {
+        let folder = self.a.folder.clone();
+        match self.dice.random_range(0..5) {
+            // Another directory takes its place, or none. It is the parent of the mount that is renamed: a root cannot be.
+            0 | 1 => {
+                let (home, away) = (folder.parent().unwrap(), folder.parent().unwrap().with_file_name("away"));
+                fs::rename(home, &away).unwrap();
+                let is_replaced = self.dice.random_bool(0.6);
+                if is_replaced {
+                    fs::create_dir_all(&folder).unwrap();
+                    if self.dice.random_bool(0.5) {
+                        fs::write(folder.join("none of it"), "x").unwrap();
+                    }
+                }
+                self.meanwhile();
+                if is_replaced {
+                    fs::remove_dir_all(home).unwrap();
+                }
+                fs::rename(&away, home).unwrap();
+            }
+            2 => {
+                self.outer.unmount();
+                self.meanwhile();
+                self.outer.mount(&folder);
+                // It went with the one that it was mounted in.
+                self.inner.at = None;
+                self.pause();
+                self.inner.mount(&folder.join("disk"));
+            }
+            3 => {
+                self.inner.unmount();
+                self.meanwhile();
+                self.inner.mount(&folder.join("disk"));
+            }
+            _ => {
+                if self.dice.random_bool(0.5) {
+                    self.a.kill();
+                } else {
+                    self.a.stop();
+                }
+                self.edit(self.a, "a");
+                self.a.mount();
+            }
+        }
+    }
+
+    fn check(&mut self) {
+        until("the folder to go on", || {
+            let said = self.a.ask("wait", &["--timeout", "30s"]);
+            if said.code == Some(0) { Ok(()) } else { Err(format!("{said:?}")) }
+        });
+        for device in [self.b, self.a] {
+            device.wait_synced();
+        }
+        for device in [self.b, self.a] {
+            until("what nobody removed to be there", || {
+                let found = files_below(&device.folder);
+                if found == self.files {
+                    return Ok(());
+                }
+                let differs = |path: &&PathBuf| found.get(*path) != self.files.get(*path);
+                let paths: Vec<_> = found.keys().chain(self.files.keys()).filter(differs).collect();
+                Err(format!("{} differs at {paths:?}", device.name))
+            });
+        }
+    }
+}
+
+#[test]
+fn whatever_goes_away_and_comes_back_removes_nothing() {
+    let dice = Dice::new("whatever_goes_away_and_comes_back");
+    let world = World::new();
+    let mut a = world.device("A").watched().with(&["--scan-interval", "1s"]);
+    a.folder = world.path("home/Sync");
+    fs::create_dir_all(&a.folder).unwrap();
+    let (mut outer, mut inner) = (Disk::new(world.path("outer")), Disk::new(world.path("inner")));
+    outer.mount(&a.folder);
+    fs::create_dir_all(a.path("dir/sub")).unwrap();
+    fs::create_dir(a.path("disk")).unwrap();
+    inner.mount(&a.path("disk"));
+    let b = world.mount("B");
+    a.mount();
+    let mut ground = Ground { a: &a, b: &b, outer, inner, files: BTreeMap::new(), dice, count: 0 };
+    let rounds = sized(6, 400);
+    for _ in 0..rounds {
+        for _ in 0..ground.dice.random_range(0..8) {
+            ground.edit(&a, "a");
+        }
+        if ground.dice.random_bool(0.5) {
+            a.wait_synced();
+            b.wait_synced();
+        }
+        ground.misfortune();
+        ground.check();
     }
 }
