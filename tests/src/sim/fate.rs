@@ -104,7 +104,7 @@ impl World {
         if let Some(backup) = self.devices[index].backup.take() {
             let only_here = self.devices[index].holds(self.server.committed(), &self.library, |stays| stays);
             self.lose(index, |world| world.devices[index].disk.set_back(&backup));
-            self.excuse_only_here(only_here);
+            self.excuse_only_here(&only_here);
             self.devices[index].fsynced.clear();
             self.devices[index].backup = Some(backup);
         }
@@ -179,7 +179,7 @@ impl World {
 
     /// What a disk alone had as it is now, because a user had taken it out of the folder, went with it: the server has it in
     /// its history at most.
-    fn excuse_only_here(&mut self, before: BTreeSet<ContentHash>) {
+    fn excuse_only_here(&mut self, before: &BTreeSet<ContentHash>) {
         let Ok((nodes, _)) = self.server.nodes() else { return };
         let current = nodes.iter().filter_map(|node| node.content.as_ref()).map(|content| content.hash);
         let elsewhere: BTreeSet<ContentHash> = self.on_devices(|_| true).chain(current).collect();
