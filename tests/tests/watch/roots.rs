@@ -534,7 +534,7 @@ impl Ground<'_> {
     fn check(&mut self) {
         until("the folder to go on", || {
             let said = self.a.ask("wait", &["--timeout", "30s"]);
-            if said.code == Some(0) { Ok(()) } else { Err(format!("{said:?}")) }
+            if said.code == Some(0) { Ok(()) } else { Err(format!("{said:?}, {:?}", self.a.status().problems)) }
         });
         for device in [self.b, self.a] {
             device.wait_synced();

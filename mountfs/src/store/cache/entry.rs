@@ -503,6 +503,32 @@ impl Entry {
         Ok(())
     }
 
+    /// Gives back what lies where no part is: a process that was killed had put it there and not written it down.
+    pub(super) fn give_back_strays(&self, core: &Core) -> io::Result<()> {
+        let Some(parts) = self.parts.as_ref().filter(|_| !self.is_whole()) else { return Ok(()) };
+        if charge_of_file(&core.layout.partial(&self.hash), &parts.file.metadata()?) <= self.charge() {
+            return Ok(());
+        }
+        let present = parts.present.read();
+        let mut absent: Option<Range<u64>> = None;
+        for index in 0..=parts.starts.len() {
+            let range = (index < parts.starts.len() && !present.has(index)).then(|| parts.range(index as u32));
+            match (&mut absent, range) {
+                (Some(absent), Some(range)) => absent.end = range.end,
+                (None, Some(range)) => absent = Some(range),
+                (Some(run), None) => {
+                    match disk::holes::punch(&parts.file, run.clone()) {
+                        Err(error) if error.kind() == io::ErrorKind::Unsupported => return Ok(()),
+                        punched => punched?,
+                    }
+                    absent = None;
+                }
+                (None, None) => {}
+            }
+        }
+        Ok(())
+    }
+
     /// Whether the parts that are here have the bytes that their names say. `each` is told the length of every part that
     /// was read; its error ends the reading.
     pub(super) fn is_intact(&self, each: &mut dyn FnMut(u64) -> io::Result<()>) -> io::Result<bool> {

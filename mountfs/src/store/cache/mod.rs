@@ -366,6 +366,7 @@ impl Core {
         let core = Arc::downgrade(self);
         let entry = Arc::new(Entry::partial(*hash, file, Arc::new(manifest), Some(map.present), core));
         entry.complete_if_all_there(self)?;
+        entry.give_back_strays(self)?;
         self.index.opened(&entry, entry.charge());
         Ok(Some(entry))
     }

@@ -697,3 +697,22 @@ fn a_file_without_room_evicts_nothing() {
     assert!(path.exists());
     assert_eq!(blocks(&cache), 3);
 }
+
+#[test]
+fn what_a_killed_process_had_not_written_down_takes_no_room() {
+    let dir = tempfile::tempdir().unwrap();
+    let part = content("abcdefgh");
+    {
+        let cache = cache(dir.path(), 100);
+        part.begin(&cache).put(&ChunkHash::of(&part.bytes[..BLOCK]), &part.bytes[..BLOCK]).unwrap();
+    }
+    let path = dir.path().join("partial").join(part.hash.to_string());
+    let file = File::options().write(true).open(&path).unwrap();
+    disk::write_all_at(&file, &part.bytes[2 * BLOCK..6 * BLOCK], 2 * BLOCK as u64).unwrap();
+    drop(file);
+    let cache = cache(dir.path(), 100);
+    let entry = cache.get(&part.hash).unwrap();
+    assert_eq!(blocks(&cache), 1);
+    assert!(!HOLES || charge_of_file(&path, &fs::metadata(&path).unwrap()) == BLOCK as u64);
+    assert_eq!(part.read(&entry, 0..part.bytes.len()).unwrap(), part.bytes);
+}

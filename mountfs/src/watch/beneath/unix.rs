@@ -48,10 +48,15 @@ impl Top {
     }
 
     pub(super) fn is_at_its_path(&self) -> io::Result<bool> {
-        let (there, here) = (open_top(&self.path)?, self.dir()?);
+        let (there, here) = (Handle(open_top(&self.path)?), self.dir()?);
         // Two disks may call their roots the same.
-        let is_same_disk = rustix::fs::fstat(&there)?.st_dev == rustix::fs::fstat(&here.0)?.st_dev;
-        Ok(is_same_disk && Handle(there).print()?.same_file(&here.print()?))
+        let is_same_disk = rustix::fs::fstat(&there.0)?.st_dev == rustix::fs::fstat(&here.0)?.st_dev;
+        let is_it = is_same_disk && there.print()?.same_file(&here.print()?);
+        if is_it {
+            // A disk that was unmounted and mounted again: beneath the old handle nothing that is mounted in it is to be seen.
+            *self.handle.write() = there.0;
+        }
+        Ok(is_it)
     }
 
     pub(super) fn reopen(&self) -> io::Result<()> {
