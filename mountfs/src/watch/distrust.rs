@@ -1,20 +1,24 @@
 //! After the machine stopped without warning: what is found in the folder may be what the disk had lost, not what its user did.
 //!
 //! A file that was saved or created in the last seconds can be its former self, empty, full of zeros, or not there at all. So
-//! in the session after it, bytes from before this session that differ from what is known do not replace what the server has:
-//! both are kept, and what was emptied does not take the name. What the first look misses is not taken for removed if it had
+//! what the first look finds, written before this session and with other bytes than are known, does not replace what the server
+//! has: both are kept, and what was emptied does not take the name. What that look misses is not taken for removed if it had
 //! changed shortly before the machine stopped. Knows nothing of the disk.
 
 use super::index::Index;
 use crate::driver::ItemId;
 use std::collections::HashSet;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 use syncmount_common::{NodeId, Timestamp};
 use syncmount_engine::{Body, Draft, Engine, FileBody, State};
 
 /// What was changed so long before the last change of all may not have reached the disk, in nanoseconds: twice the time
 /// after which systems write what is not synced.
 const UNWRITTEN_NS: i64 = 60 * 1_000_000_000;
+
+/// A file that is written all the time does not keep the first look from being over for longer.
+const RESTLESS_FOR: Duration = Duration::from_secs(60);
 
 /// What is distrusted.
 #[derive(Debug)]
@@ -25,6 +29,9 @@ pub(crate) struct Distrust {
     since: Timestamp,
     /// Items that the first look missed; `None` before it.
     lost: Option<HashSet<ItemId>>,
+    /// What it found is told: from now on its user is believed.
+    is_over: bool,
+    begun: Instant,
 }
 
 impl Distrust {
@@ -33,7 +40,7 @@ impl Distrust {
         let last =
             engine.ids().filter_map(|id| Some(engine.entry(id)?.changed)).filter(|changed| *changed <= now).max();
         let since = Timestamp(last.map_or(0, |last| last.0.saturating_sub(UNWRITTEN_NS)));
-        Self { before: now, since, lost: None }
+        Self { before: now, since, lost: None, is_over: false, begun: Instant::now() }
     }
 
     /// The first look missed these; what later ones miss was removed.
@@ -46,7 +53,12 @@ impl Distrust {
         }
     }
 
-    /// Whether the first look is over.
+    /// What a look has found is told, and some files were `restless`: they are looked at once more.
+    pub(crate) fn conclude(&mut self, restless: bool) {
+        self.is_over |= self.lost.is_some() && (!restless || self.begun.elapsed() > RESTLESS_FOR);
+    }
+
+    /// Whether everything has been looked at.
     pub(crate) const fn has_looked(&self) -> bool {
         self.lost.is_some()
     }
@@ -56,7 +68,8 @@ impl Distrust {
     pub(crate) fn edited(&self, engine: &Engine, node: NodeId, base: &mut Option<State>, found: &mut State) {
         let is_sent = |here: &&Arc<State>| matches!(here.body, Body::File(FileBody::Clean(_)));
         let Some(here) = engine.local(node).filter(is_sent) else { return };
-        let is_doubtful = matches!(found.body, Body::File(FileBody::Draft(_))) && found.attrs.mtime < self.before;
+        let is_draft = matches!(found.body, Body::File(FileBody::Draft(_)));
+        let is_doubtful = !self.is_over && is_draft && found.attrs.mtime < self.before;
         if let Some(base) = base.as_mut().filter(|base| is_doubtful && base.body != found.body) {
             base.body = unknown();
             if found.body.size() == 0 && here.body.size() > 0 {

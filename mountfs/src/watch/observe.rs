@@ -115,6 +115,7 @@ impl<H: Host> Folder<H> {
             self.reports.insert(path, Report::Unavailable(scan::NO_DISK.into()));
         }
         if finding.sightings.is_empty() && finding.gone.is_empty() {
+            self.conclude_distrust();
             return Ok(false);
         }
         doubts.unsettled.extend(self.other_names(&finding));
@@ -137,6 +138,7 @@ impl<H: Host> Folder<H> {
         match told {
             Ok(nodes) => {
                 self.todo.extend(nodes);
+                self.conclude_distrust();
                 Ok(true)
             }
             Err(error) => {
@@ -146,6 +148,13 @@ impl<H: Host> Folder<H> {
                 index.keep_failed(ids);
                 Err(error)
             }
+        }
+    }
+
+    fn conclude_distrust(&mut self) {
+        let is_restless = !self.restless.is_empty();
+        if let Some(distrust) = &mut self.distrust {
+            distrust.conclude(is_restless);
         }
     }
 

@@ -628,9 +628,15 @@ fn what_a_watched_folder_lost_with_the_power_does_not_overwrite_the_server() {
     // From then on its user is believed.
     fs::remove_file(a.path("gone")).unwrap();
     fs::write(a.path("emptied"), "").unwrap();
+    // Also if an old version is put back.
+    set("older", b"older, from a backup", first);
     a.wait_synced();
     until("a user is believed", || match fs::metadata(b.path("emptied")) {
         Ok(found) if found.len() == 0 && !b.path("gone").exists() => Ok(()),
+        found => Err(format!("{found:?}")),
+    });
+    until("what was put back", || match fs::read_to_string(b.path("older")) {
+        Ok(found) if found == "older, from a backup" => Ok(()),
         found => Err(format!("{found:?}")),
     });
 }
