@@ -29,10 +29,10 @@ const NESTED_MAX: usize = 128;
 const RUNNING_MAX: usize = 64;
 
 /// Something that is to take its place.
-struct Announced {
-    node: NodeId,
+pub(super) struct Announced {
+    pub(super) node: NodeId,
     /// The directory that it is to lie in.
-    dir: ItemId,
+    pub(super) dir: ItemId,
     /// Where it is until then, and what it looks like there.
     part: Spot,
     print: Print,
@@ -42,7 +42,7 @@ struct Announced {
 
 /// What became of one node.
 #[derive(Clone, PartialEq, Eq, Debug)]
-enum Outcome {
+pub(super) enum Outcome {
     /// The disk shows it as the tree does.
     Done,
     /// Its content is on its way.
@@ -229,7 +229,7 @@ impl<H: Host> Folder<H> {
 
     /// Parts an item from its node, and gives the node that it stands for then, which is gone: it makes way for the other as
     /// what was removed does. If this process is killed then, neither looks like a change of the user.
-    fn disown(&mut self, id: ItemId) -> io::Result<NodeId> {
+    pub(super) fn disown(&mut self, id: ItemId) -> io::Result<NodeId> {
         self.host.change(|engine, now| {
             let (gone, mut index) = (engine.fresh_id(now), self.index.lock());
             index.edit(id, |item| item.node = gone);
@@ -409,15 +409,6 @@ impl<H: Host> Folder<H> {
         Ok(self.in_the_way(path))
     }
 
-    /// A directory on another disk, or under another quota, gets what comes into it from a directory of its own.
-    fn elsewhere(&mut self, new: &Announced, error: io::Error) -> io::Result<Outcome> {
-        if error.kind() != io::ErrorKind::CrossesDevices || !self.foreign.insert(new.dir) {
-            return Err(error);
-        }
-        self.todo.insert(new.node);
-        Ok(Outcome::Later(None))
-    }
-
     fn note_dir(&mut self, dir: ItemId) {
         let path = self.path_of(dir);
         self.unsynced.extend(path);
@@ -537,6 +528,7 @@ impl<H: Host> Folder<H> {
             Ok(()) => {}
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Ok(Some(self.in_the_way(&to))),
             Err(error) if platform::is_absent(&error) => return Ok(Some(self.in_the_way(&from))),
+            Err(error) if error.kind() == io::ErrorKind::CrossesDevices => return self.carry_over(id, &item).map(Some),
             Err(error) => return Err(error),
         }
         self.note_dir(item.parent);

@@ -19,6 +19,7 @@ mod marker;
 mod modes;
 mod names;
 mod observe;
+mod other_disk;
 mod part;
 mod platform;
 mod root;

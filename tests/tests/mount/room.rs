@@ -183,7 +183,7 @@ fn listing(dir: &Path) -> String {
 #[test]
 fn what_is_kept_on_the_disk_stays_within_the_limit_and_is_what_status_says() {
     let mut dice = Dice::new("what_is_kept_on_the_disk_stays_within_the_limit");
-    let world = World::new();
+    let world = World::lasting(Duration::from_secs(sized(300, 1_200)));
     let kept = world.path("kept");
     let options =
         ["--cache-size".into(), LIMIT.to_string().into(), "--cache-dir".into(), kept.clone().into_os_string()];

@@ -398,6 +398,40 @@ fn names_that_look_like_the_programs_own_stay_here_and_are_listed() {
     }
 }
 
+/// A rename elsewhere may lead from one disk to another here.
+#[test]
+fn what_is_moved_elsewhere_goes_from_one_disk_to_another_here() {
+    let mut dice = Dice::new("what_is_moved_elsewhere_goes_from_one_disk");
+    let world = World::new();
+    let (a, b) = (world.device("A").watched(), world.mount("B"));
+    let mut disk = Disk::new(world.path("disk"));
+    fs::create_dir(a.path("disk")).unwrap();
+    disk.mount(&a.path("disk"));
+    a.mount();
+    let large = bytes(&mut dice, 3 << 20);
+    fs::create_dir_all(a.path("dir/inner/deep")).unwrap();
+    for (name, bytes) in
+        [("small", &b"some"[..]), ("dir/large", &large), ("dir/inner/deep/file", b"deep"), ("empty", b"")]
+    {
+        fs::write(a.path(name), bytes).unwrap();
+    }
+    std::os::unix::fs::symlink("inner", a.path("dir/link")).unwrap();
+    a.wait_synced();
+    assert_become_equal(&a.folder, &b.folder, DirTimes::Ignored);
+    for (from, to) in [("", "disk"), ("disk", "")] {
+        for name in ["small", "dir", "empty"] {
+            fs::rename(b.path(from).join(name), b.path(to).join(name)).unwrap();
+        }
+        b.wait_synced();
+        assert_become_equal(&a.folder, &b.folder, DirTimes::Ignored);
+        assert!(a.path(to).join("dir/inner/deep/file").exists() && !a.path(from).join("dir").exists());
+        assert!(a.status().problems.is_empty(), "{:?}", a.status().problems);
+        a.wait_synced();
+        assert_become_equal(&a.folder, &b.folder, DirTimes::Ignored);
+    }
+    a.stop();
+}
+
 /// All files below a directory, with their bytes.
 fn files_below(dir: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     fn add(root: &Path, dir: &Path, found: &mut BTreeMap<PathBuf, Vec<u8>>) {
@@ -547,7 +581,7 @@ impl Ground<'_> {
                 }
                 let differs = |path: &&PathBuf| found.get(*path) != self.files.get(*path);
                 let paths: Vec<_> = found.keys().chain(self.files.keys()).filter(differs).collect();
-                Err(format!("{} differs at {paths:?}", device.name))
+                Err(format!("{} differs at {paths:?}; {:?}", device.name, self.a.status().problems))
             });
         }
     }
@@ -556,7 +590,7 @@ impl Ground<'_> {
 #[test]
 fn whatever_goes_away_and_comes_back_removes_nothing() {
     let dice = Dice::new("whatever_goes_away_and_comes_back");
-    let world = World::new();
+    let world = World::lasting(Duration::from_secs(sized(300, 1_800)));
     let mut a = world.device("A").watched().with(&["--scan-interval", "1s"]);
     a.folder = world.path("home/Sync");
     fs::create_dir_all(&a.folder).unwrap();

@@ -708,7 +708,7 @@ fn what_a_killed_process_had_not_written_down_takes_no_room() {
     }
     let path = dir.path().join("partial").join(part.hash.to_string());
     let file = File::options().write(true).open(&path).unwrap();
-    disk::write_all_at(&file, &part.bytes[2 * BLOCK..6 * BLOCK], 2 * BLOCK as u64).unwrap();
+    write_all_at(&file, &part.bytes[2 * BLOCK..6 * BLOCK], 2 * BLOCK as u64).unwrap();
     drop(file);
     let cache = cache(dir.path(), 100);
     let entry = cache.get(&part.hash).unwrap();
