@@ -345,7 +345,7 @@ impl Client {
         let ahead = self.ahead_in_room(entry.hash(), ahead);
         let reach = wanted.start..wanted.end.saturating_add(ahead).min(entry.size());
         self.start_missing(entry, reach);
-        let mut rounds = 0;
+        let (mut rounds, mut given_back) = (0, entry.given_back());
         loop {
             let missing = entry.missing(wanted.clone());
             if missing.is_empty() {
@@ -373,11 +373,14 @@ impl Client {
             let due = chunks.iter().filter_map(|hash| running.failed.due(hash)).min();
             let due = due.max(running.contents.due(entry.hash()));
             drop(running);
-            match due {
-                Some(due) => std::thread::sleep(due.min(deadline).saturating_duration_since(now)),
-                // It came, and had to go again before it was read.
-                None if rounds == ROUNDS_MAX => return Err(io::Error::from(io::ErrorKind::StorageFull).into()),
-                None => rounds += 1,
+            if let Some(due) = due {
+                std::thread::sleep(due.min(deadline).saturating_duration_since(now));
+            } else if entry.given_back() != given_back {
+                // It came, and had to go again before it was read. What did not come has nothing to do with room.
+                (rounds, given_back) = (rounds + 1, entry.given_back());
+                if rounds > ROUNDS_MAX {
+                    return Err(io::Error::from(io::ErrorKind::StorageFull).into());
+                }
             }
             let left = deadline.saturating_duration_since(Instant::now());
             if !self.runtime.block_on(self.link.wait_reachable(left)) {

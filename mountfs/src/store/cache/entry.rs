@@ -93,6 +93,8 @@ struct Present {
     absent: usize,
     /// Present extents, the oldest first.
     arrived: VecDeque<u32>,
+    /// How many went again.
+    given_back: u64,
 }
 
 impl Present {
@@ -110,6 +112,7 @@ impl Present {
         if let Some(index) = self.arrived.pop_front() {
             self.bits[index as usize / 64] &= !(1 << (index % 64));
             self.absent += 1;
+            self.given_back += 1;
         }
     }
 }
@@ -120,7 +123,7 @@ impl Parts {
         let extents = manifest.extents();
         let chunks = (0..extents.len() as u32).filter(|index| chunk_at(extents, *index).is_some());
         let mut by_hash: Box<[u32]> = chunks.collect();
-        let mut present = Present { bits, absent: by_hash.len(), arrived: VecDeque::new() };
+        let mut present = Present { bits, absent: by_hash.len(), arrived: VecDeque::new(), given_back: 0 };
         for index in &by_hash {
             if present.has(*index as usize) {
                 present.absent -= 1;
@@ -399,6 +402,11 @@ impl Entry {
             }
         }
         Ok(true)
+    }
+
+    /// How many parts went again to make room.
+    pub fn given_back(&self) -> u64 {
+        self.parts.as_ref().map_or(0, |parts| parts.present.read().given_back)
     }
 
     /// How many parts could be given back.
