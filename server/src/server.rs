@@ -16,6 +16,16 @@ use tokio_util::sync::CancellationToken;
 /// Small chunks stay where they are for so long after a failed move.
 const FLUSH_PAUSE: Duration = Duration::from_secs(30);
 
+/// How long a survey that failed waits.
+const SURVEY_PAUSE: Duration = Duration::from_secs(60);
+
+/// A survey waits for so long for more that is lost.
+const SURVEY_GATHER: Duration = Duration::from_secs(1);
+
+/// Between two looks for what given-up uploads have left; also before the first, so that a store that was set back hears of
+/// what devices have committed since.
+const SWEEP_PAUSE: Duration = Duration::from_secs(3600);
+
 /// Why a server does not start or does not end cleanly.
 #[derive(Debug, thiserror::Error)]
 pub enum ServerError {
@@ -110,10 +120,14 @@ impl Server {
         let state = State::new(service.clone(), limits, stopping.clone());
         let tidy = tokio::spawn(keep_tidy(service.clone(), stopping.clone()));
         let informed = tokio::spawn(keep_informed(service.clone(), stopping.clone()));
+        let surveying = tokio::spawn(keep_surveying(service.clone(), stopping.clone()));
+        let sweeping = tokio::spawn(keep_sweeping(service.clone(), stopping.clone()));
         api::serve(listener, state, stop).await;
         stopping.cancel();
         tidy.await.map_err(|_| ServerError::Panicked)?;
-        informed.await.map_err(|_| ServerError::Panicked)?;
+        for task in [informed, surveying, sweeping] {
+            task.await.map_err(|_| ServerError::Panicked)?;
+        }
         let closed = tokio::task::spawn_blocking(move || service.close()).await;
         drop(data);
         closed.map_err(|_| ServerError::Panicked)?.map_err(ServerError::Close)
@@ -169,6 +183,56 @@ async fn keep_tidy(service: Service, stopping: CancellationToken) {
                     () = tokio::time::sleep(FLUSH_PAUSE) => (),
                 }
             }
+        }
+    }
+}
+
+/// Looks for the contents that lack lost chunks, those that an earlier run or a repair has left first.
+async fn keep_surveying(service: Service, stopping: CancellationToken) {
+    loop {
+        let surveyed = tokio::select! {
+            () = stopping.cancelled() => return,
+            surveyed = service.survey_losses() => surveyed,
+        };
+        let pause = match surveyed {
+            Ok(0) => None,
+            Ok(count) => {
+                tracing::warn!(count, "chunks are lost: devices that have their bytes are asked for them");
+                None
+            }
+            Err(error) => {
+                tracing::error!(%error, "the contents that lack lost chunks could not be looked for");
+                Some(SURVEY_PAUSE)
+            }
+        };
+        tokio::select! {
+            () = stopping.cancelled() => return,
+            () = service.survey_due(), if pause.is_none() => (),
+            () = tokio::time::sleep(pause.unwrap_or_default()), if pause.is_some() => (),
+        }
+        // What is damaged is seldom alone.
+        tokio::select! {
+            () = stopping.cancelled() => return,
+            () = tokio::time::sleep(SURVEY_GATHER) => (),
+        }
+    }
+}
+
+/// Drops what was uploaded and never used, now and then.
+async fn keep_sweeping(service: Service, stopping: CancellationToken) {
+    loop {
+        tokio::select! {
+            () = stopping.cancelled() => return,
+            () = tokio::time::sleep(SWEEP_PAUSE) => (),
+        }
+        let swept = tokio::select! {
+            () = stopping.cancelled() => return,
+            swept = service.drop_given_up() => swept,
+        };
+        match swept {
+            Ok(0) => {}
+            Ok(packs) => tracing::info!(packs, "what uploads had left that were given up is removed"),
+            Err(error) => tracing::error!(%error, "what given-up uploads have left could not be removed"),
         }
     }
 }

@@ -65,6 +65,7 @@ fn page(nodes: u64) -> ChangesPage {
         nodes: (0..nodes).map(node).collect(),
         devices: Vec::new(),
         own: None,
+        wanted: Vec::new(),
     }
 }
 

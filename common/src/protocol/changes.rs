@@ -9,6 +9,7 @@
 //! `since` or `known` that is not of this history (another epoch, past the end, another tag) gets the error `resync`, never
 //! an empty page.
 
+use crate::hash::{ChunkHash, ContentHash};
 use crate::ids::{DeviceId, Epoch, FolderId, Seq};
 use crate::node::Node;
 use crate::protocol::tag;
@@ -29,6 +30,9 @@ pub const INLINE_LEN_MAX: u64 = 64 * 1024;
 
 /// How many bytes of bodies one page carries at most.
 pub const INLINE_TOTAL_MAX: usize = 8 * 1024 * 1024;
+
+/// How many chunks one page names at most that the server has lost.
+pub const WANTED_MAX: usize = 1000;
 
 /// A position in a folder's history: everything up to and including `seq` of `epoch` is known.
 ///
@@ -112,6 +116,22 @@ pub struct ChangesPage {
     /// of its own doing to know that this page goes on from there.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub own: Option<Cursor>,
+    /// Some of the folder's contents of which the server has lost bytes: a device that has them sends the chunks. At most
+    /// [`WANTED_MAX`] chunks in sum; each page may name others. Only for a peer that ignores fields it does not know.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub wanted: Vec<WantedContent>,
+}
+
+/// A content that the server knows and of which it lacks chunks that it once had.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(ToSchema))]
+pub struct WantedContent {
+    /// Its name; its manifest can be asked for.
+    pub content: ContentHash,
+    /// Size of the file in bytes.
+    pub size: u64,
+    /// Chunks of it that are lost, each once.
+    pub chunks: Vec<ChunkHash>,
 }
 
 #[cfg(test)]

@@ -255,7 +255,7 @@ impl Rig {
     pub(crate) fn page_of(&mut self, end: Cursor, own: Option<Cursor>, asked: Ask, nodes: Vec<Node>, more: bool) {
         let folder = FolderId::from_bytes([9; 16]);
         let devices = vec![Device { id: OTHER, name: "there".to_owned() }];
-        self.engine.page(asked, ChangesPage { folder, cursor: end, more, nodes, devices, own });
+        self.engine.page(asked, ChangesPage { folder, cursor: end, more, nodes, devices, own, wanted: Vec::new() });
     }
 
     /// A node as another device has made or changed it.

@@ -104,6 +104,7 @@ fn join() -> Engine {
             nodes: (first + 1..=first + PER_PAGE).map(|number| node(number - 1)).collect(),
             devices: Vec::new(),
             own: None,
+            wanted: Vec::new(),
         };
         engine.page(engine.next_page(), page);
     }

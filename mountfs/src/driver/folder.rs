@@ -56,6 +56,8 @@ pub trait FolderBytes: Send + Sync {
     /// Files in which chunks of a content may be found that comes into the directory `dir`: one that is known to have all
     /// of them, and a few beside it of about its size. The likeliest first.
     fn alike(&self, dir: NodeId, content: &Content) -> Vec<(ItemId, ContentHash)>;
+    /// Any file that is known to have this content.
+    fn with_content(&self, content: &ContentHash) -> io::Result<Option<File>>;
     /// A file that is known to have this content.
     fn content(&self, node: NodeId, content: &ContentHash) -> io::Result<Option<File>>;
 }
@@ -187,6 +189,11 @@ impl Client {
         if let Some(folder) = self.folder.get() {
             folder.look_again(node);
         }
+    }
+
+    /// Any file of the folder that has this content.
+    pub(super) fn file_with(&self, content: &ContentHash) -> io::Result<Option<File>> {
+        self.folder.get().map_or(Ok(None), |folder| folder.with_content(content))
     }
 
     /// A file of the folder that has this content.

@@ -15,6 +15,7 @@ mod durable;
 mod fleeting;
 mod folder;
 mod former;
+mod heal;
 mod kept;
 mod known;
 mod link;
@@ -81,6 +82,7 @@ pub struct Client {
     downloads: content::Downloads,
     parts: parts::Parts,
     known: known::KnownChunks,
+    healing: heal::Healing,
     formers: former::Formers,
     digests: digest::Digests,
     fleeting: fleeting::Fleeting,

@@ -1,6 +1,6 @@
 //! The tasks that keep a client going: effects of the engine, commits, the feed, and the clock.
 
-use super::{Client, ahead, clock, digest, pins};
+use super::{Client, ahead, clock, digest, heal, pins};
 use crate::ports::{RemoteError, Scope, Speaker};
 use bytes::Bytes;
 use std::collections::HashSet;
@@ -86,6 +86,7 @@ impl Pump {
             boxed(clock::run(client.clone())),
             boxed(ahead::run(client.clone())),
             boxed(digest::run(client.clone())),
+            boxed(heal::run(client.clone())),
             boxed(pins::keep_pinned(client.clone())),
         ] {
             let stop = stop.clone();
@@ -548,13 +549,14 @@ async fn feed(client: Arc<Client>) {
             () = client.page_wanted.notified() => continue,
         };
         match answer {
-            Ok(changes) => {
+            Ok(mut changes) => {
                 client.link.polled();
                 refused = 0;
                 let is_new = ask.since != Some(changes.page.cursor);
                 let has_nodes = !changes.page.nodes.is_empty();
                 let news = has_nodes || changes.page.more || is_new || now;
                 client.take_inline(&changes);
+                client.is_asked_for(std::mem::take(&mut changes.page.wanted));
                 if news {
                     client.note_formers(&changes.page.nodes);
                     client.engine.write().page(ask, changes.page);
@@ -672,7 +674,7 @@ impl Disbelief {
 }
 
 /// Reads all of `buf`, or up to the end of the file.
-fn read_at(mut file: &std::fs::File, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
+pub(super) fn read_at(mut file: &std::fs::File, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
     use std::io::{Read as _, Seek as _};
     file.seek(io::SeekFrom::Start(offset))?;
     let mut filled = 0;

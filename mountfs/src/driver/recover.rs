@@ -108,6 +108,7 @@ impl Client {
             downloads: content::Downloads::default(),
             parts: parts::Parts::default(),
             known: known::KnownChunks::default(),
+            healing: super::heal::Healing::default(),
             formers: former::Formers::default(),
             digests: digest::Digests::default(),
             fleeting: fleeting::Fleeting::default(),

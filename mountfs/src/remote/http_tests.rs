@@ -109,6 +109,7 @@ fn page() -> ChangesPage {
         nodes: Vec::new(),
         devices: Vec::new(),
         own: None,
+        wanted: Vec::new(),
     }
 }
 

@@ -624,6 +624,11 @@ impl FolderBytes for Bytes {
         equal.into_iter().chain(beside.into_iter().map(|(_, found)| found).take(ALIKE_MAX)).collect()
     }
 
+    fn with_content(&self, content: &ContentHash) -> io::Result<Option<File>> {
+        let item = self.index.lock().of_content(content);
+        item.map_or(Ok(None), |item| self.open(item))
+    }
+
     fn content(&self, node: NodeId, content: &ContentHash) -> io::Result<Option<File>> {
         let item = {
             let index = self.index.lock();

@@ -3,9 +3,10 @@
 use super::State;
 use super::error::{ApiError, Result};
 use super::gates::Asked;
-use super::request::{Folder, Params};
+use super::request::{Folder, Params, peer};
 use crate::service::{Changes, Poll};
 use axum::Json;
+use axum::http::HeaderMap;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse as _, Response};
 use bytes::BytesMut;
@@ -17,6 +18,7 @@ use syncmount_common::protocol::changes::{Cursor, PAGE_NODES_MAX, ParseCursorErr
 #[cfg(test)]
 use syncmount_common::protocol::error::ErrorBody;
 use syncmount_common::protocol::error::ErrorCode;
+use syncmount_common::protocol::features::Feature;
 use syncmount_common::protocol::session::Session;
 use syncmount_common::{DeviceId, frame};
 
@@ -58,12 +60,14 @@ pub(super) async fn get(
     Asked(state): Asked,
     Folder(folder): Folder,
     Params(query): Params<ChangesQuery>,
+    headers: HeaderMap,
 ) -> Result<Response> {
     let invalid = |error: ParseCursorError| ApiError::new(ErrorCode::Invalid, error.to_string());
     let position = |text: Option<&str>| text.map(str::parse::<Cursor>).transpose().map_err(invalid);
     let (since, known) = (position(query.since.as_deref())?, position(query.known.as_deref())?);
     let ChangesQuery { limit, inline, device, session, .. } = query;
-    let poll = Poll { since, known, limit: limit.unwrap_or(PAGE_NODES_MAX), inline, device, session };
+    let losses = peer(&headers).has(Feature::ExtraFields);
+    let poll = Poll { since, known, limit: limit.unwrap_or(PAGE_NODES_MAX), inline, device, session, losses };
     let wait = Duration::from_secs(query.wait.min(WAIT_S_MAX));
     let late = |_| ApiError::new(ErrorCode::Timeout, "the request took too long: try again");
     let held = state.service.poll(&folder, poll, over(&state, wait));

@@ -120,6 +120,11 @@ impl ChunkStore {
         self.packs.read(pack, 0..len).await
     }
 
+    /// Removes a pack whose chunks nothing names any more.
+    pub async fn remove(&self, pack: PackId) -> Result<(), BlobError> {
+        self.packs.remove(pack).await
+    }
+
     /// Reads the slices of one run, in the order of the run.
     pub async fn read(&self, run: &Run) -> Result<Vec<Bytes>, BlobError> {
         // The semaphore is never closed.

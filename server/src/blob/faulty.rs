@@ -81,6 +81,10 @@ impl PackStore for FaultyPacks {
         self.inner.list()
     }
 
+    fn remove(&self, pack: PackId) -> BoxFuture<'_, Result<(), BlobError>> {
+        self.inner.remove(pack)
+    }
+
     fn read(&self, pack: PackId, range: Range<u64>) -> BoxFuture<'_, Result<Bytes, BlobError>> {
         async move {
             match (self.decide)(Operation::Read) {

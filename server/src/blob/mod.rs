@@ -27,4 +27,6 @@ pub trait PackStore: Send + Sync + 'static {
     fn list(&self) -> BoxFuture<'_, Result<Vec<(PackId, u64)>, BlobError>>;
     /// Reads a part of a pack.
     fn read(&self, pack: PackId, range: Range<u64>) -> BoxFuture<'_, Result<Bytes, BlobError>>;
+    /// Removes a pack. That it is not there is no error.
+    fn remove(&self, pack: PackId) -> BoxFuture<'_, Result<(), BlobError>>;
 }

@@ -65,4 +65,14 @@ impl PackStore for ObjectPacks {
         }
         .boxed()
     }
+
+    fn remove(&self, pack: PackId) -> BoxFuture<'_, Result<(), BlobError>> {
+        async move {
+            match self.0.delete(&location(pack)).await {
+                Err(object_store::Error::NotFound { .. }) => Ok(()),
+                removed => Ok(removed?),
+            }
+        }
+        .boxed()
+    }
 }

@@ -145,7 +145,8 @@ pub(crate) async fn check(command: Check) -> Result<ExitCode> {
 }
 
 fn summary(found: &Scrubbed, repair: bool) -> String {
-    let Scrubbed { problems, packs, bytes, chunks, contents, unnamed, unreadable, entered, dropped, recounted } = found;
+    let Scrubbed { problems, packs, bytes, chunks, contents, unnamed, unreadable, entered, dropped, asked, recounted } =
+        found;
     let seen = format!("{packs} packs with {bytes} bytes, {chunks} sound chunks, {contents} contents");
     let rest = format!("{unnamed} chunks in packs are not in the index, {unreadable} bytes hold nothing readable");
     let mended = format!("{entered} index rows entered, {dropped} dropped, {recounted} folders recounted");
@@ -154,8 +155,8 @@ fn summary(found: &Scrubbed, repair: bool) -> String {
         (false, count) => format!("{count} problems: {seen}; {rest}; `check --repair` mends what can be mended"),
         (true, 0) => format!("all is well now: {seen}; {mended}"),
         (true, count) => format!(
-            "{count} problems remain: {seen}; {mended}; a file comes back when a \
-             client that has it sends it again"
+            "{count} problems remain: {seen}; {mended}; {asked} chunks are lost: devices that have them are asked for \
+             them when the server runs"
         ),
     }
 }

@@ -6,11 +6,13 @@
 
 mod error;
 mod history;
+mod losses;
 mod scrub;
 pub mod sqlite;
 
 pub use error::MetaError;
 pub use history::{CommitRow, Counts, HoldRow, Mark, Origin, Principal, ReadHistory, WriteHistory};
+pub use losses::{PackKey, ReadLosses, WantedChunk, WriteLosses};
 pub use scrub::{FolderFault, RawContent, ReadScrub, Totals, WriteScrub};
 
 use bytes::Bytes;
@@ -165,7 +167,7 @@ pub struct TokenRow {
 }
 
 /// A consistent view of the store. All answers belong to one moment.
-pub trait ReadTx: ReadHistory + ReadScrub {
+pub trait ReadTx: ReadHistory + ReadLosses + ReadScrub {
     /// Fails if the store does not answer. Reads no row.
     fn probe(&self) -> Result<()>;
     /// The folder of that name, or of that id if no name matches.
@@ -222,7 +224,7 @@ pub trait ReadTx: ReadHistory + ReadScrub {
 }
 
 /// A transaction. Everything in it becomes visible and durable together, or not at all.
-pub trait WriteTx: ReadTx + WriteHistory + WriteScrub {
+pub trait WriteTx: ReadTx + WriteHistory + WriteLosses + WriteScrub {
     /// A new folder with a root; `false` if the name or id is taken.
     fn add_folder(&self, id: FolderId, name: &str, epoch: Epoch, root: &Node) -> Result<bool>;
     /// Moves a folder's end and sets its counters.

@@ -64,7 +64,7 @@ pub trait ReadScrub {
 
 /// What a repair writes.
 pub trait WriteScrub: ReadScrub {
-    /// Takes a chunk out of the index: it counts as missing then.
+    /// Takes a chunk out of the index: it counts as missing then, and is noted as lost.
     fn drop_chunk(&self, hash: &ChunkHash) -> Result<()>;
     /// Sets a folder's counters.
     fn set_totals(&self, folder: FolderKey, totals: Totals) -> Result<()>;

@@ -110,14 +110,20 @@ impl Service {
         if self.0.offload.run(opens).await? {
             return Ok(());
         }
+        let (dropping, dropped) = (self.clone(), self.clone());
         let drop = move |tx: &dyn WriteTx| {
+            dropping.0.losses.note_drop();
             // Sent again meanwhile, it may lie elsewhere.
             if tx.chunk(&hash)? == Some(place) {
                 tx.drop_chunk(&hash)?;
             }
             Ok(())
         };
-        self.write(drop).await?;
+        let then = move |&(): &()| {
+            dropped.0.losses.note_drop();
+            dropped.0.losses.survey_is_due();
+        };
+        self.transact(drop, then).await?;
         tracing::error!(%hash, "a damaged chunk counts as missing from now on, until a device sends it again");
         Ok(())
     }

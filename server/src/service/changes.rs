@@ -3,6 +3,7 @@
 use super::bodies::Wanted;
 use super::commit::for_travel;
 use super::history::{cursor_at, has, resync};
+use super::losses::wanted;
 use super::session::standing;
 use super::tokens::admit;
 use super::{Allowance, Charge, CursorKey, FREE_LEN, Result, Service, ServiceError, folder};
@@ -15,7 +16,7 @@ use syncmount_common::protocol::changes::{
     ChangesPage, Cursor, Device, INLINE_LEN_MAX, INLINE_TOTAL_MAX, PAGE_NODES_MAX,
 };
 use syncmount_common::protocol::session::Session;
-use syncmount_common::{ChunkHash, DeviceId, Node};
+use syncmount_common::{ChunkHash, ContentHash, DeviceId, Node};
 
 /// What a poll asks for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -32,6 +33,8 @@ pub struct Poll {
     pub device: Option<DeviceId>,
     /// The session in which that device asks.
     pub session: Option<Session>,
+    /// Whether contents that lack chunks are told.
+    pub losses: bool,
 }
 
 /// A page and the chunks that ride along.
@@ -46,7 +49,7 @@ pub struct Changes {
 impl Service {
     /// The changes past a cursor, as they are now.
     pub async fn changes(&self, folder: &str, since: Option<Cursor>, limit: usize, inline: u64) -> Result<Changes> {
-        self.page(folder, Poll { since, known: None, limit, inline, device: None, session: None }).await
+        self.page(folder, Poll { since, known: None, limit, inline, device: None, session: None, losses: false }).await
     }
 
     /// The answer to a poll as things are now.
@@ -56,8 +59,12 @@ impl Service {
             Ok(found) => found,
             Err(strayed) => return Err(self.strayed(folder, strayed).await),
         };
-        // They are counted with the page.
-        let chunks = self.within(Allowance::default()).envelopes(riders).try_collect().await?;
+        // They are counted with the page. They are a favour: what is lost must not keep the page from being told, and whoever
+        // wants the bytes asks for them and hears of it.
+        let chunks = match self.within(Allowance::default()).envelopes(riders).try_collect().await {
+            Err(ServiceError::Damaged(_) | ServiceError::UnknownChunks(_) | ServiceError::Blob(_)) => Vec::new(),
+            chunks => chunks?,
+        };
         Ok(Changes { page, chunks })
     }
 
@@ -67,11 +74,11 @@ impl Service {
         let (mut room, mut charge) = (if self.1.counts() { FREE_LEN } else { u64::MAX }, Charge::default());
         for looks_left in (0..LOOKS_MAX).rev() {
             let (name, held, credential) = (folder.to_owned(), charge.clone(), self.2.clone());
-            let key = self.0.environment.cursor_key();
+            let (key, from) = (self.0.environment.cursor_key(), self.first_loss(&poll));
             let look = self.read(move |tx| {
                 let _held = held;
                 admit(tx, credential.as_ref())?;
-                poll.look(tx, &name, &key, room)
+                poll.look(tx, &name, &key, &from, room)
             });
             match look.await? {
                 Look::Page(page) => {
@@ -90,6 +97,12 @@ impl Service {
         Err(ServiceError::Busy("the folder changes too fast to be read: try again".to_owned()))
     }
 
+    /// Where a page begins to tell what is lost.
+    fn first_loss(&self, poll: &Poll) -> ContentHash {
+        let from = if poll.losses { self.0.environment.random() } else { [0; 32] };
+        ContentHash::from_bytes(from)
+    }
+
     /// The same, but an empty page is held back until there is a change or `until` ends. From the first poll of a session
     /// on, earlier sessions of the device are refused.
     pub async fn poll(&self, name: &str, poll: Poll, until: impl Future<Output = ()> + Send) -> Result<Changes> {
@@ -101,8 +114,10 @@ impl Service {
         let mut ticket = self.0.wake.ticket(key);
         let mut until = pin!(until);
         loop {
+            let asked = self.0.losses.asked();
             let changes = self.page(name, poll).await?;
-            if !changes.page.nodes.is_empty() {
+            let asks = !changes.page.wanted.is_empty() && self.0.losses.is_news(poll.device, asked);
+            if asks || !changes.page.nodes.is_empty() {
                 return Ok(changes);
             }
             tokio::select! {
@@ -125,6 +140,9 @@ const FORMS: u64 = 3;
 /// Bytes of an extent in memory and in the reply.
 const EXTENT_COST: u64 = 120;
 
+/// Bytes of a hash in memory and in the reply.
+const WANTED_COST: u64 = 200;
+
 /// A page and the chunks that ride along.
 type Page = (ChangesPage, Vec<Wanted>);
 
@@ -146,7 +164,8 @@ fn page_cost((page, riders): &Page) -> u64 {
         FORMS * (names + node.xattrs.len()) as u64 + EXTENT_COST * extents
     };
     let nodes: u64 = page.nodes.iter().map(|node| NODE_COST + long(node)).sum();
-    nodes + FORMS * riders.iter().map(|(_, len)| u64::from(*len)).sum::<u64>()
+    let wanted: usize = page.wanted.iter().map(|wanted| 1 + wanted.chunks.len()).sum();
+    nodes + WANTED_COST * wanted as u64 + FORMS * riders.iter().map(|(_, len)| u64::from(*len)).sum::<u64>()
 }
 
 impl Poll {
@@ -185,13 +204,13 @@ impl Poll {
     }
 
     /// The page if it takes at most `room` bytes of memory.
-    fn look(&self, tx: &dyn ReadTx, name: &str, key: &CursorKey, room: u64) -> Result<Look> {
+    fn look(&self, tx: &dyn ReadTx, name: &str, key: &CursorKey, from: &ContentHash, room: u64) -> Result<Look> {
         let end = folder(tx, name)?.seq;
         let news = end.saturating_sub(self.since.map_or(0, |since| since.seq)).min(self.limit as u64);
         if news * NODE_COST > room {
             return Ok(Look::Costs(news * NODE_COST));
         }
-        let page = match self.page(tx, name, key)? {
+        let page = match self.page(tx, name, key, from)? {
             Ok(page) => page,
             Err(strayed) => return Ok(Look::Strayed(strayed)),
         };
@@ -200,7 +219,13 @@ impl Poll {
     }
 
     /// The page; or the position that is of this epoch but not of its history.
-    fn page(&self, tx: &dyn ReadTx, name: &str, key: &CursorKey) -> Result<std::result::Result<Page, Cursor>> {
+    fn page(
+        &self,
+        tx: &dyn ReadTx,
+        name: &str,
+        key: &CursorKey,
+        from: &ContentHash,
+    ) -> Result<std::result::Result<Page, Cursor>> {
         let folder = folder(tx, name)?;
         if let Some(strayed) = self.strayed(tx, &folder)? {
             return Ok(Err(strayed));
@@ -221,7 +246,8 @@ impl Poll {
             None => None,
         };
         let own = own.map(|(seq, tag)| key.cursor(&folder, seq, tag));
-        Ok(Ok((ChangesPage { folder: folder.id, cursor, more, nodes, devices, own }, riders)))
+        let wanted = if self.losses { wanted(tx, folder.key, from)? } else { Vec::new() };
+        Ok(Ok((ChangesPage { folder: folder.id, cursor, more, nodes, devices, own, wanted }, riders)))
     }
 
     /// The chunks that ride along. A client fetches the others by hash.

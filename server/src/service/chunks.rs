@@ -1,7 +1,8 @@
 //! Chunks by hash: which are missing, put, fetch, get; and manifests by content hash.
 
 use super::bodies::Wanted;
-use super::tokens::admit;
+use super::ingest::Entered;
+use super::tokens::{Credential, admit};
 use super::{Allowance, Charge, Fresh, Result, Service, ServiceError};
 use crate::meta::{self, ChunkPlace, ReadTx};
 use bytes::Bytes;
@@ -41,13 +42,24 @@ impl Service {
     /// Enters chunks that have been taken in. Durable when it returns.
     pub async fn put_fresh(&self, fresh: Fresh) -> Result<PutReply> {
         let (received, small_bytes) = (fresh.received, fresh.small_bytes());
-        let (service, credential) = (self.clone(), self.2.clone());
+        let (service, credential, now) = (self.clone(), self.2.clone(), self.0.environment.now());
         let job = move |tx: &dyn meta::WriteTx| {
             admit(tx, credential.as_ref())?;
-            fresh.enter(tx)
+            let entered = fresh.enter(tx)?;
+            if !entered.heals {
+                let token = credential.as_ref().map_or("", Credential::name);
+                fresh.packs().into_iter().try_for_each(|pack| tx.set_loose(pack, token, now))?;
+            }
+            Ok(entered)
         };
-        let stored = self.transact(job, move |_| service.0.small.add(small_bytes)).await?;
-        Ok(PutReply { received, stored })
+        let then = move |entered: &Entered| {
+            service.0.small.add(small_bytes);
+            if entered.heals {
+                service.0.losses.note_healed();
+            }
+        };
+        let entered = self.transact(job, then).await?;
+        Ok(PutReply { received, stored: entered.stored })
     }
 
     /// The envelopes of these chunks, in this order, each verified. Fails before the first one if any is unknown.

@@ -46,15 +46,17 @@ impl Service {
         let batch = Arc::new(self.0.offload.run(move || Batch::check(request)).await??);
         let presence = self.presence(&batch).await?;
         let (name, now, tag) = (folder_name.to_owned(), self.0.environment.now(), self.0.environment.tag());
-        let (service, small_bytes, rule) = (self.clone(), fresh.small_bytes(), self.hold_rule());
+        let (service, entering, small_bytes, rule) =
+            (self.clone(), self.clone(), fresh.small_bytes(), self.hold_rule());
         let (credential, cursor_key) = (self.2.clone(), self.0.environment.cursor_key());
         let job = move |tx: &dyn WriteTx| {
             admit(tx, credential.as_ref())?;
             let folder = folder(tx, &name)?;
             let token = credential.as_ref().map(Credential::name);
-            let (fresh, presence) = (&fresh, &presence);
+            let (fresh, presence, drops) = (&fresh, &presence, entering.0.losses.drops());
             let outcome =
-                Application { tx, folder: &folder, batch: &batch, fresh, presence, token, now, tag, rule }.run()?;
+                Application { tx, folder: &folder, batch: &batch, fresh, presence, drops, token, now, tag, rule }
+                    .run()?;
             Ok::<_, ServiceError>((folder.key, outcome.told(&folder, &cursor_key)))
         };
         let then = move |(key, outcome): &(meta::FolderKey, Outcome)| {
@@ -100,6 +102,8 @@ struct Application<'a> {
     batch: &'a Batch,
     fresh: &'a Fresh,
     presence: &'a Presence,
+    /// How often chunks have been taken out of the index.
+    drops: u64,
     token: Option<&'a str>,
     now: Timestamp,
     tag: u64,
@@ -207,7 +211,7 @@ impl Application<'_> {
             return Ok(());
         };
         // Also for a content that is known: a repair may have found that some of its chunks are gone.
-        self.presence.check(self.tx, hash, &described.manifest, missing)?;
+        self.presence.check(self.tx, self.drops, hash, &described.manifest, missing)?;
         let sha256 = described.sha256.or_else(|| self.fresh.sha256_of(hash));
         if known.is_none_or(|known| known.sha256.is_none() && sha256.is_some()) {
             self.tx.add_content(hash, &described.manifest, sha256)?;

@@ -85,7 +85,7 @@ pub enum ServiceError {
     Busy(String),
     /// A stored chunk does not open, or its pack is gone.
     #[error(
-        "the stored bytes are damaged (chunk {0}): the file is whole again when a device that has it sends it once more; \
+        "the stored bytes are damaged (chunk {0}): devices that have the file are asked for it; \
          `syncmount-server check --repair` looks for other copies on the server"
     )]
     Damaged(ChunkHash),

@@ -66,7 +66,7 @@ impl Service {
     /// Begins a new life of a folder's history; once, however many clients come with a position of the former one.
     async fn begin_again(&self, folder_name: &str, cursor: Cursor, proof: Proof, now: Timestamp) -> Result<()> {
         let (name, epoch, service) = (folder_name.to_owned(), self.0.environment.epoch(), self.clone());
-        let job = move |tx: &dyn WriteTx| renew(tx, &name, cursor, epoch);
+        let job = move |tx: &dyn WriteTx| renew(tx, &name, cursor, epoch, now);
         let then = move |begun: &Option<FolderKey>| {
             let Some(key) = begun else { return };
             if proof == Proof::OldForm {
@@ -83,6 +83,7 @@ impl Service {
         let job = move |tx: &dyn WriteTx| {
             let folders = tx.folders()?;
             folders.iter().try_for_each(|folder| tx.set_epoch(folder.key, service.0.environment.epoch()))?;
+            tx.renew_loose(service.0.environment.now())?;
             Ok(folders)
         };
         let folders = self.write(job).await?;
@@ -105,12 +106,14 @@ impl Service {
     }
 }
 
-fn renew(tx: &dyn WriteTx, name: &str, proof: Cursor, epoch: Epoch) -> Result<Option<FolderKey>> {
+fn renew(tx: &dyn WriteTx, name: &str, proof: Cursor, epoch: Epoch, now: Timestamp) -> Result<Option<FolderKey>> {
     let folder = folder(tx, name)?;
     if folder.epoch != proof.epoch || has(tx, &folder, proof)? {
         return Ok(None);
     }
     tx.set_epoch(folder.key, epoch)?;
+    // What devices have committed since may need what is loose here.
+    tx.renew_loose(now)?;
     tracing::warn!(folder = folder.name, known = %proof, end = folder.seq, %epoch,
         "a client knows a later history than this store: it was set back, and all clients are told to read it again");
     Ok(Some(folder.key))

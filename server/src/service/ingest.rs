@@ -7,7 +7,7 @@ use super::room::Place;
 use super::small::SMALL_SUM_MAX;
 use super::{Result, Service, ServiceError};
 use crate::blob::pack::Record;
-use crate::meta::{PackedChunk, SmallChunk, WriteTx};
+use crate::meta::{PackId, PackedChunk, SmallChunk, WriteTx};
 use bytes::Bytes;
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -54,20 +54,44 @@ impl Fresh {
         self.hashed.filter(|(hashed, _)| hashed == content).map(|(_, sha256)| sha256)
     }
 
-    /// Enters the chunks; answers how many of them were new.
-    pub(super) fn enter(&self, tx: &dyn WriteTx) -> Result<u64> {
-        let mut stored = 0;
+    /// Enters the chunks.
+    pub(super) fn enter(&self, tx: &dyn WriteTx) -> Result<Entered> {
+        let mut entered = Entered::default();
         for chunk in &self.packed {
-            stored += u64::from(tx.add_packed(chunk)?);
+            entered.note(tx, &chunk.hash, tx.add_packed(chunk)?)?;
         }
         for chunk in &self.small {
-            stored += u64::from(tx.add_small(chunk)?);
+            entered.note(tx, &chunk.hash, tx.add_small(chunk)?)?;
         }
-        Ok(stored)
+        Ok(entered)
+    }
+
+    /// The packs that were written for them.
+    pub(super) fn packs(&self) -> HashSet<PackId> {
+        self.packed.iter().map(|chunk| chunk.slice.pack).collect()
     }
 
     pub(super) fn small_bytes(&self) -> u64 {
         self.small.iter().map(|chunk| chunk.envelope.len() as u64).sum()
+    }
+}
+
+/// What became of chunks that were entered.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Entered {
+    /// How many of them were new.
+    pub(super) stored: u64,
+    /// Whether any of them was lost and some content lacked it.
+    pub(super) heals: bool,
+}
+
+impl Entered {
+    fn note(&mut self, tx: &dyn WriteTx, chunk: &ChunkHash, is_new: bool) -> Result<()> {
+        if is_new {
+            self.stored += 1;
+            self.heals |= tx.found(chunk)?;
+        }
+        Ok(())
     }
 }
 

@@ -20,6 +20,8 @@ mod folders;
 mod history;
 mod hold;
 mod ingest;
+mod loose;
+mod losses;
 mod memory;
 mod path;
 mod presence;
@@ -77,6 +79,7 @@ struct Inner {
     turns: alike::Turns,
     strays: cursor::Strays,
     hashing: file_hash::Hashing,
+    losses: losses::Losses,
     /// Turns to unpack long chunks.
     unpacking: Arc<Semaphore>,
     /// Turns to rebuild chunks that are told by their differences.
@@ -139,6 +142,7 @@ impl Service {
             turns,
             strays,
             hashing,
+            losses: losses::Losses::default(),
             unpacking,
             rebuilding,
             hold_rule,

@@ -2,8 +2,8 @@
 //! the index, contents against both.
 //!
 //! Each pack is read once and whole (packs are bounded), rows come in pages. A repair never makes up anything: it enters
-//! what packs hold and a file consists of, and drops the rows of chunks that are gone or wrong, so that they count as missing and a device that still
-//! has the bytes is asked for them when a file with them is sent again.
+//! what packs hold and a file consists of, and drops the rows of chunks that are gone or wrong, so that they count as missing.
+//! What is lost is noted, and devices are asked for it when the server runs ([`super::losses`]).
 
 use super::audit::{Audit, audit};
 use super::{Result, Service, ServiceError};
@@ -44,6 +44,8 @@ pub struct Scrubbed {
     pub entered: u64,
     /// Chunks that the repair has taken out of the index: they are gone or wrong.
     pub dropped: u64,
+    /// Chunks that contents lack after the repair: devices are asked for their bytes when the server runs.
+    pub asked: u64,
     /// Folders whose counters the repair has set right.
     pub recounted: u64,
 }
@@ -190,7 +192,8 @@ impl Scrub<'_> {
         let job = move |tx: &dyn WriteTx| {
             moved.iter().try_for_each(|chunk| {
                 tx.drop_chunk(&chunk.hash)?;
-                Ok(tx.add_packed(chunk).map(drop)?)
+                tx.add_packed(chunk)?;
+                Ok(tx.found(&chunk.hash).map(drop)?)
             })
         };
         self.service.write(job).await
@@ -202,8 +205,12 @@ impl Scrub<'_> {
         let is_wanted = |chunk: &PackedChunk| self.lost.contains(&chunk.hash) || self.bad.contains(&chunk.hash);
         let (chunks, given_up): (Vec<_>, Vec<_>) = strays.into_iter().partition(is_wanted);
         self.done.unnamed += self.unnamed(given_up).await?;
-        let job =
-            move |tx: &dyn WriteTx| chunks.iter().try_fold(0, |sum, chunk| Ok(sum + u64::from(tx.add_packed(chunk)?)));
+        let job = move |tx: &dyn WriteTx| {
+            chunks.iter().try_fold(0, |sum, chunk| {
+                tx.found(&chunk.hash)?;
+                Ok(sum + u64::from(tx.add_packed(chunk)?))
+            })
+        };
         self.done.entered += self.service.write(job).await?;
         Ok(())
     }
@@ -252,13 +259,29 @@ impl Scrub<'_> {
             }
             after = last;
             self.done.contents += count;
-            faults.extend(found);
+            let mut lost = HashSet::new();
+            for (content, fault, chunks) in found {
+                faults.insert(content, fault);
+                lost.extend(chunks);
+            }
+            self.note_lost(lost).await?;
         }
         if !faults.is_empty() {
             let told = self.service.read(move |tx| tell(tx, &faults)).await?;
             self.done.problems.extend(told);
         }
         Ok(())
+    }
+}
+
+impl Scrub<'_> {
+    /// What a repair could not find is asked for when the server runs.
+    async fn note_lost(&mut self, chunks: HashSet<ChunkHash>) -> Result<()> {
+        if !self.repair || chunks.is_empty() {
+            return Ok(());
+        }
+        self.done.asked += chunks.len() as u64;
+        self.service.write(move |tx| chunks.iter().try_for_each(|chunk| Ok(tx.lose(chunk)?))).await
     }
 }
 
@@ -292,7 +315,8 @@ fn lost_page(tx: &dyn ReadTx, after: i64) -> Result<(Option<i64>, Vec<ChunkHash>
     Ok((page.last().map(|content| content.key), lost))
 }
 
-type Faults = Vec<(ContentHash, String)>;
+/// What is wrong with contents, and the chunks that they lack.
+type Faults = Vec<(ContentHash, String, Vec<ChunkHash>)>;
 
 /// What is wrong in one page of contents; its last row and how many it has.
 fn content_page(tx: &dyn ReadTx, after: i64, bad: &HashSet<ChunkHash>) -> Result<(i64, u64, Faults)> {
@@ -300,32 +324,31 @@ fn content_page(tx: &dyn ReadTx, after: i64, bad: &HashSet<ChunkHash>) -> Result
     let last = page.last().map_or(after, |content| content.key);
     let mut faults = Vec::new();
     for content in &page {
-        faults.extend(fault(tx, content, bad)?.map(|fault| (content.hash, fault)));
+        faults.extend(fault(tx, content, bad)?.map(|(fault, lost)| (content.hash, fault, lost)));
     }
     Ok((last, page.len() as u64, faults))
 }
 
-fn fault(tx: &dyn ReadTx, content: &RawContent, bad: &HashSet<ChunkHash>) -> Result<Option<String>> {
+fn fault(tx: &dyn ReadTx, content: &RawContent, bad: &HashSet<ChunkHash>) -> Result<Option<(String, Vec<ChunkHash>)>> {
+    let other = |fault: String| Ok(Some((fault, Vec::new())));
     let Ok(manifest) = Manifest::decode(&content.manifest) else {
-        return Ok(Some("its manifest cannot be read".to_owned()));
+        return other("its manifest cannot be read".to_owned());
     };
     if ContentHash::of(&content.manifest) != content.hash {
-        return Ok(Some("its manifest is not the one that its hash names".to_owned()));
+        return other("its manifest is not the one that its hash names".to_owned());
     }
     if manifest.size() != content.size {
-        return Ok(Some(format!("its chunks have {} bytes, its row says {}", manifest.size(), content.size)));
+        return other(format!("its chunks have {} bytes, its row says {}", manifest.size(), content.size));
     }
-    let (mut lost, mut first) = (0, None);
+    let mut lost = Vec::new();
     for (hash, len) in manifest.chunks() {
         if bad.contains(&hash) || tx.chunk_len(&hash)? != Some(len) {
-            lost += 1;
-            first.get_or_insert(hash);
+            lost.push(hash);
         }
     }
-    let told = |first| {
-        format!("{lost} of its {} chunks are missing or damaged, the first is {first}", manifest.chunks().count())
-    };
-    Ok(first.map(told))
+    let Some(first) = lost.first() else { return Ok(None) };
+    let (count, all) = (lost.len(), manifest.chunks().count());
+    Ok(Some((format!("{count} of its {all} chunks are missing or damaged, the first is {first}"), lost)))
 }
 
 /// One sentence for each content, with everything that consists of it.

@@ -20,6 +20,7 @@ mod holds;
 mod hostile;
 #[cfg(target_os = "linux")]
 mod liar;
+mod losses;
 mod negotiation;
 #[cfg(unix)]
 mod process;

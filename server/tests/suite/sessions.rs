@@ -27,7 +27,8 @@ impl World {
 
     async fn listen(&self, session: Session) -> Result<Changes, ServiceError> {
         let device = Some(device().id);
-        let poll = Poll { since: None, known: None, limit: 100, inline: 0, device, session: Some(session) };
+        let poll =
+            Poll { since: None, known: None, limit: 100, inline: 0, device, session: Some(session), losses: false };
         self.service.poll(F, poll, std::future::ready(())).await
     }
 }
@@ -118,8 +119,15 @@ async fn a_refused_commit_begins_no_session_and_other_devices_are_not_meant() {
 async fn a_held_poll_ends_with_the_session_it_belongs_to() {
     let world = in_memory().await;
     let since = Some(world.cursor().await);
-    let poll =
-        |session| Poll { since, known: None, limit: 10, inline: 0, device: Some(device().id), session: Some(session) };
+    let poll = |session| Poll {
+        since,
+        known: None,
+        limit: 10,
+        inline: 0,
+        device: Some(device().id),
+        session: Some(session),
+        losses: false,
+    };
     let service = world.service.clone();
     let earlier = poll(session(1, 10, 0));
     let held = tokio::spawn(async move { service.poll(F, earlier, std::future::pending()).await });

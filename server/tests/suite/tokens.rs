@@ -55,7 +55,8 @@ async fn no_poll_tells_a_revoked_token_what_is_new() {
     for world in worlds().await {
         let laptop = acting(&world.service, "laptop").await;
         let cursor = world.cursor().await;
-        let poll = Poll { since: Some(cursor), known: None, limit: 10, inline: 0, device: None, session: None };
+        let poll =
+            Poll { since: Some(cursor), known: None, limit: 10, inline: 0, device: None, session: None, losses: false };
         let held = laptop.poll(F, poll, std::future::pending());
         let mut held = std::pin::pin!(held);
         assert!(futures::poll!(&mut held).is_pending());

@@ -81,7 +81,7 @@ impl Play {
         }
         let cursor = Cursor { epoch: Epoch::from_bytes([self.epoch; 16]), seq: self.seq, tag: 1 };
         let folder = FolderId::from_bytes([9; 16]);
-        let page = ChangesPage { folder, cursor, more, nodes, devices, own: None };
+        let page = ChangesPage { folder, cursor, more, nodes, devices, own: None, wanted: Vec::new() };
         self.engine.page(self.engine.next_page(), page);
     }
 

@@ -108,7 +108,7 @@ impl World {
         let since = Some(if self.rng.chance(500) { forged } else { end });
         let known = self.rng.chance(500).then(|| self.forger.forged(end));
         let device = self.forger.devices.first().copied();
-        let poll = Poll { since, known, limit: 10, inline: 64, device, session: None };
+        let poll = Poll { since, known, limit: 10, inline: 64, device, session: None, losses: false };
         // Refused or not: it must change nothing.
         let _ = at_once(self.lying.page(self.folder, poll));
         self.epochs_stay()

@@ -173,7 +173,15 @@ impl Wire for Straight<'_> {
     }
 
     fn page(&mut self, ask: Ask, limit: usize, device: DeviceId) -> PageAnswer {
-        let poll = Poll { since: ask.since, known: ask.known, limit, inline: 0, device: Some(device), session: None };
+        let poll = Poll {
+            since: ask.since,
+            known: ask.known,
+            limit,
+            inline: 0,
+            device: Some(device),
+            session: None,
+            losses: false,
+        };
         match at_once(self.service.page(FIRST_FOLDER, poll)) {
             Ok(changes) => PageAnswer::Page(Box::new(changes.page)),
             Err(error) if error.code() == ErrorCode::Resync => PageAnswer::Resync,

@@ -40,6 +40,11 @@ impl PackStore for Packs {
         Box::pin(async { Ok(self.0.lock().iter().map(|(pack, bytes)| (*pack, bytes.len() as u64)).collect()) })
     }
 
+    fn remove(&self, pack: PackId) -> Job<'_, ()> {
+        self.0.lock().remove(&pack);
+        Box::pin(async { Ok(()) })
+    }
+
     fn read(&self, pack: PackId, range: Range<u64>) -> Job<'_, Bytes> {
         let lost = || BlobError::Lost(format!("{pack:?}"));
         let packs = self.0.lock();
@@ -266,7 +271,8 @@ impl Server {
     /// A poll arrives. Chunks of contents up to `inline` bytes ride along, but those that `device`, who asks, has written.
     pub fn changes_with(&self, ask: Ask, limit: usize, inline: u64, device: Option<DeviceId>) -> Result<Changes> {
         let Ask { since, known } = ask;
-        let poll = syncmount_server::service::Poll { since, known, limit, inline, device, session: None };
+        let poll =
+            syncmount_server::service::Poll { since, known, limit, inline, device, session: None, losses: false };
         let mut changes = at_once(self.service.page(FIRST_FOLDER, poll))?;
         if self.planted == Some(Planted::TombstoneLost) {
             let met = |node: &Node| !node.deleted || !node.rev.is_multiple_of(8);

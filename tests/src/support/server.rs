@@ -1,5 +1,6 @@
 //! A server of the real program, on one port and one data directory however often it is started.
 
+use super::Said;
 use super::program::Version;
 use super::until::until;
 use rustix::process::{Pid, Signal, kill_process};
@@ -137,11 +138,21 @@ impl Server {
     /// `syncmount-server check` finds nothing wrong. The server must not run.
     #[track_caller]
     pub fn assert_sound(&self) {
-        assert!(self.child.is_none(), "the server runs");
-        let said = super::run(
-            Command::new(self.version.program("syncmount-server")).arg("check").arg("--data").arg(&self.data),
-        );
+        let said = self.check(&[]);
         assert_eq!(said.code, Some(0), "{said:?}");
+    }
+
+    /// `syncmount-server check` with these options. The server must not run.
+    #[track_caller]
+    pub fn check(&self, options: &[&str]) -> Said {
+        assert!(self.child.is_none(), "the server runs");
+        super::run(
+            Command::new(self.version.program("syncmount-server"))
+                .arg("check")
+                .arg("--data")
+                .arg(&self.data)
+                .args(options),
+        )
     }
 
     /// Runs one of the server's commands, like `folder add photos`, and gives what it printed.

@@ -6,6 +6,7 @@
 
 mod columns;
 mod history;
+mod losses;
 mod past;
 mod read;
 mod readers;
@@ -30,8 +31,8 @@ use writer::Writer;
 /// How long a write waits for another process (`token add` beside a running server).
 const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Statements kept prepared per connection; there are about 80 in all.
-const STATEMENTS_MAX: usize = 96;
+/// Statements kept prepared per connection; there are about 95 in all.
+const STATEMENTS_MAX: usize = 112;
 
 /// One open transaction.
 struct Tx<'conn>(&'conn Connection);

@@ -79,6 +79,18 @@ const READERS: &[Reader] = &[
         row.get::<_, String>(0).fault()?;
         row.get::<_, String>(1).fault().map(drop)
     }),
+    ("lost_chunks", "SELECT hash FROM lost_chunks", |row| columns::chunk_hash(row, 0).map(drop)),
+    ("wanted", "SELECT folder, content, chunk FROM wanted", |row| {
+        row.get::<_, i64>(0).fault()?;
+        bytes::<32>(row, 1)?;
+        columns::chunk_hash(row, 2).map(drop)
+    }),
+    ("loose_packs", "SELECT pack, token, entered FROM loose_packs", |row| {
+        row.get::<_, i64>(0).fault()?;
+        row.get::<_, String>(1).fault()?;
+        row.get::<_, i64>(2).fault().map(drop)
+    }),
+    ("empty_packs", "SELECT id FROM empty_packs", |row| bytes::<16>(row, 0)),
     ("sessions", "SELECT device, number, nonce, committed FROM sessions", |row| {
         bytes::<16>(row, 0)?;
         number(row.get(1).fault()?)?;

@@ -5,7 +5,7 @@ use super::{Fault, MetaError, Result};
 use rusqlite::{Connection, TransactionBehavior};
 
 /// Each step takes the database from format `index` to `index + 1`.
-const STEPS: &[&str] = &[FIRST, HISTORY, SESSIONS, NEWEST, XATTRS, STRICT, TOKENS_COUNT];
+const STEPS: &[&str] = &[FIRST, HISTORY, SESSIONS, NEWEST, XATTRS, STRICT, TOKENS_COUNT, LOSSES];
 
 /// Keys are clustered (`WITHOUT ROWID`) where rows are small, so that a directory's names lie side by side; tables with
 /// long values (manifests, envelopes) keep a rowid, because overflow pages make clustered ones slow to search.
@@ -191,6 +191,30 @@ CREATE TABLE settings (
     value TEXT NOT NULL
 ) STRICT, WITHOUT ROWID;
 INSERT INTO settings SELECT 'upgraded', '' WHERE EXISTS (SELECT 1 FROM folders);
+";
+
+/// Chunks that are gone, and in which contents of which folders they are missing; packs whose chunks came alone and of which no
+/// content has named any since; packs that have nothing left.
+const LOSSES: &str = "
+CREATE TABLE lost_chunks (
+    hash BLOB PRIMARY KEY
+) STRICT, WITHOUT ROWID;
+CREATE TABLE wanted (
+    folder INTEGER NOT NULL,
+    content BLOB NOT NULL,
+    chunk BLOB NOT NULL,
+    PRIMARY KEY (folder, content, chunk)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX wanted_by_chunk ON wanted (chunk);
+CREATE TABLE loose_packs (
+    pack INTEGER PRIMARY KEY,
+    token TEXT NOT NULL,
+    entered INTEGER NOT NULL
+) STRICT;
+CREATE INDEX loose_packs_by_token ON loose_packs (token, entered);
+CREATE TABLE empty_packs (
+    id BLOB PRIMARY KEY
+) STRICT, WITHOUT ROWID;
 ";
 
 /// Brings the database to the newest format, in one transaction per step.

@@ -4,7 +4,7 @@ use super::columns::{self, number};
 use super::{Fault, Result, Tx, strict};
 use crate::meta::{
     ContentUse, FolderFault, FolderKey, PackId, PackSlice, PackedChunk, RawContent, ReadScrub, SmallChunk, Totals,
-    WriteScrub,
+    WriteLosses as _, WriteScrub,
 };
 use bytes::Bytes;
 use rusqlite::{Row, params};
@@ -137,7 +137,8 @@ impl ReadScrub for Tx<'_> {
 impl WriteScrub for Tx<'_> {
     fn drop_chunk(&self, hash: &ChunkHash) -> Result<()> {
         self.run("DELETE FROM chunks WHERE hash = ?", [hash.as_bytes()])?;
-        self.run("DELETE FROM small_chunks WHERE hash = ?", [hash.as_bytes()]).map(drop)
+        self.run("DELETE FROM small_chunks WHERE hash = ?", [hash.as_bytes()])?;
+        self.lose(hash)
     }
 
     fn set_totals(&self, folder: FolderKey, totals: Totals) -> Result<()> {
