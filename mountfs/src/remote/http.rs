@@ -190,9 +190,12 @@ impl HttpRemote {
         if json.len() > COMMIT_LEN_MAX {
             return Err(too_large("the batch"));
         }
+        self.limit.check_breaks(json.len() as u64)?;
         let url = self.folder_url(&["commit"]);
-        if !chunks.is_empty() {
-            let body = Outgoing::framed(Some(&json), chunks);
+        let body = Outgoing::framed(Some(&json), chunks);
+        if !chunks.is_empty() && self.limit.is_doubtful(body.len()) {
+            self.put_all(chunks).await?;
+        } else if !chunks.is_empty() {
             match self.post(url.clone(), body, frame::CONTENT_TYPE, RemoteError::FolderNotFound).await {
                 // The chunks go before it, as many at a time as are taken.
                 Err(RemoteError::TooLarge(_)) => self.put_all(chunks).await?,
@@ -349,8 +352,13 @@ impl HttpRemote {
         self.learned(len, done)
     }
 
-    /// A refusal of so many bytes is remembered, if it is not the server's: that one says why.
+    /// A refusal of so many bytes is remembered, if it is not the server's: that one says why. So is a connection that broke.
     fn learned<T>(&self, len: u64, done: Result<T, RemoteError>) -> Result<T, RemoteError> {
+        match &done {
+            Ok(_) => self.limit.passed(len),
+            Err(RemoteError::Unreachable(_)) => self.limit.broke(len),
+            Err(_) => {}
+        }
         match done {
             Err(RemoteError::TooLarge(reason)) if reason.is_empty() => Err(self.limit.refused(len)),
             done => done,

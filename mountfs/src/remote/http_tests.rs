@@ -600,3 +600,29 @@ fn requests_are_cut_until_they_pass_a_proxy_with_a_limit() {
     }
     assert!(refused() <= first + 1);
 }
+
+/// A proxy that ends the connection instead of saying why.
+#[test]
+fn requests_are_cut_if_the_connection_breaks_with_long_ones() {
+    let server = Server::start(|request| if request.body.len() > 100_000 { Vec::new() } else { behind_proxy(request) });
+    let remote = server.remote();
+    let broken = || server.seen.lock().iter().filter(|request| request.body.len() > 100_000).count();
+    let noise = |seed: u32| -> Vec<u8> {
+        let bytes =
+            (0..600u32).flat_map(|count| *ChunkHash::of(&[seed, count].map(u32::to_le_bytes).concat()).as_bytes());
+        bytes.take(10_000).collect()
+    };
+    let chunks: Vec<_> = (0..60).map(|seed| chunk(&noise(seed))).collect();
+    // The caller tries again, as after any connection that breaks.
+    let tries = (1..10).find(|_| block_on(remote.put(&chunks)).is_ok());
+    assert!(tries.is_some_and(|tries| tries <= 5), "{tries:?}");
+    let first = broken();
+    block_on(remote.commit(&batch(), &chunks)).unwrap();
+    assert_eq!(broken(), first, "what has broken is not tried again at once");
+    // What cannot be cut is an error of the connection, so that it is tried again.
+    let large = [chunk(&(0..15).flat_map(noise).collect::<Vec<_>>())];
+    for _ in 0..4 {
+        assert!(matches!(block_on(remote.put(&large)), Err(RemoteError::Unreachable(_))));
+    }
+    block_on(remote.put(&chunks)).unwrap();
+}
