@@ -129,9 +129,11 @@ struct Work {
 }
 
 impl Work {
-    fn is_there(&self) -> bool {
-        let there = self.above.spot(&self.name).and_then(|spot| spot.print());
-        there.is_ok_and(|there| there.is_some_and(|there| there.file == self.file))
+    /// The same directory, reached through `above`, if it is there. The disk may have been mounted anew since, and no rename leads
+    /// from one mount to another, not even of the same disk.
+    fn again(&self, above: &Dir) -> Option<Dir> {
+        let dir = above.spot(&self.name).and_then(|spot| spot.open_dir()).ok()?;
+        dir.print().is_ok_and(|there| there.file == self.file).then_some(dir)
     }
 
     /// Goes if it is empty.
@@ -438,8 +440,11 @@ impl<H: Host> Folder<H> {
         let (top, target) = (self.root.dir(Path::new(""))?, self.root.dir(&path)?);
         let is_foreign = self.foreign.contains(&dir) || target.family()? != top.family()?;
         let (key, above) = if is_foreign { (Some(dir), target) } else { (None, top) };
-        if let Some(work) = self.works.get(&key).filter(|work| work.is_there()) {
-            return Ok(work.dir.clone());
+        if let Some(work) = self.works.get_mut(&key)
+            && let Some(dir) = work.again(&above)
+        {
+            (work.above, work.dir) = (above, dir.clone());
+            return Ok(dir);
         }
         let (name, dir) = above.private()?;
         let file = dir.print()?.file;

@@ -27,6 +27,7 @@ mod rules;
 mod runner;
 mod scan;
 mod start;
+mod stepped;
 
 pub use dry_run::dry_run;
 pub use folder::{Backlog, Folder, Job, Look, Open, Report, Told};
@@ -34,3 +35,4 @@ pub use host::Host;
 pub use part::Part;
 pub use runner::QUIET;
 pub use start::{Options, run};
+pub use stepped::Stepped;

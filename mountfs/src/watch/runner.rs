@@ -120,6 +120,8 @@ pub(crate) struct Runner {
     seen: u64,
     /// A question that is answered with the next mark, once what was missing for it has been looked for.
     half_answered: Option<u64>,
+    /// How far its clock is ahead: it is stepped by hand.
+    passed: Duration,
 }
 
 /// Directories of which it is asked whether they are listened to.
@@ -175,11 +177,25 @@ impl Runner {
             asked: 0,
             seen: 0,
             half_answered: None,
+            passed: Duration::ZERO,
         })
     }
 
     /// Runs until it is told to stop.
     pub(crate) fn run(mut self) {
+        self.begin();
+        loop {
+            let mail = self.inbox.wait(self.next_step());
+            if mail.is_over {
+                break;
+            }
+            self.turn(mail);
+        }
+        self.end();
+    }
+
+    /// The first look.
+    pub(crate) fn begin(&mut self) {
         self.listen();
         self.scan_everything(self.habits.verify);
         self.folder.compare_all();
@@ -193,21 +209,36 @@ impl Runner {
         }
         self.shared.lock().has_looked = true;
         self.show();
-        loop {
-            let mail = self.inbox.wait(self.next_step());
-            if mail.is_over {
-                break;
-            }
-            self.take(mail);
-            if self.is_proved() {
-                self.step();
-            }
-            self.show();
+    }
+
+    /// Takes what has come, and does what is due.
+    pub(crate) fn turn(&mut self, mail: Mail) {
+        self.take(mail);
+        if self.is_proved() {
+            self.step();
         }
+        self.show();
+    }
+
+    /// What is known stays.
+    pub(crate) fn end(&mut self) {
         self.take_mark();
         self.folder.leave_works(|_| true);
         if let Err(error) = self.folder.keep() {
             tracing::error!("what is known of the folder cannot be kept: {error}");
+        }
+    }
+
+    /// The time, as far as this thread's own pauses go.
+    fn now(&self) -> Instant {
+        Instant::now() + self.passed
+    }
+
+    /// So much time passes at once. After a second, what would be tried again some time is tried.
+    pub(crate) fn pass(&mut self, time: Duration) {
+        self.passed += time;
+        if time >= Duration::from_secs(1) {
+            self.folder.retry_all();
         }
     }
 
@@ -227,7 +258,7 @@ impl Runner {
             shared.note = Some(why);
         }
         self.habits.scan_interval = self.habits.scan_interval.min(SCAN_WITHOUT_HINTS);
-        self.next_scan = self.next_scan.min(Instant::now() + self.habits.scan_interval);
+        self.next_scan = self.next_scan.min(self.now() + self.habits.scan_interval);
     }
 
     fn next_step(&self) -> Instant {
@@ -255,13 +286,13 @@ impl Runner {
     }
 
     fn last_looked(&self) -> Instant {
-        self.folder.restless.values().copied().max().unwrap_or_else(Instant::now)
+        self.folder.restless.values().copied().max().unwrap_or_else(|| self.now())
     }
 
     fn take(&mut self, mail: Mail) {
         if let Some(at) = mail.hinted {
-            self.first_hint.get_or_insert(at);
-            self.last_hint = Some(at);
+            self.first_hint.get_or_insert(at + self.passed);
+            self.last_hint = Some(at + self.passed);
             self.pending.add(mail.hints);
         }
         for node in mail.nodes {
@@ -307,7 +338,7 @@ impl Runner {
         let is_doubted_again = self.doubts.missing.iter().any(|id| marked.missing.contains(id));
         self.doubtful = if is_doubted_again { self.doubtful + 1 } else { 0 };
         if is_doubted_again {
-            self.doubts_due = Instant::now() + (QUIET * (1 << self.doubtful.min(DOUBTFUL_MAX))).min(DOUBT_AGAIN_MAX);
+            self.doubts_due = self.now() + (QUIET * (1 << self.doubtful.min(DOUBTFUL_MAX))).min(DOUBT_AGAIN_MAX);
         }
         self.seen = self.seen.max(former.unwrap_or(0));
         if self.doubts.missing.is_empty() {
@@ -321,7 +352,7 @@ impl Runner {
     /// came after the mark was made needs the next one. So does a removal: what was renamed has a hint of its new place.
     fn answer(&mut self) {
         let is_asked = self.asked != self.seen && self.half_answered != Some(self.asked);
-        let is_in_doubt = !self.doubts.missing.is_empty() && Instant::now() >= self.doubts_due;
+        let is_in_doubt = !self.doubts.missing.is_empty() && self.now() >= self.doubts_due;
         if self.mark.is_some() || !is_asked && !is_in_doubt || !self.folder.is_reachable() {
             return;
         }
@@ -334,7 +365,7 @@ impl Runner {
         let make = || self.folder.root.spot(&path)?.create_private();
         let is_made = self.hints.is_some() && !self.is_partly_deaf && make().is_ok();
         if is_made {
-            self.mark = Some(Mark { path, since: Instant::now(), question: self.asked });
+            self.mark = Some(Mark { path, since: self.now(), question: self.asked });
             self.marked = std::mem::take(&mut self.doubts);
         } else if is_asked {
             self.doubts = Doubts::default();
@@ -398,14 +429,14 @@ impl Runner {
                 let begin = Instant::now();
                 self.list(waiting);
                 // Most of the time is for other things, however much there is to list.
-                self.listings_due = Some(Instant::now() + LIST_AGAIN.max(begin.elapsed() * 4));
+                self.listings_due = Some(self.now() + LIST_AGAIN.max(begin.elapsed() * 4));
             }
             None if trees.is_empty() => {}
             None => {
                 self.settlings += 1;
                 hints.settle(self.settlings);
                 self.settling = Some(Settling { number: self.settlings, trees });
-                self.listings_due = Some(Instant::now() + LIST_AGAIN);
+                self.listings_due = Some(self.now() + LIST_AGAIN);
             }
         }
     }
@@ -417,7 +448,7 @@ impl Runner {
     }
 
     fn step(&mut self) {
-        let now = Instant::now();
+        let now = self.now();
         if self.listings_due.is_some_and(|due| now >= due) {
             self.list_again();
         }
@@ -454,12 +485,12 @@ impl Runner {
         let begin = Instant::now();
         self.look(&Scope::everything(), verify, removals);
         tracing::debug!("a look at everything took {:?}", begin.elapsed());
-        self.next_scan = Instant::now() + self.habits.scan_interval;
+        self.next_scan = self.now() + self.habits.scan_interval;
     }
 
     fn look(&mut self, scope: &Scope, verify: bool, removals: Removals<'_>) {
         let removals = if self.hints.is_none() { Removals::All } else { removals };
-        let now = Instant::now();
+        let now = self.now();
         // What never rests is taken as it is: it is noticed if it is written while it is read.
         let rested: BTreeSet<PathBuf> = self
             .folder
@@ -501,7 +532,7 @@ impl Runner {
     }
 
     fn retry_store(&mut self) {
-        self.next_scan = self.next_scan.min(Instant::now() + STORE_RETRY);
+        self.next_scan = self.next_scan.min(self.now() + STORE_RETRY);
     }
 
     fn work(&mut self) {
@@ -525,9 +556,9 @@ impl Runner {
     fn is_proved(&mut self) -> bool {
         let was_paused = self.standing.paused.is_some();
         let interval = if was_paused { PAUSED_INTERVAL } else { ROOT_INTERVAL };
-        if !was_paused || Instant::now() >= self.next_root {
+        if !was_paused || self.now() >= self.next_root {
             self.standing.check(&self.folder.root);
-            self.next_root = Instant::now() + interval;
+            self.next_root = self.now() + interval;
         }
         match &self.standing.paused {
             None if was_paused => self.go_on(),
@@ -546,7 +577,7 @@ impl Runner {
 
     /// The system does not tell of disks that come and go.
     fn check_mounts(&mut self) {
-        self.next_mounts = Instant::now() + ROOT_INTERVAL;
+        self.next_mounts = self.now() + ROOT_INTERVAL;
         let (lost, known) = self.folder.missing_mounts();
         let again: BTreeSet<PathBuf> = lost.union(&known).cloned().collect();
         if again.is_empty() {
@@ -561,7 +592,7 @@ impl Runner {
         self.folder.retry_all();
         match &self.hints {
             Some(hints) => hints.renew(),
-            None => self.next_scan = Instant::now(),
+            None => self.next_scan = self.now(),
         }
     }
 
@@ -575,7 +606,7 @@ impl Runner {
         self.listings.clear();
         (self.listings_due, self.settling) = (None, None);
         self.folder.restless.clear();
-        self.next_root = Instant::now() + PAUSED_INTERVAL;
+        self.next_root = self.now() + PAUSED_INTERVAL;
     }
 
     fn go_on(&mut self) {

@@ -28,6 +28,9 @@ const OTHER_DISK: &str = "another disk is mounted here than before, so nothing i
 const DISK_ABOVE: &str = "a disk was mounted over a directory that had something in it, so what is shared of that cannot be seen; \
      unmount it, or run `syncmount accept` with this path if the disk is to be shared";
 
+/// So many entries of a disk's root are looked at for one that was renamed.
+const RENAMED_MAX: usize = 1000;
+
 /// What is to be looked at.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub(crate) struct Scope {
@@ -533,7 +536,7 @@ impl<'a> Scan<'a> {
                 let there = dir.spot(&platform::os_name(name)).and_then(|inner| inner.print()).ok().flatten();
                 there.zip(index.get(id)).is_some_and(|(there, known)| there.same_file(&known.print))
             };
-            if index.has_children(child) && !index.children(child).any(is_there) {
+            if index.has_children(child) && !index.children(child).any(is_there) && !has_renamed(&dir, child, &index) {
                 return Some(OTHER_DISK);
             }
             self.seen.proved.push(child);
@@ -669,4 +672,18 @@ impl<'a> Scan<'a> {
 fn has_marker(spot: &Spot) -> bool {
     let marker = spot.open_dir().and_then(|dir| dir.spot(names::MARKER.as_ref())?.print());
     marker.is_ok_and(|marker| marker.is_some())
+}
+
+/// Whether something that was in the directory `item` is in it under another name. It is looked at more closely than what has its
+/// name still: file, size and time have to be the same.
+fn has_renamed(dir: &Dir, item: ItemId, index: &Index) -> bool {
+    let (mut left, mut found) = (RENAMED_MAX, false);
+    let listed = dir.names(|name| {
+        let there = dir.spot(&name).and_then(|spot| spot.print()).ok().flatten();
+        let known = there.as_ref().and_then(|there| index.get(index.of_file(there.file)?));
+        found = known.is_some_and(|known| known.parent == item && Some(known.print) == there);
+        left -= 1;
+        left > 0 && !found
+    });
+    found && listed.is_ok()
 }

@@ -20,7 +20,7 @@ use crate::wall;
 use anyhow::Context;
 use parking_lot::Mutex;
 use std::collections::HashSet;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -104,48 +104,11 @@ pub fn run(config: &MountConfig, options: Options, ready: &Ready) -> anyhow::Res
     let remote = Arc::new(config.remote(&url)?);
     let patience = runtime.spawn(say_now_and_then(ready.clone(), "looking at the folder"));
     let client = open_client(config, remote.clone(), runtime.handle())?;
-    let rows = client.take_items();
-    let (known, known_root) = (folder_id(&rows), folder_root(&rows));
-    let id = known.map_or_else(|| getrandom::u64().context("no randomness"), Ok)?;
     let first = !client.look(Engine::has_joined);
     if first {
         runtime.block_on(check_server(&remote, config))?;
     }
-    let root = Root::open(&config.mountpoint).context("the folder cannot be opened")?;
-    let mut folder = Folder::at(client.clone(), root.clone(), rows).context("the folder cannot be read")?;
-    let marker = match Marker::take(&root, id, known.is_some()) {
-        Err(MarkerError::Missing(_) | MarkerError::Other(_)) if options.accept => Marker::take(&root, id, false)?,
-        Err(MarkerError::Missing(_)) if folder.has_what_was_in_its_root() => {
-            tracing::warn!("the marker of {} was taken away, and is made again", config.mountpoint.display());
-            Marker::take(&root, id, false)?
-        }
-        marker => marker?,
-    };
-    let root_file = folder.root_file().context("the folder cannot be read")?;
-    let is_another = known_root.is_some_and(|known| known != root_file);
-    if is_another {
-        tracing::warn!(
-            "{} is another directory than before, as after a restore: what is in it is compared with what the server has, and \
-             nothing counts as removed",
-            config.mountpoint.display()
-        );
-    }
-    if is_another || options.accept {
-        folder.forget(ROOT_ITEM);
-        folder.keep().context("the state cannot be written")?;
-    }
-    client.keep_items(vec![folder_row(id, root_file)]).context("the state cannot be written")?;
-    let (inbox, shared) = (Arc::new(Inbox::default()), Arc::new(Mutex::new(State::default())));
-    folder.set_modes(Modes::applying_setid(options.apply_setid));
-    if client.was_cut() {
-        folder.after_a_cut(client.now());
-    }
-    folder.end_with(inbox.ends());
-    let told = inbox.clone();
-    client.attach_folder(folder.bytes(move |what| told.told(what)));
-    let changed = inbox.clone();
-    client.set_on_changed(Some(Box::new(move |change| changed.node(change.node))));
-    client.change(|engine, _| engine.remember_authors()).context("the state cannot be written")?;
+    let Taken { folder, marker, inbox, shared } = take(&client, &config.mountpoint, options)?;
     let pump = Pump::start(&client);
     if first {
         await_first_state(&client, ready)?;
@@ -185,6 +148,58 @@ pub fn run(config: &MountConfig, options: Options, ready: &Ready) -> anyhow::Res
     anyhow::ensure!(joined.is_ok(), "the thread that watches the folder panicked");
     closed.map_err(OpenError::State)?;
     Ok(())
+}
+
+/// A folder that is this client's, before it is looked at.
+pub(super) struct Taken {
+    pub(super) folder: Folder<Arc<Client>>,
+    pub(super) marker: Marker,
+    pub(super) inbox: Arc<Inbox>,
+    pub(super) shared: Arc<Mutex<State>>,
+}
+
+/// Takes the directory `at` as the folder of this client, if it is that or may become it. What happens to the tree is told to the
+/// inbox from then on.
+pub(super) fn take(client: &Arc<Client>, at: &Path, options: Options) -> anyhow::Result<Taken> {
+    let rows = client.take_items();
+    let (known, known_root) = (folder_id(&rows), folder_root(&rows));
+    let id = known.map_or_else(|| getrandom::u64().context("no randomness"), Ok)?;
+    let root = Root::open(at).context("the folder cannot be opened")?;
+    let mut folder = Folder::at(client.clone(), root.clone(), rows).context("the folder cannot be read")?;
+    let marker = match Marker::take(&root, id, known.is_some()) {
+        Err(MarkerError::Missing(_) | MarkerError::Other(_)) if options.accept => Marker::take(&root, id, false)?,
+        Err(MarkerError::Missing(_)) if folder.has_what_was_in_its_root() => {
+            tracing::warn!("the marker of {} was taken away, and is made again", at.display());
+            Marker::take(&root, id, false)?
+        }
+        marker => marker?,
+    };
+    let root_file = folder.root_file().context("the folder cannot be read")?;
+    let is_another = known_root.is_some_and(|known| known != root_file);
+    if is_another {
+        tracing::warn!(
+            "{} is another directory than before, as after a restore: what is in it is compared with what the server has, and \
+             nothing counts as removed",
+            at.display()
+        );
+    }
+    if is_another || options.accept {
+        folder.forget(ROOT_ITEM);
+        folder.keep().context("the state cannot be written")?;
+    }
+    client.keep_items(vec![folder_row(id, root_file)]).context("the state cannot be written")?;
+    let (inbox, shared) = (Arc::new(Inbox::default()), Arc::new(Mutex::new(State::default())));
+    folder.set_modes(Modes::applying_setid(options.apply_setid));
+    if client.was_cut() {
+        folder.after_a_cut(client.now());
+    }
+    folder.end_with(inbox.ends());
+    let told = inbox.clone();
+    client.attach_folder(folder.bytes(move |what| told.told(what)));
+    let changed = inbox.clone();
+    client.set_on_changed(Some(Box::new(move |change| changed.node(change.node))));
+    client.change(|engine, _| engine.remember_authors()).context("the state cannot be written")?;
+    Ok(Taken { folder, marker, inbox, shared })
 }
 
 /// Confines this process, which has no other threads yet.

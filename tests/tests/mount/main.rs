@@ -39,4 +39,5 @@ mod syscalls;
 mod torture;
 mod two_devices;
 mod unclean_stops;
+mod whole;
 mod written_slowly;

@@ -16,6 +16,7 @@ mod restarts;
 mod roots;
 mod saves;
 mod setid;
+mod stepped;
 mod swaps;
 mod told;
 mod waiting;

@@ -207,6 +207,29 @@ fn a_disk_in_the_folder_that_is_unmounted_takes_nothing_with_it() {
 }
 
 #[test]
+fn a_disk_on_which_everything_was_renamed_meanwhile_is_known_again() {
+    let world = World::new();
+    let (a, b) = (world.device("A").watched(), world.watch("B"));
+    let mut disk = Disk::new(world.path("disk"));
+    fs::create_dir(a.path("disk")).unwrap();
+    disk.mount(&a.path("disk"));
+    fs::write(a.path("disk/one"), "one").unwrap();
+    a.mount();
+    a.wait_synced();
+    await_text(&b.path("disk/one"), "one");
+    a.stop();
+    fs::rename(a.path("disk/one"), a.path("disk/another")).unwrap();
+    fs::write(a.path("disk/new"), "new").unwrap();
+    a.mount();
+    a.wait_synced();
+    assert!(a.status().problems.is_empty(), "{:?}", a.status().problems);
+    await_text(&b.path("disk/another"), "one");
+    await_text(&b.path("disk/new"), "new");
+    until("the old name to go", || if b.path("disk/one").exists() { Err("it is there".to_owned()) } else { Ok(()) });
+    a.stop();
+}
+
+#[test]
 fn what_was_on_another_disk_comes_back_once_that_is_accepted() {
     let world = World::new();
     let (a, b) = (world.device("A").watched(), world.watch("B"));
