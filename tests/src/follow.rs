@@ -167,3 +167,29 @@ fn random_line(dice: &mut Dice) -> String {
         _ => format!("chmod {one} {}", if one.len() == 1 { "755" } else { "600" }),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn that_two_directories_became_one_is_no_rename_of_what_is_in_them() {
+        let mut pair = Pair::new((Shows::Mounted, Shows::Watched));
+        {
+            let Pair { server, library, x, y } = &mut pair;
+            y.act("mkdir d; put d/a 1").unwrap();
+            y.look().unwrap();
+            x.act("mkdir d; put d/b 2").unwrap();
+            x.speak(server, library).unwrap();
+            // The folder has done nothing of it when its user goes on.
+            y.speak(server, library).unwrap();
+            y.act("mv d/a c").unwrap();
+            y.look().unwrap();
+        }
+        let mut run = Run { dice: Dice::fixed(1), pair, meanwhile: Meanwhile::Changed, log: String::new() };
+        run.come_to_rest().unwrap();
+        let shown = run.pair.x.show((0, 0));
+        let is_there = |path: &str| shown.iter().any(|line| line.starts_with(path));
+        assert!(is_there("c=") && is_there("d/b=") && !is_there("d/a="), "{shown:?}");
+    }
+}

@@ -690,7 +690,35 @@ impl<'a> Telling<'a> {
     fn base(&self, id: ItemId, item: &Item) -> Option<State> {
         let is_draft = draft_item(self.engine, item.node) == Some(id);
         let draft = self.engine.local(item.node).filter(|_| is_draft).map(|state| state.body.clone());
-        self.index.state(item, draft.as_ref())
+        let mut base = self.index.state(item, draft.as_ref())?;
+        // That two directories of one name became one has moved nothing in them.
+        if let (Some(heir), [place]) = (self.heir(item.parent), &mut base.names[..]) {
+            place.parent = heir;
+        }
+        Some(base)
+    }
+
+    /// The directory of the tree that has taken the place of one which is gone from it; `None` if there is none, or if it is not
+    /// gone.
+    fn heir(&self, dir: ItemId) -> Option<NodeId> {
+        let is_alive = |dir: ItemId| {
+            dir == ROOT_ITEM || self.index.node(dir).is_some_and(|node| self.engine.local(node).is_some())
+        };
+        let (mut names, mut at) = (Vec::new(), dir);
+        while !is_alive(at) {
+            let item = self.index.get(at)?;
+            names.push(item.tree_name()?);
+            at = item.parent;
+            if names.len() > DEPTH_MAX {
+                return None;
+            }
+        }
+        let living = self.index.node(at)?;
+        let found = names.iter().rev().try_fold(living, |parent, name| {
+            let child = self.engine.child(parent, name.as_bytes())?;
+            self.engine.local(child).is_some_and(|state| state.body == Body::Dir).then_some(child)
+        });
+        found.filter(|_| !names.is_empty())
     }
 
     /// A file that looks as ever was read anew: whether its bytes are others.
