@@ -83,7 +83,8 @@ impl Stepped {
     /// What it is at, for a message about a history that does not come to rest.
     pub fn told(&self) -> String {
         let (pending, linked) = (self.client.pending(), self.client.link.is_online());
-        format!("{:?}, asked {}, online {linked}, {pending:?}", *self.shared.lock(), self.asked)
+        let problems = problems_of(&self.client);
+        format!("{:?}, asked {}, online {linked}, {pending:?}, {problems:?}", *self.shared.lock(), self.asked)
     }
 
     /// What needs a person's eye.

@@ -12,20 +12,20 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 use syncmount::driver::Client;
 use syncmount::remote::HttpRemote;
-use syncmount::watch::Stepped;
+use syncmount::watch::{QUIET, Stepped};
 use syncmount_server::server::Running;
 use syncmount_server::service::Precondition;
 use syncmount_tests::support::*;
 use tokio::runtime::Runtime;
 
 /// So many at a time: most of each is waiting for a disk or a socket.
-const THREADS: u64 = 4;
+const THREADS: u64 = 6;
 
 /// What happens in one history before all comes to rest.
 const ACTS: usize = 40;
 
-/// How long it may take to come to rest.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// How long it may take to come to rest: a file that could not be read is tried again after a minute.
+const PATIENCE: Duration = Duration::from_secs(100);
 
 const CACHE_SIZE: u64 = 16 << 20;
 
@@ -175,8 +175,9 @@ impl<'a> History<'a> {
         fs::create_dir_all(root.join("dir/sub")).unwrap();
         fs::create_dir(root.join("disk")).unwrap();
         new.inner.mount(&root.join("disk"));
-        // By something that is there the disk is known again.
+        // By something that is there the disk is known again, from the first look on: it has rested.
         fs::write(root.join("disk/kept"), "kept").unwrap();
+        std::thread::sleep(QUIET + Duration::from_millis(10));
         new.files.insert("disk/kept".into(), b"kept".to_vec());
         assert!(stage.runtime.block_on(stage.server().service().add_folder(&new.name)).unwrap());
         new.start().unwrap();
@@ -508,7 +509,7 @@ fn nothing_counts_as_removed_that_went_away_with_its_root_or_disk() {
     std::thread::scope(|scope| {
         for thread in 0..THREADS {
             let (next, failed, seeds) = (&next, &failed, &seeds);
-            let base = world.path().join(format!("stage {thread}"));
+            let base = world.path().join(format!("stage{thread}"));
             scope.spawn(move || {
                 let stage = Stage::new(base);
                 while failed.lock().is_empty() {
