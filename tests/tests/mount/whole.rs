@@ -71,7 +71,7 @@ fn files(folder: &Path) -> usize {
 fn what_one_request_asks_for_is_whole_at_every_device_whenever_the_server_is_killed() {
     let mut dice = Dice::new("what_one_request_asks_for_is_whole");
     let world = World::lasting(LIMIT);
-    let (count, rounds) = sized((2_000, 6), (200_000, 8));
+    let (count, rounds) = sized((2_000, 6), (50_000, 6));
     world.server().restart_with(&["--hold-removes", "0"]);
     let (a, b) = (world.mount("A"), world.watch("B"));
     for number in 0..count {
