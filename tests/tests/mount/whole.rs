@@ -82,15 +82,17 @@ fn what_one_request_asks_for_is_whole_at_every_device_whenever_the_server_is_kil
         fs::write(dir.join(format!("{number}")), "").unwrap();
     }
     let full_dirs = count / PER_DIR;
-    let synced = |device: &Device| {
-        until("all to arrive", || {
-            let said = device.ask("wait", &["--timeout", "300s"]);
-            if said.code == Some(0) { Ok(()) } else { Err(format!("{said:?}")) }
+    let shows = |device: &Device, expected: usize| {
+        until("the state of the server", || match files(&device.folder) {
+            found if found == expected => Ok(()),
+            found => Err(format!("{} has {found} of {expected}", device.name)),
         });
     };
-    synced(&b);
-    synced(&a);
-    assert_eq!(files(&a.folder), count);
+    until("all to be sent", || {
+        let said = b.ask("wait", &["--timeout", "300s"]);
+        if said.code == Some(0) { Ok(()) } else { Err(format!("{said:?}")) }
+    });
+    shows(&a, count);
     let asker = Asker::of(&world);
     let full = asker.folder();
     let since = Instant::now();
@@ -127,12 +129,7 @@ fn what_one_request_asks_for_is_whole_at_every_device_whenever_the_server_is_kil
             assert!(after.nodes == 0 || after.nodes == full.nodes, "round {round}: {} nodes", after.nodes);
             ends[usize::from(is_done)] += 1;
             let expected = if after.nodes == 0 { 0 } else { count };
-            for device in [&a, &b] {
-                until("the state of the server", || match files(&device.folder) {
-                    found if found == expected => Ok(()),
-                    found => Err(format!("round {round}: {} has {found} of {expected}", device.name)),
-                });
-            }
+            [&a, &b].into_iter().for_each(|device| shows(device, expected));
         }
         drop(sets);
         assert!(looking.join().unwrap() > 10);
