@@ -6,7 +6,6 @@
 //! whatever the server says.
 
 use super::Client;
-use super::pump::read_at;
 use bytes::Bytes;
 use lru::LruCache;
 use parking_lot::Mutex;
@@ -15,7 +14,7 @@ use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use syncmount_common::protocol::changes::{WANTED_MAX, WantedContent};
-use syncmount_common::{ChunkHash, Content, Extent, envelope};
+use syncmount_common::{ChunkHash, Content, Extent};
 use syncmount_engine::backoff::Backoff;
 use tokio::sync::Notify;
 
@@ -128,15 +127,8 @@ impl Client {
             if !lost.remove(&hash) {
                 continue;
             }
-            let mut raw = vec![0; raw_len as usize];
-            let here = match &file {
-                Some(file) => read_at(file, offset, &mut raw).map(Some),
-                None => self.read_local(&content, offset, &mut raw),
-            };
-            if here.map_err(|error| text(&error))? != Some(raw.len()) || !hash.matches(&raw) {
-                continue;
-            }
-            let sealed = Bytes::from(envelope::seal(&raw));
+            let here = self.sealed_here(file.as_ref(), &content, (offset, &hash, raw_len));
+            let Some(sealed) = here.map_err(|error| text(&error))? else { continue };
             len += sealed.len();
             batch.push((hash, sealed));
             if len >= SEND_LEN {

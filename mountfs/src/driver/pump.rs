@@ -674,7 +674,7 @@ impl Disbelief {
 }
 
 /// Reads all of `buf`, or up to the end of the file.
-pub(super) fn read_at(mut file: &std::fs::File, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
+fn read_at(mut file: &std::fs::File, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
     use std::io::{Read as _, Seek as _};
     file.seek(io::SeekFrom::Start(offset))?;
     let mut filled = 0;
@@ -751,6 +751,23 @@ impl Client {
         }
     }
 
+    /// A chunk of a content, by its place, hash and length: from `file` if that is given, else from the cache. `None` if it is not
+    /// there, or not as its hash says.
+    pub(super) fn sealed_here(
+        &self,
+        file: Option<&std::fs::File>,
+        content: &Content,
+        (offset, hash, len): (u64, &ChunkHash, u32),
+    ) -> io::Result<Option<Bytes>> {
+        let mut raw = vec![0; len as usize];
+        let here = match file {
+            Some(file) => Some(read_at(file, offset, &mut raw)?),
+            None => self.read_local(content, offset, &mut raw)?,
+        };
+        let is_here = here == Some(raw.len()) && hash.matches(&raw);
+        Ok(is_here.then(|| syncmount_common::envelope::seal(&raw).into()))
+    }
+
     /// Uploads what the server lacks of a content that is in the cache here, or in the watched folder.
     fn supply(self: &Arc<Self>, node: NodeId, content: &Content) -> Result<Arc<Content>, String> {
         let file = self.folder_file(node, &content.hash).map_err(|error| error.to_string())?;
@@ -758,16 +775,11 @@ impl Client {
         let manifest = self.manifest(content, deadline).map_err(|error| error.to_string())?;
         for (offset, extent) in manifest.with_offsets() {
             let Extent::Chunk { hash, len } = extent else { continue };
-            let mut raw = vec![0; len as usize];
-            let here = match &file {
-                Some(file) => read_at(file, offset, &mut raw).map(Some),
-                None => self.read_local(content, offset, &mut raw),
-            };
-            let here = here.map_err(|error| error.to_string())?;
-            if here != Some(raw.len()) || !hash.matches(&raw) {
+            let here = self.sealed_here(file.as_ref(), content, (offset, &hash, len));
+            let Some(sealed) = here.map_err(|error| error.to_string())? else {
                 return Err("the server lacks bytes that are not on this machine either".into());
-            }
-            let sealed = [(hash, Bytes::from(syncmount_common::envelope::seal(&raw)))];
+            };
+            let sealed = [(hash, sealed)];
             self.runtime.block_on(self.remote.put(&sealed)).map_err(|error| error.to_string())?;
         }
         Ok(Arc::new(Content { manifest: Some(Manifest::clone(&manifest)), ..content.clone() }))

@@ -129,7 +129,7 @@ struct Work {
 }
 
 impl Work {
-    /// The same directory, reached through `above`, if it is there. The disk may have been mounted anew since, and no rename leads
+    /// The same directory, reached through `above`, if it is there. The disk may have been mounted again since, and no rename leads
     /// from one mount to another, not even of the same disk.
     fn again(&self, above: &Dir) -> Option<Dir> {
         let dir = above.spot(&self.name).and_then(|spot| spot.open_dir()).ok()?;

@@ -18,7 +18,7 @@ impl<H: Host> Folder<H> {
         Ok(Outcome::Later(None))
     }
 
-    /// No rename leads from one disk to another: what is to be there is brought anew, and what is here is removed a little later, so
+    /// No rename leads from one disk to another: what is to be there is fetched, and what is here is removed a little later, so
     /// that its bytes can be copied.
     pub(super) fn carry_over(&mut self, id: ItemId, item: &Item) -> io::Result<Outcome> {
         if item.known == Known::Draft {

@@ -59,8 +59,8 @@ impl Service {
             Ok(found) => found,
             Err(strayed) => return Err(self.strayed(folder, strayed).await),
         };
-        // They are counted with the page. They are a favour: what is lost must not keep the page from being told, and whoever
-        // wants the bytes asks for them and hears of it.
+        // They are counted with the page. They are a favour: what is lost must not keep the page from being told, and a
+        // device that wants the bytes asks for them and hears of it.
         let chunks = match self.within(Allowance::default()).envelopes(riders).try_collect().await {
             Err(ServiceError::Damaged(_) | ServiceError::UnknownChunks(_) | ServiceError::Blob(_)) => Vec::new(),
             chunks => chunks?,

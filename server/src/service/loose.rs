@@ -19,8 +19,11 @@ const ACTIVE_NS: i64 = DAY_NS;
 
 const DAY_NS: i64 = 24 * 3_600_000_000_000;
 
-/// Packs that are looked at for one transaction: each has some chunks, or some thousands if they are small.
-const PACKS_MAX: usize = 64;
+/// Packs that are looked at for one transaction …
+const PACKS_MAX: usize = 10_000;
+
+/// … with so many chunks, or one pack: some MB of hashes. All manifests are read once for them.
+const CHUNKS_MAX: usize = 200_000;
 
 impl Service {
     /// Drops what has been loose for a week; answers how many packs were removed.
@@ -37,12 +40,20 @@ impl Service {
         }
     }
 
-    /// Drops those of the packs of which no content names a chunk; the others are no longer loose.
+    /// Of as many of the packs as may be looked at, drops those of which no content names a chunk; the others are no longer loose.
     async fn drop_unused(&self, packs: Vec<PackKey>) -> Result<()> {
         let packs = self
             .read(move |tx| {
-                let with_chunks = |pack| Ok((pack, tx.chunks_in(pack)?));
-                packs.into_iter().map(with_chunks).collect::<Result<Vec<_>>>()
+                let (mut taken, mut count) = (Vec::new(), 0);
+                for pack in packs {
+                    let chunks = tx.chunks_in(pack)?;
+                    count += chunks.len();
+                    taken.push((pack, chunks));
+                    if count >= CHUNKS_MAX {
+                        break;
+                    }
+                }
+                Ok(taken)
             })
             .await?;
         let chunks = packs.iter().flat_map(|(_, chunks)| chunks.iter().copied()).collect();
