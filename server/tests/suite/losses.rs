@@ -1,17 +1,19 @@
 //! Chunks that are lost are asked for, and chunks that nothing came to need are dropped.
 
+use crate::client::serve_here;
 use crate::support::*;
 use bytes::Bytes;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use syncmount_common::protocol::changes::WantedContent;
 use syncmount_common::protocol::commit::NewContent;
+use syncmount_common::protocol::features::HEADER;
 use syncmount_common::{ChunkHash, DeviceId, Extent, Manifest, Timestamp};
 use syncmount_server::blob::{Fault, FaultyPacks, ObjectPacks, Operation, PackStore};
 use syncmount_server::meta::sqlite::SqliteStore;
 use syncmount_server::service::{Offload, Poll, ServiceError};
-use syncmount_server::{Environment, Service};
+use syncmount_server::{Environment, Limits, Service};
 
 const DAY_NS: i64 = 24 * 3_600_000_000_000;
 
@@ -42,28 +44,13 @@ async fn store() -> Store {
 }
 
 /// A chunk that goes into a pack.
-fn large(seed: u64) -> Vec<u8> {
-    let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
-    let next = |_| {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        state as u8
-    };
-    (0..300_000).map(next).collect()
+fn large(seed: u32) -> Vec<u8> {
+    some_bytes(seed, 300_000)
 }
 
 impl Store {
     async fn send(&self, names: &[(&str, &[u8])]) {
-        let mut commit = request(self.service.folder(F).await.unwrap().cursor.epoch, Vec::new());
-        let mut chunks = Vec::new();
-        for (name, bytes) in names {
-            let (body, chunk) = content(bytes);
-            commit.ops.push(create(id(), ROOT, name, hash_of(&body)));
-            commit.contents.push(body);
-            chunks.push(chunk);
-        }
-        self.service.commit(F, commit, chunks).await.unwrap();
+        send(&self.service, names).await;
     }
 
     async fn lose(&self, bytes: &[u8]) {
@@ -246,7 +233,7 @@ async fn a_store_that_was_set_back_keeps_what_is_loose_for_another_week() {
 #[tokio::test]
 async fn a_large_content_keeps_all_the_packs_that_it_came_in() {
     let store = store().await;
-    let bytes = |index: u32| Bytes::from([&index.to_le_bytes()[..], &large(u64::from(index))[..6000]].concat());
+    let bytes = |index: u32| Bytes::from([&index.to_le_bytes()[..], &large(index)[..6000]].concat());
     let all: Vec<_> = (0..1500).map(bytes).collect();
     for part in all.chunks(100) {
         store.service.put(part.iter().map(|bytes| chunk(bytes)).collect()).await.unwrap();
@@ -264,4 +251,34 @@ async fn a_large_content_keeps_all_the_packs_that_it_came_in() {
     assert_eq!(store.count().await, packs);
     let hashes = all.iter().map(|bytes| ChunkHash::of(bytes)).collect();
     assert_eq!(store.service.missing(hashes).await.unwrap().missing, []);
+}
+
+#[tokio::test]
+async fn only_a_client_that_ignores_what_it_does_not_know_is_told_what_is_lost() {
+    let served = serve_here(Limits::default()).await;
+    let one = large(1);
+    send(served.server.service(), &[("one", &one)]).await;
+    for pack in packs(&served.directory.path().join("data")) {
+        let mut bytes = std::fs::read(&pack).unwrap();
+        bytes[1000] ^= 1;
+        std::fs::write(pack, bytes).unwrap();
+    }
+    assert!(served.server.service().chunk(ChunkHash::of(&one)).await.is_err());
+    let told = async |features: &'static str| -> serde_json::Value {
+        let asked = served.changes(None, "wait=0").header(HEADER, features).send().await.unwrap();
+        asked.json().await.unwrap()
+    };
+    let begin = Instant::now();
+    let page = loop {
+        let page = told("extra-fields").await;
+        if page.get("wanted").is_some() {
+            break page;
+        }
+        assert!(begin.elapsed() < Duration::from_secs(20), "{page}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    };
+    assert_eq!(page["wanted"][0]["chunks"], serde_json::json!([ChunkHash::of(&one).to_string()]));
+    for features in ["", "content-deltas, chunk-deltas, fetch-deltas"] {
+        assert_eq!(told(features).await.get("wanted"), None, "{features}");
+    }
 }

@@ -2,9 +2,7 @@
 
 use crate::support::*;
 use rusqlite::Connection;
-use std::path::{Path, PathBuf};
 use syncmount_common::ChunkHash;
-use syncmount_server::Service;
 use syncmount_server::data::Data;
 use syncmount_server::service::{Scrubbed, ServiceError};
 
@@ -17,38 +15,16 @@ struct Stopped {
 }
 
 fn noise(seed: u32) -> Vec<u8> {
-    let mut state = seed;
-    let next = |_| {
-        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-        (state >> 24) as u8
-    };
-    (0..LEN).map(next).collect()
-}
-
-async fn send(service: &Service, names: &[(&str, Vec<u8>)]) {
-    let mut commit = request(service.folder(F).await.unwrap().cursor.epoch, Vec::new());
-    let mut chunks = Vec::new();
-    for (name, bytes) in names {
-        let (body, chunk) = content(bytes);
-        commit.ops.push(create(id(), ROOT, name, hash_of(&body)));
-        commit.contents.push(body);
-        chunks.push(chunk);
-    }
-    service.commit(F, commit, chunks).await.unwrap();
+    some_bytes(seed, LEN)
 }
 
 async fn stopped() -> Stopped {
     let directory = tempfile::tempdir().unwrap();
     let data = Data::take(directory.path()).await.unwrap();
-    send(&data.service, &[("one", noise(1)), ("two", noise(2))]).await;
-    send(&data.service, &[("small", b"small".to_vec())]).await;
+    send(&data.service, &[("one", &noise(1)), ("two", &noise(2))]).await;
+    send(&data.service, &[("small", b"small")]).await;
     data.service.close().unwrap();
     Stopped { directory, hashes: [ChunkHash::of(&noise(1)), ChunkHash::of(&noise(2))] }
-}
-
-fn packs(directory: &Path) -> Vec<PathBuf> {
-    let folders = std::fs::read_dir(directory.join("packs")).unwrap().map(|entry| entry.unwrap().path());
-    folders.flat_map(|folder| std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path())).collect()
 }
 
 impl Stopped {

@@ -1,6 +1,7 @@
 //! What the tests of the server share: services over both kinds of store, requests in few words.
 
 use bytes::Bytes;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use syncmount_common::protocol::changes::{Cursor, Device};
@@ -55,6 +56,35 @@ pub async fn on_disk() -> World {
     let service = Service::new(meta, packs, environment(), Offload::Blocking, None);
     service.add_folder(F).await.unwrap();
     World { service, kind: "disk", _directory: Some(directory) }
+}
+
+/// Bytes that do not compress, the same for each seed.
+pub fn some_bytes(seed: u32, len: usize) -> Vec<u8> {
+    let mut state = seed;
+    let next = |_| {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        (state >> 24) as u8
+    };
+    (0..len).map(next).collect()
+}
+
+/// Commits files in the root, each of one chunk.
+pub async fn send(service: &Service, names: &[(&str, &[u8])]) {
+    let mut commit = request(service.folder(F).await.unwrap().cursor.epoch, Vec::new());
+    let mut chunks = Vec::new();
+    for (name, bytes) in names {
+        let (body, chunk) = content(bytes);
+        commit.ops.push(create(id(), ROOT, name, hash_of(&body)));
+        commit.contents.push(body);
+        chunks.push(chunk);
+    }
+    service.commit(F, commit, chunks).await.unwrap();
+}
+
+/// The packs in a server's data directory.
+pub fn packs(directory: &Path) -> Vec<PathBuf> {
+    let folders = std::fs::read_dir(directory.join("packs")).unwrap().map(|entry| entry.unwrap().path());
+    folders.flat_map(|folder| std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path())).collect()
 }
 
 static NEXT: AtomicU64 = AtomicU64::new(1);

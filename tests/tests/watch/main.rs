@@ -7,6 +7,7 @@ mod both_ways;
 mod command_line;
 mod conflicts;
 mod deep;
+mod disks;
 mod folder;
 mod hints;
 mod large_files;

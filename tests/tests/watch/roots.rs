@@ -1,51 +1,13 @@
 //! A folder, or a disk in it, that goes away and comes back: nothing that is missing then counts as removed.
 
+use super::disks::{Disk, Files, files_below};
 use rand::RngExt as _;
-use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 use syncmount::status::Status;
 use syncmount_tests::support::*;
-
-/// A file system that is mounted at one path after another. Needs root, as every mount of this kind does.
-struct Disk {
-    home: PathBuf,
-    at: Option<PathBuf>,
-}
-
-impl Disk {
-    fn new(home: PathBuf) -> Self {
-        fs::create_dir_all(&home).unwrap();
-        mount(&["-t", "tmpfs", "tmpfs"], &home);
-        Self { home, at: None }
-    }
-
-    fn mount(&mut self, at: &Path) {
-        mount(&["--bind", self.home.to_str().unwrap()], at);
-        self.at = Some(at.into());
-    }
-
-    /// As `umount -l`: also what is in use.
-    fn unmount(&mut self) {
-        let at = self.at.take().unwrap();
-        run(Command::new("umount").arg("-l").arg(at)).good();
-    }
-}
-
-impl Drop for Disk {
-    fn drop(&mut self) {
-        for path in self.at.iter().chain([&self.home]) {
-            drop(Command::new("umount").arg("-l").arg(path).output());
-        }
-    }
-}
-
-fn mount(words: &[&str], at: &Path) {
-    let said = run(Command::new("mount").args(words).arg(at));
-    assert_eq!(said.code, Some(0), "this test mounts disks and must be run as root: {said:?}");
-}
 
 /// Three files and three directories with a file each.
 fn fill(dir: &Path) {
@@ -455,31 +417,13 @@ fn what_is_moved_elsewhere_goes_from_one_disk_to_another_here() {
     a.stop();
 }
 
-/// All files below a directory, with their bytes.
-fn files_below(dir: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
-    fn add(root: &Path, dir: &Path, found: &mut BTreeMap<PathBuf, Vec<u8>>) {
-        for entry in fs::read_dir(dir).unwrap() {
-            let entry = entry.unwrap();
-            let path = entry.path();
-            if entry.file_type().unwrap().is_dir() {
-                add(root, &path, found);
-            } else if !entry.file_name().to_string_lossy().starts_with(".syncmount-") {
-                found.insert(path.strip_prefix(root).unwrap().into(), fs::read(&path).unwrap());
-            }
-        }
-    }
-    let mut found = BTreeMap::new();
-    add(dir, dir, &mut found);
-    found
-}
-
 /// A watched folder on a disk of its own, with another disk in it, and what has to be in it.
 struct Ground<'a> {
     a: &'a Device,
     b: &'a Device,
     outer: Disk,
     inner: Disk,
-    files: BTreeMap<PathBuf, Vec<u8>>,
+    files: Files,
     dice: Dice,
     count: u64,
 }
@@ -624,7 +568,7 @@ fn whatever_goes_away_and_comes_back_removes_nothing() {
     inner.mount(&a.path("disk"));
     let b = world.mount("B");
     a.mount();
-    let mut ground = Ground { a: &a, b: &b, outer, inner, files: BTreeMap::new(), dice, count: 0 };
+    let mut ground = Ground { a: &a, b: &b, outer, inner, files: Files::new(), dice, count: 0 };
     let rounds = sized(6, 400);
     for _ in 0..rounds {
         for _ in 0..ground.dice.random_range(0..8) {

@@ -1,10 +1,9 @@
 //! A watched folder that loses its root, its disk or a disk in it at any moment, stepped by hand: the program's own code, real
 //! directories, renames and mounts, thousands of histories. Nothing is removed that its users did not remove.
 
+use super::disks::{Disk, Files, files_below};
 use parking_lot::Mutex;
 use rand::RngExt as _;
-use rustix::mount::{MountFlags, UnmountFlags, mount, mount_bind, unmount};
-use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -28,42 +27,6 @@ const ACTS: usize = 40;
 const PATIENCE: Duration = Duration::from_secs(100);
 
 const CACHE_SIZE: u64 = 16 << 20;
-
-type Files = BTreeMap<PathBuf, Vec<u8>>;
-
-/// A file system that is mounted at one path after another. Needs root, as every mount of this kind does.
-struct Disk {
-    home: PathBuf,
-    at: Option<PathBuf>,
-}
-
-impl Disk {
-    fn new(home: PathBuf) -> Self {
-        fs::create_dir_all(&home).unwrap();
-        mount("tmpfs", &home, "tmpfs", MountFlags::empty(), None)
-            .expect("this test mounts disks and must be run as root");
-        Self { home, at: None }
-    }
-
-    fn mount(&mut self, at: &Path) {
-        mount_bind(&self.home, at).unwrap();
-        self.at = Some(at.into());
-    }
-
-    /// As `umount -l`: also what is in use.
-    fn unmount(&mut self) {
-        unmount(self.at.take().unwrap(), UnmountFlags::DETACH).unwrap();
-    }
-}
-
-impl Drop for Disk {
-    fn drop(&mut self) {
-        for path in self.at.iter().chain([&self.home]) {
-            // It may have gone with the one that it was mounted in.
-            let _ = unmount(path, UnmountFlags::DETACH);
-        }
-    }
-}
 
 /// A server for many histories, and the disk on which everything lies.
 struct Stage {
@@ -120,24 +83,6 @@ struct History<'a> {
     dice: Dice,
     count: u64,
     log: Vec<String>,
-}
-
-/// All files below a directory, with their bytes.
-fn files_below(dir: &Path) -> Files {
-    fn add(root: &Path, dir: &Path, found: &mut Files) {
-        for entry in fs::read_dir(dir).unwrap() {
-            let entry = entry.unwrap();
-            let path = entry.path();
-            if entry.file_type().unwrap().is_dir() {
-                add(root, &path, found);
-            } else if !entry.file_name().to_string_lossy().starts_with(".syncmount-") {
-                found.insert(path.strip_prefix(root).unwrap().into(), fs::read(&path).unwrap());
-            }
-        }
-    }
-    let mut found = Files::new();
-    add(dir, dir, &mut found);
-    found
 }
 
 fn server_path(path: &Path) -> syncmount_server::service::Path {
