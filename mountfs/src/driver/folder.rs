@@ -56,8 +56,8 @@ pub trait FolderBytes: Send + Sync {
     /// Files in which chunks of a content may be found that comes into the directory `dir`: one that is known to have all
     /// of them, and a few beside it of about its size. The likeliest first.
     fn alike(&self, dir: NodeId, content: &Content) -> Vec<(ItemId, ContentHash)>;
-    /// Any file that is known to have this content.
-    fn with_content(&self, content: &ContentHash) -> io::Result<Option<File>>;
+    /// Files that are known to have these contents, one for each that there is. Looks at every item.
+    fn holders(&self, contents: &HashSet<ContentHash>) -> HashMap<ContentHash, ItemId>;
     /// A file that is known to have this content.
     fn content(&self, node: NodeId, content: &ContentHash) -> io::Result<Option<File>>;
 }
@@ -191,9 +191,14 @@ impl Client {
         }
     }
 
-    /// Any file of the folder that has this content.
-    pub(super) fn file_with(&self, content: &ContentHash) -> io::Result<Option<File>> {
-        self.folder.get().map_or(Ok(None), |folder| folder.with_content(content))
+    /// Files of the folder that are known to have these contents, one for each that there is. Looks at every item.
+    pub(super) fn holders(&self, contents: &HashSet<ContentHash>) -> HashMap<ContentHash, ItemId> {
+        self.folder.get().map_or_else(HashMap::new, |folder| folder.holders(contents))
+    }
+
+    /// An item of the folder, if it is as it was seen.
+    pub(super) fn open_item(&self, item: ItemId) -> io::Result<Option<File>> {
+        self.folder.get().map_or(Ok(None), |folder| folder.open(item))
     }
 
     /// A file of the folder that has this content.

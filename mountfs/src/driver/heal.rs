@@ -5,7 +5,7 @@
 //! a manifest that is not here, and what is not here is left to other devices. The same is not tried again within [`PAUSE`],
 //! whatever the server says.
 
-use super::Client;
+use super::{Client, ItemId};
 use bytes::Bytes;
 use lru::LruCache;
 use parking_lot::Mutex;
@@ -74,8 +74,9 @@ impl Healing {
         self.wake.notify_one();
     }
 
-    fn next(&self) -> Option<WantedContent> {
-        self.queue.lock().pop_front()
+    /// All that waits.
+    fn take(&self) -> VecDeque<WantedContent> {
+        std::mem::take(&mut *self.queue.lock())
     }
 }
 
@@ -83,11 +84,17 @@ impl Healing {
 pub(super) async fn run(client: Arc<Client>) {
     loop {
         client.healing.wake.notified().await;
-        while let Some(wanted) = client.healing.next() {
+        let mut queue = client.healing.take();
+        // Once for all: small files cannot be looked up by their contents.
+        let contents = queue.iter().map(|wanted| wanted.content).collect();
+        let worker = client.clone();
+        let holders = tokio::task::spawn_blocking(move || worker.holders(&contents)).await.unwrap_or_default();
+        while let Some(wanted) = queue.pop_front() {
+            let holder = holders.get(&wanted.content).copied();
             let mut backoff = Backoff::default();
             for _ in 0..TRIES {
                 let (worker, lost) = (client.clone(), wanted.clone());
-                let healed = tokio::task::spawn_blocking(move || worker.heal(lost)).await;
+                let healed = tokio::task::spawn_blocking(move || worker.heal(lost, holder)).await;
                 match healed.unwrap_or_else(|error| Err(error.to_string())) {
                     Ok(0) => break,
                     Ok(count) => {
@@ -111,11 +118,11 @@ impl Client {
         self.healing.ask(wanted, Instant::now());
     }
 
-    /// Sends those of the chunks that are here; answers how many.
-    fn heal(&self, wanted: WantedContent) -> Result<usize, String> {
+    /// Sends those of the chunks that are in the cache or in the folder's `holder`; answers how many.
+    fn heal(&self, wanted: WantedContent, holder: Option<ItemId>) -> Result<usize, String> {
         let text = |error: &dyn std::fmt::Display| error.to_string();
         let content = Content { hash: wanted.content, size: wanted.size, sha256: None, manifest: None };
-        let file = self.file_with(&content.hash).map_err(|error| text(&error))?;
+        let file = holder.map_or(Ok(None), |item| self.open_item(item)).map_err(|error| text(&error))?;
         if file.is_none() && self.cache.get(&content.hash).is_none() {
             return Ok(0);
         }
@@ -162,18 +169,16 @@ mod tests {
     fn the_same_is_not_tried_again_at_once_and_a_page_is_bounded() {
         let (healing, now) = (Healing::default(), Instant::now());
         healing.ask(vec![wanted(1, 0..3), wanted(2, 2..4)], now);
-        assert_eq!(healing.next(), Some(wanted(1, 0..3)));
-        assert_eq!(healing.next(), Some(wanted(2, 3..4)), "a chunk is sent once");
+        assert_eq!(healing.take(), [wanted(1, 0..3), wanted(2, 3..4)], "a chunk is sent once");
         healing.ask(vec![wanted(1, 0..3)], now + PAUSE / 2);
-        assert_eq!(healing.next(), None);
+        assert_eq!(healing.take(), []);
         healing.ask(vec![wanted(1, 0..3)], now + PAUSE);
-        assert_eq!(healing.next(), Some(wanted(1, 0..3)));
+        assert_eq!(healing.take(), [wanted(1, 0..3)]);
         healing.ask(vec![wanted(3, 10..10_000), wanted(4, 20_000..20_001)], now);
-        assert_eq!(healing.next().unwrap().chunks.len(), WANTED_MAX);
-        assert_eq!(healing.next(), None);
+        assert_eq!(healing.take().iter().map(|wanted| wanted.chunks.len()).collect::<Vec<_>>(), [WANTED_MAX]);
         for content in 0..=255 {
             healing.ask((0..9).map(|part| wanted(content, [part + 9 * u32::from(content) + 30_000])).collect(), now);
         }
-        assert_eq!(std::iter::from_fn(|| healing.next()).count(), QUEUE_MAX);
+        assert_eq!(healing.take().len(), QUEUE_MAX);
     }
 }

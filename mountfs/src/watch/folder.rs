@@ -629,9 +629,8 @@ impl FolderBytes for Bytes {
         equal.into_iter().chain(beside.into_iter().map(|(_, found)| found).take(ALIKE_MAX)).collect()
     }
 
-    fn with_content(&self, content: &ContentHash) -> io::Result<Option<File>> {
-        let item = self.index.lock().of_content(content);
-        item.map_or(Ok(None), |item| self.open(item))
+    fn holders(&self, contents: &HashSet<ContentHash>) -> HashMap<ContentHash, ItemId> {
+        self.index.lock().holders(contents)
     }
 
     fn content(&self, node: NodeId, content: &ContentHash) -> io::Result<Option<File>> {

@@ -11,7 +11,7 @@ use super::platform::Print;
 use super::platform::PrintKind;
 use crate::driver::{ItemId, ItemRow, OLD_LEN_MIN};
 use serde::{Deserialize, Serialize};
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 use syncmount_common::{Attrs, Content, ContentHash, Name, NodeId, Placement, SymlinkTarget};
@@ -257,6 +257,15 @@ impl Index {
     /// A file with this content. Not every one is known.
     pub(crate) fn of_content(&self, content: &ContentHash) -> Option<ItemId> {
         self.by_content.get(content).copied()
+    }
+
+    /// Items that have these contents, whatever their sizes, one for each that there is. Looks at every item.
+    pub(crate) fn holders(&self, contents: &HashSet<ContentHash>) -> HashMap<ContentHash, ItemId> {
+        let known = self.items.iter().filter_map(|(id, item)| match item.known {
+            Known::Content(hash) => Some((hash, *id)),
+            _ => None,
+        });
+        known.filter(|(hash, _)| contents.contains(hash)).collect()
     }
 
     /// The node that an item stands for.

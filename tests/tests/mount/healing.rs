@@ -77,27 +77,36 @@ fn what_a_read_finds_damaged_comes_back_from_a_watched_folder() {
     what_a_read_finds_damaged_is_sent_again(true);
 }
 
-#[test]
-fn what_a_repair_finds_damaged_comes_back_although_it_is_not_read() {
+/// What one device alone has.
+fn what_a_repair_finds_damaged_comes_back(holder_watches: bool) {
     let mut dice = Dice::new("healing-repair");
     let world = World::new();
-    let (a, b) = (world.mount("A"), world.watch("B"));
-    fs::write(a.path("large"), bytes(&mut dice, LARGE)).unwrap();
+    let holder = if holder_watches { world.watch("A") } else { world.mount("A") };
+    fs::write(holder.path("large"), bytes(&mut dice, LARGE)).unwrap();
     // More chunks than one page names.
-    fs::create_dir(b.path("many")).unwrap();
+    fs::create_dir(holder.path("many")).unwrap();
     for number in 0..MANY {
-        fs::write(b.path("many").join(format!("{number}")), bytes(&mut dice, 20_000)).unwrap();
+        fs::write(holder.path("many").join(format!("{number}")), bytes(&mut dice, 20_000)).unwrap();
     }
-    a.wait_synced();
-    b.wait_synced();
+    holder.wait_synced();
     damage(&world);
     let (is_sound, said) = check(&world, &["--repair"]);
     assert!(!is_sound && said.contains("devices that have them are asked"), "{said}");
     until("the store to be whole", || {
         std::thread::sleep(Duration::from_secs(2));
         let (is_sound, said) = check(&world, &[]);
-        if is_sound { Ok(()) } else { Err(format!("{:.2000} {:?}", said, a.status().problems)) }
+        if is_sound { Ok(()) } else { Err(format!("{:.2000} {:?}", said, holder.status().problems)) }
     });
+}
+
+#[test]
+fn what_a_repair_finds_damaged_comes_back_from_a_mount_although_it_is_not_read() {
+    what_a_repair_finds_damaged_comes_back(false);
+}
+
+#[test]
+fn what_a_repair_finds_damaged_comes_back_from_a_watched_folder_although_it_is_not_read() {
+    what_a_repair_finds_damaged_comes_back(true);
 }
 
 #[test]
