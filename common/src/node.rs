@@ -204,7 +204,7 @@ pub struct Node {
     pub deleted: bool,
     /// Where it is found, in order; empty for a tombstone and for the root.
     pub names: Vec<Placement>,
-    /// Mode and mtime.
+    /// Mode and mtime. The mtime of a directory is the later of the one that was set and that of the newest change of its entries.
     pub attrs: Attrs,
     /// Extended attributes.
     #[serde(skip_serializing_if = "Xattrs::is_empty", default)]
@@ -221,6 +221,20 @@ pub struct Node {
     pub content_rev: Rev,
     /// The device that made it.
     pub content_author: DeviceId,
+    /// When it was last changed in any way, by the clock of the device that did it; absent if that is not known. Only for a peer
+    /// that ignores fields it does not know.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub changed: Option<Timestamp>,
+}
+
+/// A directory whose entries were changed, and what its mtime has become by that. This changes no rev.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(ToSchema))]
+pub struct TouchedDir {
+    /// The directory.
+    pub dir: NodeId,
+    /// Its mtime.
+    pub mtime: Timestamp,
 }
 
 #[cfg(test)]

@@ -67,6 +67,7 @@ pub fn run(config: &MountConfig, ready: &Ready) -> anyhow::Result<()> {
     if first {
         runtime.block_on(check_server(&remote, config))?;
     }
+    client.show_times().map_err(OpenError::Io)?;
     let pump = Pump::start(&client);
     if first {
         await_first_state(&client, ready)?;

@@ -53,6 +53,7 @@ fn node(number: u64) -> Node {
         author,
         content_rev: number + 1,
         content_author: author,
+        changed: None,
         xattrs: syncmount_common::Xattrs::default(),
     }
 }
@@ -66,6 +67,7 @@ fn page(nodes: u64) -> ChangesPage {
         devices: Vec::new(),
         own: None,
         wanted: Vec::new(),
+        touched: Vec::new(),
     }
 }
 
@@ -249,6 +251,8 @@ impl Server {
                 contents,
                 changed: Vec::new(),
                 concluded: false,
+                times: Vec::new(),
+                touched: Vec::new(),
                 ops,
             },
             chunks,

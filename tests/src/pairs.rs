@@ -287,7 +287,9 @@ impl Side {
         let device = Named { id, name: name.to_owned() };
         let mut engine = Engine::new(Identity { device, seed }, Restored::default());
         apply_rules(&mut engine);
-        if shows != Shows::Mounted {
+        if shows == Shows::Mounted {
+            engine.show_times();
+        } else {
             engine.remember_authors();
         }
         let engine = Rc::new(RefCell::new(engine));

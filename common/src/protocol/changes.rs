@@ -11,7 +11,7 @@
 
 use crate::hash::{ChunkHash, ContentHash};
 use crate::ids::{DeviceId, Epoch, FolderId, Seq};
-use crate::node::Node;
+use crate::node::{Node, TouchedDir};
 use crate::protocol::tag;
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -120,6 +120,10 @@ pub struct ChangesPage {
     /// [`WANTED_MAX`] chunks in sum; each page may name others. Only for a peer that ignores fields it does not know.
     #[serde(skip_serializing_if = "Vec::is_empty", default)]
     pub wanted: Vec<WantedContent>,
+    /// Directories whose entries have changed since the position that was asked for, with the mtimes that they have now; not those of
+    /// `nodes`. Only for a peer that ignores fields it does not know.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub touched: Vec<TouchedDir>,
 }
 
 /// A content that the server knows and of which it lacks chunks that it once had.

@@ -14,9 +14,10 @@ use crate::delta::Delta;
 use crate::hash::{ChunkHash, ContentHash, FileHash};
 use crate::ids::{Epoch, NodeId, OpId, Rev, Seq};
 use crate::manifest::Manifest;
-use crate::node::{Attrs, Node, NodeKind, Placement, SymlinkTarget};
+use crate::node::{Attrs, Node, NodeKind, Placement, SymlinkTarget, TouchedDir};
 use crate::protocol::session::Session;
 use crate::protocol::tag;
+use crate::time::Timestamp;
 use crate::xattr::Xattrs;
 use serde::{Deserialize, Serialize};
 #[cfg(feature = "schema")]
@@ -24,6 +25,9 @@ use utoipa::ToSchema;
 
 /// The largest number of operations in one batch.
 pub const OPS_MAX: usize = 10_000;
+
+/// Directories that one batch or one page names at most as touched.
+pub const TOUCHED_MAX: usize = 2 * OPS_MAX;
 
 /// The largest body of one commit, in bytes. A client cuts its batches so that the JSON of one has at most 16 MiB, unless a
 /// single content needs more: a server parses what is longer only while it does nothing else with much memory.
@@ -85,6 +89,14 @@ pub struct CommitRequest {
     /// that ignores what it does not know ([`super::features::Feature::ExtraFields`]).
     #[serde(skip_serializing_if = "std::ops::Not::not", default)]
     pub concluded: bool,
+    /// When each of the operations was done, by the client's clock; empty, or as many as there are operations. Absent: when the
+    /// server has taken the batch. Only for a server that ignores what it does not know.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub times: Vec<Timestamp>,
+    /// What the mtimes of directories have become in which the batch makes, moves or removes entries, at most [`TOUCHED_MAX`]. Of the
+    /// others the times of the operations count. Only for a server that ignores what it does not know.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub touched: Vec<TouchedDir>,
     /// What to do. A node appears at most once.
     pub ops: Vec<Op>,
 }

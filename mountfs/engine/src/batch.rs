@@ -10,6 +10,7 @@ use crate::state::{Body, FileBody, State};
 use crate::tree::{Entry, Synced};
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
+use syncmount_common::node::TouchedDir;
 use syncmount_common::protocol::commit::{CommitRequest, Committed, MissingDetails, NewContent, Op};
 use syncmount_common::{ChunkHash, Content, ContentHash, Manifest, NodeId, OpId, Rev, Timestamp};
 
@@ -41,6 +42,7 @@ const SUPPLY_RETRY_NS: i64 = 60_000_000_000;
 pub(crate) struct InFlight {
     op_id: OpId,
     sent: Vec<Sent>,
+    touched: Vec<TouchedDir>,
     /// Those of its nodes that no earlier commit has left unanswered.
     fresh: Vec<NodeId>,
 }
@@ -49,6 +51,11 @@ impl InFlight {
     /// The nodes that it is about.
     pub(crate) fn nodes(&self) -> impl Iterator<Item = NodeId> + '_ {
         self.sent.iter().map(|sent| sent.node)
+    }
+
+    /// The mtime that it gives a directory by changes of its entries.
+    pub(crate) fn touches(&self, dir: NodeId) -> Option<Timestamp> {
+        self.touched.iter().find(|touched| touched.dir == dir).map(|touched| touched.mtime)
     }
 
     /// What the server has of a node after it.
@@ -97,7 +104,10 @@ impl Engine {
         let sent_ids = batch.sent.iter().map(|sent| sent.node);
         let fresh = sent_ids.filter(|id| self.unanswered.insert(*id)).collect();
         self.unanswered_touched = true;
-        self.in_flight = Some(InFlight { op_id, sent: batch.sent, fresh });
+        let touched = self.touched_by(&batch.ops);
+        let changed = |op: &Op| self.tree.get(op.id()).map_or(now, |entry| entry.changed);
+        let times = batch.ops.iter().map(changed).collect();
+        self.in_flight = Some(InFlight { op_id, sent: batch.sent, touched: touched.clone(), fresh });
         let device = self.identity.device.clone();
         let (epoch, known, contents) = (known.epoch, Some(known), batch.contents);
         Some(CommitRequest {
@@ -109,6 +119,8 @@ impl Engine {
             contents,
             changed: Vec::new(),
             concluded: false,
+            times,
+            touched,
             ops: batch.ops,
         })
     }
@@ -303,6 +315,7 @@ impl Engine {
             self.put(sent.node, local, Some(Synced { rev, content_rev, state: sent.after.clone() }), changed);
             self.settle_if_acknowledged(sent.node);
         }
+        self.touched_are_taken(&batch.touched);
         self.ops_top = (self.ops_top + self.ops_top / 8 + 1).min(OPS_PER_BATCH);
         self.ops_max = (self.ops_max * 2).min(self.ops_top);
         self.feed.note_own(done);

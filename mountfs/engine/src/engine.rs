@@ -8,6 +8,7 @@ use crate::news::{ToldOf, take_last};
 use crate::output::{Changed, Effect, Position, PrepareAnswer, Queued, Record};
 use crate::scope::{NoRules, Rules, Scope};
 use crate::state::{Body, Draft, FileBody, Names, Row, RowSynced, State};
+use crate::times::Times;
 use crate::tree::{Entry, Synced, Tree};
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
@@ -120,6 +121,7 @@ pub struct Engine {
     pub(crate) rescope_first: usize,
     /// Removals that wait until then for another node to take their place.
     pub(crate) resting: BTreeMap<NodeId, Timestamp>,
+    pub(crate) times: Times,
 }
 
 /// Effects for which room is kept.
@@ -163,6 +165,7 @@ impl Engine {
             to_rescope: VecDeque::new(),
             rescope_first: 0,
             resting: BTreeMap::new(),
+            times: Times::default(),
         };
         engine.restore(restored.rows);
         engine

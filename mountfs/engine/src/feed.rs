@@ -35,6 +35,8 @@ pub(crate) struct Feed {
     ahead: Option<Cursor>,
     /// Nodes of pages so far, complete if `complete`.
     news: Vec<News>,
+    /// Directories whose entries the pages so far have changed, and their mtimes.
+    touched: BTreeMap<NodeId, Timestamp>,
     complete: Option<End>,
     /// The complete state has been checked: each of its nodes is in `news` once.
     checked: bool,
@@ -78,6 +80,7 @@ impl Feed {
             cursor,
             ahead,
             news: Vec::new(),
+            touched: BTreeMap::new(),
             complete: None,
             checked: false,
             unsound: None,
@@ -156,7 +159,7 @@ impl Feed {
 
     fn drop_pages(&mut self) {
         // A list that is emptied keeps its room.
-        (self.news, self.writers) = (Vec::new(), Writers::default());
+        (self.news, self.writers, self.touched) = (Vec::new(), Writers::default(), BTreeMap::new());
         (self.complete, self.partial, self.checked) = (None, None, false);
     }
 
@@ -181,6 +184,8 @@ pub(crate) struct Step {
     pub(crate) copy: Option<(Copy, Option<DeviceId>)>,
     /// A directory that is not in the folder any more and stays here for what is in it.
     pub(crate) leftover: bool,
+    /// When it was changed where that was done, if it is now as it is there.
+    pub(crate) changed: Option<Timestamp>,
 }
 
 pub(crate) type Steps = BTreeMap<NodeId, Step>;
@@ -232,7 +237,12 @@ impl Engine {
             return self.refuse(Unsound { node: None, name: None, fault: Fault::Position });
         }
         self.feed.devices.extend(page.devices.into_iter().map(|device| (device.id, device.name)));
-        let Feed { news, writers, .. } = &mut self.feed;
+        let Feed { news, writers, touched, .. } = &mut self.feed;
+        // A directory that is told itself is newer than what earlier pages say of it.
+        let told: BTreeSet<NodeId> =
+            if touched.is_empty() { BTreeSet::new() } else { page.nodes.iter().map(|node| node.id).collect() };
+        touched.retain(|dir, _| !told.contains(dir));
+        touched.extend(page.touched.into_iter().map(|touched| (touched.dir, touched.mtime)));
         news.extend(page.nodes.iter().map(|node| News::of(node, writers)));
         if page.more {
             self.feed.partial = Some(page.cursor);
@@ -300,7 +310,14 @@ impl Engine {
         self.feed.held = 0;
         self.feed.whole = false;
         self.feed.awaits_page = false;
+        // A directory's mtime moves without a rev.
+        let is_known = |node: &&News| self.tree.get(node.id).is_some_and(|entry| entry.base_rev() == node.rev);
+        let is_dir = |node: &&News| node.kind() == Some(NodeKind::Dir);
+        let again = news.iter().filter(is_dir).filter(is_known).filter_map(|node| Some((node.id, node.mtime()?)));
+        let mut touched: BTreeMap<NodeId, Timestamp> = again.collect();
+        touched.extend(std::mem::take(&mut self.feed.touched));
         self.apply(news, now);
+        self.touched_are_told(touched);
         if self.feed.cursor != Some(cursor) || self.feed.ahead.is_some() {
             self.feed.cursor = Some(cursor);
             self.feed.ahead = None;
@@ -478,7 +495,7 @@ impl Engine {
         let step = |id| {
             let synced = self.tree.get(id).filter(|entry| entry.local.is_none())?.synced.clone()?;
             let after = Some(synced.state.clone()?);
-            Some((id, Step { before: None, after, synced: Some(synced), copy: None, leftover: false }))
+            Some((id, Step { before: None, after, synced: Some(synced), copy: None, leftover: false, changed: None }))
         };
         let steps = ids.into_iter().filter_map(step).collect();
         self.carry_out(steps, Vec::new(), now);
@@ -505,7 +522,11 @@ impl Engine {
         let mut queue = VecDeque::new();
         let mut copies = Vec::new();
         for (id, step) in steps {
-            self.put_detached(id, step.after.clone(), step.synced, now);
+            if let Some(after) = step.after.as_deref().filter(|after| is_dir(after)) {
+                self.mtime_came(id, after.attrs.mtime);
+            }
+            let changed = step.changed.filter(|_| self.times.shown).unwrap_or(now);
+            self.put_detached(id, step.after.clone(), step.synced, changed);
             self.set_scope(id, if step.leftover { Scope::Leftover } else { Scope::Shared });
             self.forget_unanswered(id);
             self.release(id);
@@ -550,7 +571,8 @@ impl Engine {
             let told = Told { id: node.id, author: node.author };
             if self.is_arrival(&node) {
                 let synced = Synced { rev: node.rev, content_rev: node.content_rev, state: node.state.clone() };
-                self.tree.set_detached(node.id, node.state, Some(synced), now);
+                let changed = node.changed().filter(|_| self.times.shown).unwrap_or(now);
+                self.tree.set_detached(node.id, node.state, Some(synced), changed);
                 arrived.push(told);
             } else {
                 others.push(told);
@@ -572,6 +594,7 @@ impl Engine {
         if entry.is_some_and(|entry| entry.base_rev() >= node.rev) || entry.is_none() && node.deleted {
             return None;
         }
+        let told = node.changed();
         let content_author = self.feed.writers.device(node.content_author);
         let me = Some(self.identity.device.id);
         let facts = Facts {
@@ -591,6 +614,8 @@ impl Engine {
             // It was sent under other names than it has here: what is sent decides which side has changed them since.
             after.names = merge_names(Some(sent), &here.names, &there.names, false);
         }
+        let is_as_there =
+            merged.local.as_ref().zip(remote.as_deref()).is_some_and(|(after, there)| after.agrees_with(there));
         let after = merged.local.map(|after| match &remote {
             // One allocation for both views of the ordinary case.
             Some(remote) if **remote == after => remote.clone(),
@@ -600,7 +625,14 @@ impl Engine {
         let copy = merged.copy.map(|copy| (copy, content_author));
         let step = match local.filter(|_| entry.is_some_and(|entry| !entry.is_shared())) {
             Some(local) => meet_what_stays(local, after, synced, content_author),
-            None => Step { before: local.cloned(), after, synced, copy, leftover: false },
+            None => Step {
+                before: local.cloned(),
+                after,
+                synced,
+                copy,
+                leftover: false,
+                changed: told.filter(|_| is_as_there),
+            },
         };
         Some((node.id, step))
     }
@@ -650,7 +682,7 @@ impl Engine {
             let former = entry.and_then(Entry::synced_state).cloned();
             let Some(state) = last.or_else(|| before.clone()).or(former) else { continue };
             todo.extend(state.names.iter().map(|place| place.parent));
-            steps.insert(id, Step { before, after: Some(state), synced, copy: None, leftover: false });
+            steps.insert(id, Step { before, after: Some(state), synced, copy: None, leftover: false, changed: None });
         }
     }
 
@@ -1011,10 +1043,10 @@ fn meet_what_stays(
 ) -> Step {
     let before = Some(local.clone());
     match after {
-        None => Step { after: before.clone(), before, synced, copy: None, leftover: true },
+        None => Step { after: before.clone(), before, synced, copy: None, leftover: true, changed: None },
         Some(after) => {
             let copy = Some((Copy::Local(Box::new(State::clone(local))), author)).filter(|_| !is_dir(local));
-            Step { before, after: Some(after), synced, copy, leftover: false }
+            Step { before, after: Some(after), synced, copy, leftover: false, changed: None }
         }
     }
 }

@@ -27,6 +27,7 @@ mod rig;
 mod scope;
 mod soundness;
 mod state;
+mod times;
 mod tree;
 
 pub use batch::INLINE_FILE_MAX;

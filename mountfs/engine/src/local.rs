@@ -146,6 +146,7 @@ impl Engine {
         let scope = self.scope_at(&place, body.kind() == NodeKind::Dir);
         let state = State { names: smallvec![place], attrs, body, xattrs: Xattrs::default() };
         self.put(id, Some(Arc::new(state)), None, now);
+        self.entries_changed(parent, now);
         match scope {
             Scope::Shared => self.revive(parent),
             scope => self.set_scope(id, scope),
@@ -170,6 +171,7 @@ impl Engine {
         let state = State { names: smallvec![Placement { parent, name }], attrs, body, xattrs: Xattrs::default() };
         self.put(id, Some(Arc::new(state)), None, now);
         self.set_scope(id, Scope::Ignored);
+        self.entries_changed(parent, now);
         Ok(id)
     }
 
@@ -197,6 +199,7 @@ impl Engine {
         state.names.push(place);
         state.names.sort_unstable();
         self.put(id, Some(local), synced, now);
+        self.entries_changed(parent, now);
         if !stays {
             self.revive(parent);
         }
@@ -215,6 +218,7 @@ impl Engine {
             _ => {}
         }
         self.remove_name(id, parent, name, now);
+        self.entries_changed(parent, now);
         Ok(id)
     }
 
@@ -269,23 +273,28 @@ impl Engine {
         if self.tree.is_dir(id) && from.parent != to.parent {
             self.require_level(to.parent)?;
         }
-        match (mode, target) {
-            (RenameMode::NoReplace, Some(_)) => Err(Refusal::Exists),
-            (RenameMode::Exchange, None) => Err(Refusal::NotFound),
-            (_, Some(other)) if other == id => Ok(Renamed::default()),
-            (RenameMode::Exchange, Some(other)) => self.exchange((id, from), (other, to), now),
+        let dirs = [from.parent, to.parent];
+        [Some(id), target].into_iter().flatten().for_each(|id| self.keep_entries_mtime(id));
+        let renamed = match (mode, target) {
+            (RenameMode::NoReplace, Some(_)) => return Err(Refusal::Exists),
+            (RenameMode::Exchange, None) => return Err(Refusal::NotFound),
+            (_, Some(other)) if other == id => return Ok(Renamed::default()),
+            (RenameMode::Exchange, Some(other)) => self.exchange((id, from), (other, to), now)?,
             (RenameMode::Replace, Some(other)) => {
                 self.may_replace(id, other)?;
                 let crossing = self.crossing(id, &to, Some(other))?;
                 self.remove_name(other, to.parent, to.name.as_bytes(), now);
                 let became = self.replace_place(id, &from, &to, crossing, now);
-                Ok(Renamed { replaced: Some(other), became })
+                Renamed { replaced: Some(other), became }
             }
             (_, None) => {
                 let crossing = self.crossing(id, &to, None)?;
-                Ok(Renamed { replaced: None, became: self.replace_place(id, &from, &to, crossing, now) })
+                Renamed { replaced: None, became: self.replace_place(id, &from, &to, crossing, now) }
             }
-        }
+        };
+        let both = if dirs[0] == dirs[1] { &dirs[..1] } else { &dirs[..] };
+        both.iter().for_each(|dir| self.entries_changed(*dir, now));
+        Ok(renamed)
     }
 
     /// There may be a directory in `parent`, which is not too far below the root for that.
@@ -397,6 +406,7 @@ impl Engine {
         let entry = self.tree.get(id).ok_or(Refusal::NotFound)?;
         let mut local = entry.local.clone().ok_or(Refusal::NotFound)?;
         let synced = entry.synced.clone();
+        let synced = self.mtime_is_set(id, synced);
         Arc::make_mut(&mut local).attrs = attrs;
         self.put(id, Some(local), synced, now);
         Ok(())
@@ -404,6 +414,7 @@ impl Engine {
 
     /// Replaces the extended attributes.
     pub fn set_xattrs(&mut self, id: NodeId, xattrs: Xattrs, now: Timestamp) -> Result<(), Refusal> {
+        self.keep_entries_mtime(id);
         let entry = self.tree.get(id).ok_or(Refusal::NotFound)?;
         let mut local = entry.local.clone().ok_or(Refusal::NotFound)?;
         let synced = entry.synced.clone();

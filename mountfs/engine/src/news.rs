@@ -6,7 +6,7 @@ use crate::state::State;
 use indexmap::IndexSet;
 use std::cmp::Reverse;
 use std::sync::Arc;
-use syncmount_common::{DeviceId, Node, NodeId, NodeKind, Placement, Rev};
+use syncmount_common::{DeviceId, Node, NodeId, NodeKind, Placement, Rev, Timestamp};
 
 /// A device by its number in [`Writers`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -27,6 +27,9 @@ impl Writers {
     }
 }
 
+/// No time. In an option it would take twice the room.
+const UNKNOWN: Timestamp = Timestamp(i64::MIN);
+
 /// What the feed tells of one node.
 pub(crate) struct News {
     pub(crate) id: NodeId,
@@ -36,6 +39,8 @@ pub(crate) struct News {
     pub(crate) state: Option<Arc<State>>,
     pub(crate) author: Writer,
     pub(crate) content_author: Writer,
+    /// When it was changed where that was done; [`UNKNOWN`] if that is not told.
+    changed: Timestamp,
     pub(crate) deleted: bool,
 }
 
@@ -49,8 +54,14 @@ impl News {
             state: State::of_node(node).map(Arc::new),
             author: writers.number(node.author),
             content_author: writers.number(node.content_author),
+            changed: node.changed.unwrap_or(UNKNOWN),
             deleted: node.deleted,
         }
+    }
+
+    /// When it was changed where that was done, if that is told.
+    pub(crate) fn changed(&self) -> Option<Timestamp> {
+        Some(self.changed).filter(|changed| *changed != UNKNOWN)
     }
 
     pub(crate) fn names(&self) -> impl Iterator<Item = &Placement> {
@@ -59,6 +70,10 @@ impl News {
 
     pub(crate) fn kind(&self) -> Option<NodeKind> {
         self.state.as_ref().map(|state| state.kind())
+    }
+
+    pub(crate) fn mtime(&self) -> Option<Timestamp> {
+        self.state.as_ref().map(|state| state.attrs.mtime)
     }
 
     /// Of a file.
@@ -157,7 +172,7 @@ mod tests {
     #[test]
     fn news_are_small() {
         // A million of them wait for the last page: each byte is a MiB.
-        assert!(size_of::<News>() <= 56 && size_of::<Told>() <= 20);
+        assert!(size_of::<News>() <= 64 && size_of::<Told>() <= 20);
     }
 
     #[test]

@@ -118,7 +118,7 @@ impl Engine {
         let is_forgotten = entry.is_none() && base.is_some() && after.is_some();
         // The server has a tombstone of it, at a rev that is not known here any more.
         let node = if is_forgotten { self.new_id(now) } else { node };
-        (node, Step { before, after: after.map(Arc::new), synced, copy, leftover: false })
+        (node, Step { before, after: after.map(Arc::new), synced, copy, leftover: false, changed: None })
     }
 
     /// A folder shows one name of a file and none of its extended attributes: what it does not show has not changed.

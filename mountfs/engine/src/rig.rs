@@ -6,6 +6,7 @@ use crate::{
 };
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use syncmount_common::node::TouchedDir;
 use syncmount_common::protocol::changes::{Ask, ChangesPage, Cursor, Device};
 use syncmount_common::protocol::commit::{CommitRequest, Committed, ConflictDetails, Op};
 use syncmount_common::{
@@ -251,11 +252,33 @@ impl Rig {
         self.page_of(cursor(to), own, asked, nodes, more);
     }
 
+    /// The same with directories that are touched.
+    pub(crate) fn touched(&mut self, nodes: Vec<Node>, touched: Vec<TouchedDir>) {
+        self.seq = nodes.iter().map(|node| node.rev).max().unwrap_or(0).max(self.seq);
+        let (asked, folder) = (self.engine.next_page(), FolderId::from_bytes([9; 16]));
+        let own = self.own.filter(|own| own.seq <= self.seq);
+        let page = ChangesPage {
+            folder,
+            cursor: cursor(self.seq),
+            more: false,
+            nodes,
+            devices: Vec::new(),
+            own,
+            wanted: Vec::new(),
+            touched,
+        };
+        self.engine.page(asked, page);
+        self.drive();
+    }
+
     /// A page that ends at `end`, of a history in which `own` is the end of this device's newest commit.
     pub(crate) fn page_of(&mut self, end: Cursor, own: Option<Cursor>, asked: Ask, nodes: Vec<Node>, more: bool) {
         let folder = FolderId::from_bytes([9; 16]);
         let devices = vec![Device { id: OTHER, name: "there".to_owned() }];
-        self.engine.page(asked, ChangesPage { folder, cursor: end, more, nodes, devices, own, wanted: Vec::new() });
+        self.engine.page(
+            asked,
+            ChangesPage { folder, cursor: end, more, nodes, devices, own, wanted: Vec::new(), touched: Vec::new() },
+        );
     }
 
     /// A node as another device has made or changed it.
@@ -274,6 +297,7 @@ impl Rig {
             author: OTHER,
             content_rev: rev,
             content_author: OTHER,
+            changed: None,
         }
     }
 

@@ -286,6 +286,14 @@ impl Tree {
         }
     }
 
+    /// The mtime of a directory that is to be sent as a whole is another one.
+    pub(crate) fn set_dir_mtime(&mut self, id: NodeId, state: Arc<State>, changed: Timestamp) {
+        if let Some(entry) = self.entries.get_mut(&id) {
+            entry.local = Some(state);
+            entry.changed = entry.changed.max(changed);
+        }
+    }
+
     /// Marks whether the node's creation may have reached the server without an answer.
     pub(crate) fn set_offered(&mut self, id: NodeId, offered: bool) {
         if let Some(entry) = self.entries.get_mut(&id) {

@@ -77,6 +77,7 @@ fn node(number: u64) -> Node {
         author,
         content_rev: number + 1,
         content_author: author,
+        changed: None,
     }
 }
 
@@ -105,6 +106,7 @@ fn join() -> Engine {
             devices: Vec::new(),
             own: None,
             wanted: Vec::new(),
+            touched: Vec::new(),
         };
         engine.page(engine.next_page(), page);
     }

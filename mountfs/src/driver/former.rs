@@ -283,6 +283,7 @@ mod tests {
                 author,
                 content_rev: 1,
                 content_author: author,
+                changed: None,
             }
         }
 
@@ -315,8 +316,16 @@ mod tests {
             let cursor = Cursor { epoch: Epoch::from_bytes([7; 16]), seq, tag: 1 };
             let folder = FolderId::from_bytes([9; 16]);
             let nodes = vec![Node { rev: seq, content_rev: seq, ..node }];
-            let page =
-                ChangesPage { folder, cursor, more: false, nodes, devices: Vec::new(), own: None, wanted: Vec::new() };
+            let page = ChangesPage {
+                folder,
+                cursor,
+                more: false,
+                nodes,
+                devices: Vec::new(),
+                own: None,
+                wanted: Vec::new(),
+                touched: Vec::new(),
+            };
             let asked = engine.next_page();
             engine.page(asked, page);
             while engine.poll(Timestamp(9)).is_some() {}

@@ -98,8 +98,10 @@ impl Client {
         let mut engine = self.engine.write();
         let request = engine.next_commit(super::now())?;
         let speaker = self.speaker();
-        let concluded = self.folder.get().is_some() && self.remote.ignores_unknown_fields();
-        Some((CommitRequest { session: Some(speaker.session), concluded, ..request }, speaker))
+        let is_newer = self.remote.ignores_unknown_fields();
+        let concluded = self.folder.get().is_some() && is_newer;
+        let (times, touched) = if is_newer { (request.times, request.touched) } else { Default::default() };
+        Some((CommitRequest { session: Some(speaker.session), concluded, times, touched, ..request }, speaker))
     }
 
     /// Keeps what the next start must know if the answer to this commit does not come: what it was about, and its name.

@@ -38,9 +38,7 @@ impl Invalidations {
     /// Queues what a change makes stale, as far as the kernel knows it. The queue is as long as the kernel's caches at most:
     /// names and nodes that it does not know are left out.
     pub(super) fn push(&self, vfs: &Vfs, changed: &Changed) {
-        vfs.attrs_came(changed.node);
         for place in &changed.places {
-            vfs.entries_came(place.parent);
             if let Some(parent) = vfs.inodes.known(place.parent) {
                 self.send(Stale::Entry(parent, place.name.clone()));
             }

@@ -110,6 +110,7 @@ fn page() -> ChangesPage {
         devices: Vec::new(),
         own: None,
         wanted: Vec::new(),
+        touched: Vec::new(),
     }
 }
 
@@ -123,6 +124,8 @@ fn batch() -> CommitRequest {
         contents: Vec::new(),
         changed: Vec::new(),
         concluded: false,
+        times: Vec::new(),
+        touched: Vec::new(),
         ops: Vec::new(),
     }
 }
@@ -505,6 +508,7 @@ fn told(content: Content) -> ChangesPage {
         author: DeviceId::from_bytes([4; 16]),
         content_rev: 9,
         content_author: DeviceId::from_bytes([4; 16]),
+        changed: None,
     };
     ChangesPage { nodes: vec![node], ..page() }
 }

@@ -129,6 +129,14 @@ pub struct Stat {
     pub ctime: Timestamp,
 }
 
+impl Stat {
+    /// The same of a directory whose entries were changed.
+    fn with_entries(self, changed: Timestamp) -> Self {
+        let mtime = self.mtime.max(changed);
+        Self { atime: mtime, mtime, ctime: self.ctime.max(changed), ..self }
+    }
+}
+
 /// What `setattr` is to set.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct SetAttrs {
@@ -267,7 +275,8 @@ impl Vfs {
             let entry = engine.entry(node)?;
             let state = entry.local.as_ref()?;
             let links = if state.kind() == NodeKind::Dir { 2 + engine.subdirs(node) } else { state.names.len() as u32 };
-            Some(stat_of(ino, state, links, entry.changed))
+            let stat = stat_of(ino, state, links, entry.changed);
+            Some(engine.entries_mtime(node).map_or(stat, |mtime| stat.with_entries(mtime)))
         });
         let stat = match (known, open) {
             (Some(stat), None | Some((_, _, Some(_)))) => stat,
@@ -287,21 +296,6 @@ impl Vfs {
     fn stat_of_gone(&self, ino: u64, node: NodeId) -> Result<Stat> {
         let was = self.lately.was(node).ok_or(VfsError::Gone)?;
         Ok(stat_of(ino, &was, 0, was.attrs.mtime))
-    }
-
-    /// The feed has brought other attributes: they count again.
-    pub fn attrs_came(&self, node: NodeId) {
-        self.times.attrs_came(node);
-    }
-
-    /// The feed has brought, taken or renamed an entry of a directory.
-    pub fn entries_came(&self, dir: NodeId) {
-        self.times.entries_came(dir, self.client.now());
-    }
-
-    /// An entry of a directory was made, removed or renamed here.
-    fn entries_changed(&self, dir: NodeId) {
-        self.times.entries_changed(dir, self.client.now());
     }
 
     /// Sets attributes. `fh` is the handle by which the file was cut, if it was one.
@@ -336,16 +330,14 @@ impl Vfs {
 
     fn set_mode_and_times(&self, node: NodeId, set: SetAttrs) -> Result<()> {
         let open = self.client.files.get(node);
-        if let Some(mtime) = set.mtime {
-            self.times.attrs_came(node);
-            if let Some(file) = &open {
-                self.client.set_mtime(file, mtime);
-            }
+        if let (Some(mtime), Some(file)) = (set.mtime, &open) {
+            self.client.set_mtime(file, mtime);
         }
         let result = self.client.change(|engine, now| {
             let state = engine.local(node).ok_or(Refusal::NotFound)?;
             let mode = set.mode.map_or(state.attrs.mode, |mode| (mode & MODE_MASK) | (state.attrs.mode & TYPE_MASK));
-            let attrs = Attrs { mode, mtime: set.mtime.unwrap_or(state.attrs.mtime) };
+            let shown = engine.entries_mtime(node).map_or(state.attrs.mtime, |here| here.max(state.attrs.mtime));
+            let attrs = Attrs { mode, mtime: set.mtime.unwrap_or(shown) };
             engine.set_attrs(node, attrs, now)
         })?;
         self.times.set_atime(node, set.atime, set.mtime);
@@ -398,7 +390,6 @@ impl Vfs {
         };
         // A new file is not sent before its writer is done.
         let node = if is_file { self.client.change_quietly(create) } else { self.client.change(create) }??;
-        self.entries_changed(parent);
         Ok(node)
     }
 
@@ -422,7 +413,6 @@ impl Vfs {
         let node = self
             .client
             .change(|engine, now| engine.create_special(parent, name, Attrs { mode, mtime: now }, now))??;
-        self.entries_changed(parent);
         self.remembered(node)
     }
 
@@ -433,7 +423,6 @@ impl Vfs {
         let name = Name::new(name)?;
         self.client.change(|engine, now| engine.link(node, parent, name, now))??;
         self.client.names_changed();
-        self.entries_changed(parent);
         self.remembered(node)
     }
 
@@ -491,10 +480,7 @@ impl Vfs {
             engine.remove(parent, name, dir, now).map(|node| (node, attrs))
         })??;
         self.orphan(node, attrs);
-        self.entries_changed(parent);
-        if dir {
-            self.times.forget(node);
-        } else {
+        if !dir {
             self.client.note_removed(parent, name);
         }
         Ok(())
@@ -529,8 +515,6 @@ impl Vfs {
         if let Some(node) = renamed.replaced {
             self.orphan(node, attrs);
         }
-        self.entries_changed(from_dir);
-        self.entries_changed(to_dir);
         Ok(())
     }
 

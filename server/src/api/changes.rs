@@ -66,8 +66,8 @@ pub(super) async fn get(
     let position = |text: Option<&str>| text.map(str::parse::<Cursor>).transpose().map_err(invalid);
     let (since, known) = (position(query.since.as_deref())?, position(query.known.as_deref())?);
     let ChangesQuery { limit, inline, device, session, .. } = query;
-    let losses = peer(&headers).has(Feature::ExtraFields);
-    let poll = Poll { since, known, limit: limit.unwrap_or(PAGE_NODES_MAX), inline, device, session, losses };
+    let extra = peer(&headers).has(Feature::ExtraFields);
+    let poll = Poll { since, known, limit: limit.unwrap_or(PAGE_NODES_MAX), inline, device, session, extra };
     let wait = Duration::from_secs(query.wait.min(WAIT_S_MAX));
     let late = |_| ApiError::new(ErrorCode::Timeout, "the request took too long: try again");
     let held = state.service.poll(&folder, poll, over(&state, wait));

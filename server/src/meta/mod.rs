@@ -20,12 +20,13 @@ use futures::channel::oneshot;
 use futures::future::BoxFuture;
 use parking_lot::Mutex;
 use std::sync::Arc;
+use syncmount_common::node::TouchedDir;
 use syncmount_common::protocol::changes::Device;
 use syncmount_common::protocol::commit::Committed;
 use syncmount_common::protocol::files::Version;
 use syncmount_common::{
-    ChunkHash, ContentHash, DeviceId, Epoch, FileHash, FolderId, Manifest, Name, Node, NodeId, OpId, Placement, Seq,
-    Timestamp,
+    ChunkHash, ContentHash, DeviceId, Epoch, FileHash, FolderId, Manifest, Name, Node, NodeId, OpId, Placement, Rev,
+    Seq, Timestamp,
 };
 
 /// What this layer's operations answer.
@@ -179,6 +180,9 @@ pub trait ReadTx: ReadHistory + ReadLosses + ReadScrub {
     /// At most `limit` nodes with a rev above `since`, in rev order, and whether more follow. Fewer if they have many names
     /// or large extended attributes.
     fn changed(&self, folder: FolderKey, since: Seq, limit: usize) -> Result<(Vec<Node>, bool)>;
+    /// Directories whose entries were last changed by revs above `since` up to `end`, and that were not changed themselves by such
+    /// a rev; in the order of these revs, at most `limit`.
+    fn touched(&self, folder: FolderKey, since: Seq, end: Seq, limit: usize) -> Result<Vec<(TouchedDir, Rev)>>;
     /// The node that has `name` in `parent`.
     fn child(&self, folder: FolderKey, parent: NodeId, name: &Name) -> Result<Option<NodeId>>;
     /// At most `limit` entries of a directory after the name `after`, by name.
@@ -231,6 +235,9 @@ pub trait WriteTx: ReadTx + WriteHistory + WriteLosses + WriteScrub {
     fn advance(&self, folder: FolderKey, seq: Seq, totals: Totals) -> Result<()>;
     /// Writes a node's row. Names are written by [`Self::add_name`].
     fn put_node(&self, folder: FolderKey, node: &Node) -> Result<()>;
+    /// The entries of a directory were changed at `at`, last with `rev`: its mtime is that, but later than it was unless it is the very same. Nothing happens to
+    /// what is no live directory.
+    fn touch_dir(&self, folder: FolderKey, dir: NodeId, at: Timestamp, rev: Rev) -> Result<()>;
     /// Takes all names of a node away.
     fn clear_names(&self, folder: FolderKey, node: NodeId) -> Result<()>;
     /// Gives a node a name; `false` if another node has it.

@@ -3,15 +3,16 @@
 //! This runs before the transaction, on a blocking thread, so that the one writer only does what needs the state.
 
 use super::ingest::file_hash_of;
+use super::record::Dirs;
 use super::{Result, ServiceError};
 use std::collections::{HashMap, HashSet};
 use syncmount_common::manifest::FILE_SIZE_MAX;
 use syncmount_common::node::{MODE_MASK, NAMES_MAX};
 use syncmount_common::protocol::changes::{Cursor, Device};
-use syncmount_common::protocol::commit::{CommitRequest, NewContent, OPS_MAX, Op};
+use syncmount_common::protocol::commit::{CommitRequest, NewContent, OPS_MAX, Op, TOUCHED_MAX};
 use syncmount_common::protocol::session::Session;
 use syncmount_common::{
-    Attrs, ContentHash, Epoch, Extent, FileHash, Manifest, NodeId, NodeKind, OpId, Placement, SymlinkTarget,
+    Attrs, ContentHash, Epoch, Extent, FileHash, Manifest, NodeId, NodeKind, OpId, Placement, SymlinkTarget, Timestamp,
 };
 
 /// The longest name of a device, in characters.
@@ -27,6 +28,9 @@ pub(super) struct Batch {
     pub(super) contents: HashMap<ContentHash, Described>,
     /// What goes was found missing in a plain folder.
     pub(super) concluded: bool,
+    /// When each operation was done; empty if that is not known.
+    pub(super) times: Vec<Timestamp>,
+    pub(super) dirs: Dirs,
     pub(super) ops: Vec<Op>,
 }
 
@@ -39,10 +43,37 @@ pub(super) struct Described {
 
 impl Batch {
     pub(super) fn check(request: CommitRequest) -> Result<Self> {
-        let CommitRequest { op_id, epoch, device, session, known, contents, changed: _, concluded, ops } = request;
+        let CommitRequest {
+            op_id,
+            epoch,
+            device,
+            session,
+            known,
+            contents,
+            changed: _,
+            concluded,
+            times,
+            touched,
+            ops,
+        } = request;
         if ops.len() > OPS_MAX {
             return Err(ServiceError::TooLarge(format!("{} operations in one batch, at most {OPS_MAX}", ops.len())));
         }
+        if !times.is_empty() && times.len() != ops.len() {
+            return Err(ServiceError::Invalid(format!(
+                "`times` has {} entries for {} operations",
+                times.len(),
+                ops.len()
+            )));
+        }
+        if touched.len() > TOUCHED_MAX {
+            return Err(ServiceError::TooLarge(format!(
+                "{} touched directories, at most {TOUCHED_MAX}",
+                touched.len()
+            )));
+        }
+        let touched = touched.into_iter().map(|touched| (touched.dir, touched.mtime)).collect();
+        let dirs = Dirs { touched, set: ops.iter().filter(|op| sets_attrs(op)).map(Op::id).collect() };
         check_device(&device)?;
         let mut seen = HashSet::new();
         for (index, op) in ops.iter().enumerate() {
@@ -52,8 +83,12 @@ impl Batch {
             }
         }
         let contents = contents.into_iter().map(described).collect::<Result<_>>()?;
-        Ok(Self { op_id, epoch, device, session, known, contents, concluded, ops })
+        Ok(Self { op_id, epoch, device, session, known, contents, concluded, times, dirs, ops })
     }
+}
+
+fn sets_attrs(op: &Op) -> bool {
+    matches!(op, Op::Create { .. } | Op::Update { attrs: Some(_), .. })
 }
 
 fn check_device(device: &Device) -> Result<()> {

@@ -7,16 +7,18 @@ use super::losses::wanted;
 use super::session::standing;
 use super::tokens::admit;
 use super::{Allowance, Charge, CursorKey, FREE_LEN, Result, Service, ServiceError, folder};
-use crate::meta::{FolderRow, ReadTx};
+use crate::meta::{FolderKey, FolderRow, ReadTx};
 use bytes::Bytes;
 use futures::TryStreamExt as _;
 use std::collections::{BTreeSet, HashSet};
 use std::pin::pin;
+use syncmount_common::node::TouchedDir;
 use syncmount_common::protocol::changes::{
     ChangesPage, Cursor, Device, INLINE_LEN_MAX, INLINE_TOTAL_MAX, PAGE_NODES_MAX,
 };
+use syncmount_common::protocol::commit::TOUCHED_MAX;
 use syncmount_common::protocol::session::Session;
-use syncmount_common::{ChunkHash, ContentHash, DeviceId, Node};
+use syncmount_common::{ChunkHash, ContentHash, DeviceId, Node, Seq};
 
 /// What a poll asks for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -33,8 +35,8 @@ pub struct Poll {
     pub device: Option<DeviceId>,
     /// The session in which that device asks.
     pub session: Option<Session>,
-    /// Whether contents that lack chunks are told.
-    pub losses: bool,
+    /// Whether fields beyond version 1 are told: lost chunks, times.
+    pub extra: bool,
 }
 
 /// A page and the chunks that ride along.
@@ -49,7 +51,7 @@ pub struct Changes {
 impl Service {
     /// The changes past a cursor, as they are now.
     pub async fn changes(&self, folder: &str, since: Option<Cursor>, limit: usize, inline: u64) -> Result<Changes> {
-        self.page(folder, Poll { since, known: None, limit, inline, device: None, session: None, losses: false }).await
+        self.page(folder, Poll { since, known: None, limit, inline, device: None, session: None, extra: false }).await
     }
 
     /// The answer to a poll as things are now.
@@ -99,7 +101,7 @@ impl Service {
 
     /// Where a page begins to tell what is lost.
     fn first_loss(&self, poll: &Poll) -> ContentHash {
-        let from = if poll.losses { self.0.environment.random() } else { [0; 32] };
+        let from = if poll.extra { self.0.environment.random() } else { [0; 32] };
         ContentHash::from_bytes(from)
     }
 
@@ -117,7 +119,7 @@ impl Service {
             let asked = self.0.losses.asked();
             let changes = self.page(name, poll).await?;
             let asks = !changes.page.wanted.is_empty() && self.0.losses.is_news(poll.device, asked);
-            if asks || !changes.page.nodes.is_empty() {
+            if asks || !changes.page.nodes.is_empty() || changes.page.more {
                 return Ok(changes);
             }
             tokio::select! {
@@ -143,6 +145,34 @@ const EXTENT_COST: u64 = 120;
 /// Bytes of a hash in memory and in the reply.
 const WANTED_COST: u64 = 200;
 
+/// Bytes of a touched directory in memory and in the reply.
+const TOUCHED_COST: u64 = 120;
+
+/// The nodes of a page, and where it ends.
+struct NodesPage {
+    nodes: Vec<Node>,
+    end: Seq,
+    more: bool,
+}
+
+impl NodesPage {
+    /// Directories whose entries have changed between `since` and the end. The page ends earlier if they are too many.
+    fn touched(&mut self, tx: &dyn ReadTx, folder: FolderKey, since: Seq) -> Result<Vec<TouchedDir>> {
+        if since == 0 {
+            // All are told as they are now.
+            return Ok(Vec::new());
+        }
+        let mut touched = tx.touched(folder, since, self.end, TOUCHED_MAX + 1)?;
+        if let Some((_, rev)) = touched.get(TOUCHED_MAX).copied() {
+            // No operation touches as many as that, so something is left.
+            (self.end, self.more) = (rev - 1, true);
+            touched.retain(|(_, rev)| *rev <= self.end);
+            self.nodes.retain(|node| node.rev <= self.end);
+        }
+        Ok(touched.into_iter().map(|(dir, _)| dir).collect())
+    }
+}
+
 /// A page and the chunks that ride along.
 type Page = (ChangesPage, Vec<Wanted>);
 
@@ -164,8 +194,9 @@ fn page_cost((page, riders): &Page) -> u64 {
         FORMS * (names + node.xattrs.len()) as u64 + EXTENT_COST * extents
     };
     let nodes: u64 = page.nodes.iter().map(|node| NODE_COST + long(node)).sum();
+    let touched = TOUCHED_COST * page.touched.len() as u64;
     let wanted: usize = page.wanted.iter().map(|wanted| 1 + wanted.chunks.len()).sum();
-    nodes + WANTED_COST * wanted as u64 + FORMS * riders.iter().map(|(_, len)| u64::from(*len)).sum::<u64>()
+    nodes + touched + WANTED_COST * wanted as u64 + FORMS * riders.iter().map(|(_, len)| u64::from(*len)).sum::<u64>()
 }
 
 impl Poll {
@@ -236,18 +267,22 @@ impl Poll {
             standing(tx, folder.key, device, &session)?;
         }
         let (nodes, more) = tx.changed(folder.key, since, self.limit)?;
-        let seq = if more { nodes.last().map_or(since, |node| node.rev) } else { folder.seq };
-        let nodes: Vec<_> = nodes.into_iter().map(for_travel).collect();
+        let mut page =
+            NodesPage { end: nodes.last().filter(|_| more).map_or(folder.seq, |node| node.rev), nodes, more };
+        let touched = if self.extra { page.touched(tx, folder.key, since)? } else { Vec::new() };
+        let NodesPage { nodes, end, more } = page;
+        let told = |node: Node| Node { changed: node.changed.filter(|_| self.extra), ..for_travel(node) };
+        let nodes: Vec<_> = nodes.into_iter().map(told).collect();
         let riders = self.riders(&nodes);
-        let cursor = cursor_at(tx, &folder, seq, key)?;
+        let cursor = cursor_at(tx, &folder, end, key)?;
         let devices = devices(tx, &nodes)?;
         let own = match self.device {
             Some(device) => tx.newest_by(folder.key, device)?,
             None => None,
         };
         let own = own.map(|(seq, tag)| key.cursor(&folder, seq, tag));
-        let wanted = if self.losses { wanted(tx, folder.key, from)? } else { Vec::new() };
-        Ok(Ok((ChangesPage { folder: folder.id, cursor, more, nodes, devices, own, wanted }, riders)))
+        let wanted = if self.extra { wanted(tx, folder.key, from)? } else { Vec::new() };
+        Ok(Ok((ChangesPage { folder: folder.id, cursor, more, nodes, devices, own, wanted, touched }, riders)))
     }
 
     /// The chunks that ride along. A client fetches the others by hash.

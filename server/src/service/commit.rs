@@ -155,7 +155,8 @@ impl Application<'_> {
             Passage::Held(held) => Ok(Outcome::Held(held)),
             Passage::Free { marks } => {
                 self.enter_contents()?;
-                let record = Record { tx, folder, device, token, op_id: *op_id, tag, now };
+                let dirs = &self.batch.dirs;
+                let record = Record { tx, folder, device, token, op_id: *op_id, tag, now, dirs };
                 let done = record.write(&steps, &marks)?;
                 if let Some(session) = session {
                     session::note_commit(tx, folder.key, device.id, session, done)?;
@@ -178,7 +179,7 @@ impl Application<'_> {
                 return Err(ServiceError::TooLarge(text.to_owned()));
             }
             if !fits(op, current.as_ref()) && conflicts.len() < CONFLICTS_MAX {
-                let current = current.clone().map(for_travel);
+                let current = current.clone().map(for_conflict);
                 conflicts.push(Conflict { index, reason: ConflictReason::Rev, current });
             }
             states.push(current);
@@ -224,9 +225,15 @@ impl Application<'_> {
         let ops = self.batch.ops.iter().zip(before).zip(revs).enumerate();
         ops.map(|(index, ((op, before), rev))| {
             let fault = |fault| ServiceError::Invalid(format!("operation {index} on node {}: {fault}", op.id()));
-            self.step(op, before, rev).map_err(fault)
+            let step = self.step(op, before, rev).map_err(fault)?;
+            Ok(Step { after: Node { changed: Some(self.time(index)), ..step.after }, ..step })
         })
         .collect()
+    }
+
+    /// When an operation was done.
+    fn time(&self, index: usize) -> Timestamp {
+        self.batch.times.get(index).copied().unwrap_or(self.now)
     }
 
     fn step(&self, op: &Op, before: Option<Node>, rev: Rev) -> std::result::Result<Step, &'static str> {
@@ -252,6 +259,7 @@ impl Application<'_> {
                     author,
                     content_rev,
                     content_author,
+                    changed: None,
                 };
                 (node, true)
             }
@@ -313,6 +321,11 @@ fn named_content(op: &Op) -> Option<&ContentHash> {
         Op::Create { content, .. } | Op::Update { content, .. } => content.as_ref(),
         Op::Remove { .. } => None,
     }
+}
+
+/// A node in an error, which goes to clients of any age.
+pub(super) fn for_conflict(node: Node) -> Node {
+    for_travel(Node { changed: None, ..node })
 }
 
 pub(super) fn for_travel(node: Node) -> Node {

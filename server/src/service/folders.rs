@@ -64,6 +64,7 @@ fn root(attrs: Attrs) -> Node {
         author: nobody,
         content_rev: 0,
         content_author: nobody,
+        changed: None,
     }
 }
 

@@ -5,10 +5,10 @@ use super::commit::Step;
 use super::hold::Marks;
 use super::{Result, ServiceError, structure};
 use crate::meta::{self, CommitRow, Counts, FOLDER_BYTES_MAX, FolderRow, Mark, Totals, VersionRow, WriteTx};
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap, HashSet};
 use syncmount_common::protocol::changes::Device;
 use syncmount_common::protocol::commit::Committed;
-use syncmount_common::{ContentHash, Node, OpId, Timestamp};
+use syncmount_common::{ContentHash, Node, NodeId, OpId, Rev, Timestamp};
 
 /// Answers kept per folder: a client that repeats a commit does so within seconds to days, not after 100,000 others.
 const ANSWERS_KEPT: u64 = 100_000;
@@ -23,6 +23,16 @@ pub(super) struct Record<'a> {
     pub(super) op_id: OpId,
     pub(super) tag: u64,
     pub(super) now: Timestamp,
+    pub(super) dirs: &'a Dirs,
+}
+
+/// What is known of the mtimes of directories beside the steps.
+#[derive(Default)]
+pub(super) struct Dirs {
+    /// What they have become where entries are changed, as far as that is told.
+    pub(super) touched: HashMap<NodeId, Timestamp>,
+    /// Those that are set: changes of the entries move them no more.
+    pub(super) set: HashSet<NodeId>,
 }
 
 impl Record<'_> {
@@ -44,7 +54,28 @@ impl Record<'_> {
             }
             self.add_version(step)?;
         }
-        structure::place(self.tx, key, steps)
+        structure::place(self.tx, key, steps)?;
+        self.touch_dirs(steps)
+    }
+
+    /// Moves the mtimes of directories whose entries came, went or were renamed, unless the steps set them.
+    fn touch_dirs(&self, steps: &[Step]) -> Result<()> {
+        let mut touched: BTreeMap<NodeId, (Timestamp, Rev)> = BTreeMap::new();
+        for step in steps.iter().filter(|step| step.renamed) {
+            let before = step.lived().map_or(&[][..], |node| &node.names);
+            let after = step.lives().map_or(&[][..], |node| &node.names);
+            let gone = before.iter().filter(|place| !after.contains(place));
+            let new = after.iter().filter(|place| !before.contains(place));
+            let (time, rev) = (step.after.changed.unwrap_or(self.now), step.after.rev);
+            for dir in gone.chain(new).map(|place| place.parent).filter(|dir| !self.dirs.set.contains(dir)) {
+                let latest = touched.entry(dir).or_insert((time, rev));
+                *latest = (latest.0.max(time), latest.1.max(rev));
+            }
+        }
+        touched.into_iter().try_for_each(|(dir, (time, rev))| {
+            let at = self.dirs.touched.get(&dir).map_or(time, |at| *at);
+            Ok(self.tx.touch_dir(self.folder.key, dir, at, rev)?)
+        })
     }
 
     fn add_version(&self, step: &Step) -> Result<()> {

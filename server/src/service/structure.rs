@@ -1,7 +1,7 @@
 //! The shape of the tree after a batch: unique names, living directories as parents, no cycles, nothing left in what is
 //! removed. The cost is that of the batch, not of the folder.
 
-use super::commit::{CONFLICTS_MAX, Step, for_travel};
+use super::commit::{CONFLICTS_MAX, Step, for_conflict};
 use super::{Result, ServiceError};
 use crate::meta::{FolderKey, WriteTx};
 use std::collections::{HashMap, HashSet};
@@ -24,7 +24,7 @@ pub(super) fn place(tx: &dyn WriteTx, folder: FolderKey, steps: &[Step]) -> Resu
     let conflicts: Vec<_> = (0..)
         .zip(steps.iter().zip(reasons))
         .filter_map(|(index, (step, reason))| {
-            Some(Conflict { index, reason: reason?, current: step.before.clone().map(for_travel) })
+            Some(Conflict { index, reason: reason?, current: step.before.clone().map(for_conflict) })
         })
         .take(CONFLICTS_MAX)
         .collect();

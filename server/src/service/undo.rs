@@ -11,7 +11,7 @@ use super::{Result, Service, ServiceError, folder};
 use crate::meta::{Counts, MetaError, ReadTx};
 use syncmount_common::protocol::changes::Device;
 use syncmount_common::protocol::undo::UndoReply;
-use syncmount_common::{ContentHash, DeviceId, Node, Seq, Xattrs};
+use syncmount_common::{Attrs, ContentHash, DeviceId, Node, NodeKind, Seq, Xattrs};
 
 /// The device that an undo's changes are told as, and its name.
 pub const UNDO_DEVICE: (DeviceId, &str) = (DeviceId::from_bytes(*b"syncmount\0undo\0\0"), "undo");
@@ -73,6 +73,9 @@ pub(super) fn step(now: Node, wanted: Option<Node>) -> Option<Step> {
         return (!now.deleted).then_some(Step { before: Some(now), after, renamed: true });
     };
     let renamed = now.deleted || now.names != names;
+    // A directory is as new as the newest change of its entries, which may be this one.
+    let is_dir_here = now.kind == NodeKind::Dir && !now.deleted;
+    let attrs = if is_dir_here { Attrs { mtime: now.attrs.mtime, ..attrs } } else { attrs };
     let content = content.map(|content| reference(content.hash));
     let same = !renamed
         && now.attrs == attrs
@@ -96,7 +99,7 @@ mod tests {
     use std::collections::{BTreeMap, HashSet};
     use std::sync::atomic::{AtomicU64, Ordering};
     use syncmount_common::protocol::commit::{CommitRequest, NewContent, Op};
-    use syncmount_common::{Attrs, Manifest, Name, NodeId, NodeKind, Placement, SymlinkTarget, Timestamp};
+    use syncmount_common::{Manifest, Name, NodeId, Placement, SymlinkTarget, Timestamp};
 
     /// The numbers of one seed.
     struct Rng(u64);
@@ -190,7 +193,10 @@ mod tests {
 
     fn tree(service: &Service) -> BTreeMap<NodeId, State> {
         let live = nodes(service).into_iter().filter(|node| !node.deleted);
-        live.map(|node| (node.id, (node.names, node.attrs, node.target))).collect()
+        // A directory is as new as the newest change of its entries, and that is the undo.
+        let mtime = |node: &Node| if node.kind == NodeKind::Dir { Timestamp(0) } else { node.attrs.mtime };
+        let attrs = |node: &Node| Attrs { mtime: mtime(node), ..node.attrs };
+        live.map(|node| (node.id, (node.names.clone(), attrs(&node), node.target))).collect()
     }
 
     fn commit(service: &Service, ops: Vec<Op>) -> Result<()> {
@@ -206,6 +212,8 @@ mod tests {
             contents,
             changed: Vec::new(),
             concluded: false,
+            times: Vec::new(),
+            touched: Vec::new(),
             ops,
         };
         now(service.commit(F, request, Vec::new())).map(drop)

@@ -151,6 +151,8 @@ impl Service {
             contents,
             changed: Vec::new(),
             concluded: false,
+            times: Vec::new(),
+            touched: Vec::new(),
             ops,
         }
     }

@@ -6,11 +6,12 @@
 
 use super::commit::Step;
 use super::hold::{Held, Marks, Passage, Watch};
-use super::record::{Record, counts};
+use super::record::{Dirs, Record, counts};
 use super::tokens::{Credential, admit};
 use super::undo::hash;
 use super::{Result, Service, ServiceError, folder};
 use crate::meta::{Counts, FolderKey, WriteTx};
+use syncmount_common::Node;
 use syncmount_common::protocol::changes::Device;
 
 /// The most nodes that one request changes: each takes some 700 bytes of memory until it is written, and the transaction keeps
@@ -42,6 +43,10 @@ impl Service {
         let (name, credential, service) = (folder_name.to_owned(), self.2.clone(), self.clone());
         let (rule, environment) = (self.hold_rule(), &self.0.environment);
         let (op_id, tag, now) = (environment.op_id(), environment.tag(), environment.now());
+        let change = |step: Step| Step { after: Node { changed: Some(now), ..step.after }, ..step };
+        let steps: Vec<_> = steps.into_iter().map(change).collect();
+        let set = steps.iter().filter(|step| step.lived().is_none()).map(|step| step.after.id).collect();
+        let dirs = Dirs { set, ..Dirs::default() };
         let job = move |tx: &dyn WriteTx| {
             admit(tx, credential.as_ref())?;
             let folder = &folder(tx, &name)?;
@@ -56,7 +61,7 @@ impl Service {
             } else {
                 Marks::default()
             };
-            write(&Record { tx, folder, device, token, op_id, tag, now }, steps, &marks)?;
+            write(&Record { tx, folder, device, token, op_id, tag, now, dirs: &dirs }, steps, &marks)?;
             Ok(Outcome::Done(folder.key))
         };
         let then = move |outcome: &Outcome| {

@@ -315,7 +315,7 @@ async fn cursors_that_may_be_of_an_earlier_version_are_put_off() {
 }
 
 fn poll_from(cursor: Cursor) -> Poll {
-    Poll { since: Some(cursor), known: None, limit: 10, inline: 0, device: None, session: None, losses: false }
+    Poll { since: Some(cursor), known: None, limit: 10, inline: 0, device: None, session: None, extra: false }
 }
 
 #[tokio::test]

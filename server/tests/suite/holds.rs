@@ -71,6 +71,8 @@ impl Folder {
             contents: vec![empty()],
             changed: Vec::new(),
             concluded,
+            times: Vec::new(),
+            touched: Vec::new(),
             ops,
         };
         self.service.commit(F, commit, Vec::new()).await

@@ -62,7 +62,7 @@ impl Store {
     }
 
     async fn wanted(&self) -> Vec<WantedContent> {
-        let poll = Poll { losses: true, ..ask() };
+        let poll = Poll { extra: true, ..ask() };
         let mut wanted = self.service.page(F, poll).await.unwrap().page.wanted;
         wanted.sort_by_key(|wanted| wanted.content);
         wanted
@@ -86,7 +86,7 @@ impl Store {
 }
 
 fn ask() -> Poll {
-    Poll { since: None, known: None, limit: 100, inline: 0, device: None, session: None, losses: false }
+    Poll { since: None, known: None, limit: 100, inline: 0, device: None, session: None, extra: false }
 }
 
 fn told(of: &[u8]) -> WantedContent {
@@ -105,9 +105,9 @@ async fn what_is_lost_is_asked_for_until_it_is_there_again() {
     assert_eq!(store.wanted().await, [], "it is not known yet which contents these are");
     let end = store.service.folder(F).await.unwrap().cursor;
     let device = Some(device().id);
-    let held = Poll { since: Some(end), losses: true, device, ..ask() };
+    let held = Poll { since: Some(end), extra: true, device, ..ask() };
     let held_poll = held;
-    let deaf = Poll { losses: false, ..held };
+    let deaf = Poll { extra: false, ..held };
     {
         let (mut held, mut deaf) = (
             Box::pin(store.service.poll(F, held, std::future::pending())),
@@ -185,7 +185,7 @@ async fn a_folder_is_not_told_of_the_contents_of_another() {
     store.service.add_folder("other").await.unwrap();
     store.lose(&one).await;
     store.service.survey_losses().await.unwrap();
-    let poll = Poll { losses: true, ..ask() };
+    let poll = Poll { extra: true, ..ask() };
     assert_eq!(store.service.page("other", poll).await.unwrap().page.wanted, []);
     assert_eq!(store.wanted().await, [told(&one)]);
 }

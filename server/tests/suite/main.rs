@@ -30,6 +30,7 @@ mod scrub;
 mod sessions;
 mod store;
 mod support;
+mod times;
 mod tokens;
 mod undo;
 #[cfg(unix)]

@@ -28,7 +28,7 @@ impl World {
     async fn listen(&self, session: Session) -> Result<Changes, ServiceError> {
         let device = Some(device().id);
         let poll =
-            Poll { since: None, known: None, limit: 100, inline: 0, device, session: Some(session), losses: false };
+            Poll { since: None, known: None, limit: 100, inline: 0, device, session: Some(session), extra: false };
         self.service.poll(F, poll, std::future::ready(())).await
     }
 }
@@ -126,7 +126,7 @@ async fn a_held_poll_ends_with_the_session_it_belongs_to() {
         inline: 0,
         device: Some(device().id),
         session: Some(session),
-        losses: false,
+        extra: false,
     };
     let service = world.service.clone();
     let earlier = poll(session(1, 10, 0));

@@ -189,6 +189,8 @@ pub fn request(epoch: Epoch, ops: Vec<Op>) -> CommitRequest {
         contents: Vec::new(),
         changed: Vec::new(),
         concluded: false,
+        times: Vec::new(),
+        touched: Vec::new(),
         ops,
     }
 }

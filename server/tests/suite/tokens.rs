@@ -56,7 +56,7 @@ async fn no_poll_tells_a_revoked_token_what_is_new() {
         let laptop = acting(&world.service, "laptop").await;
         let cursor = world.cursor().await;
         let poll =
-            Poll { since: Some(cursor), known: None, limit: 10, inline: 0, device: None, session: None, losses: false };
+            Poll { since: Some(cursor), known: None, limit: 10, inline: 0, device: None, session: None, extra: false };
         let held = laptop.poll(F, poll, std::future::pending());
         let mut held = std::pin::pin!(held);
         assert!(futures::poll!(&mut held).is_pending());

@@ -14,7 +14,13 @@ type Tree = BTreeMap<NodeId, (Vec<syncmount_common::Placement>, Attrs, Option<sy
 
 async fn tree(world: &World) -> Tree {
     let live = world.all().await.into_iter().filter(|node| !node.deleted);
-    live.map(|Node { id, names, attrs, content, .. }| (id, (names, attrs, content.map(|it| it.hash)))).collect()
+    // A directory is as new as the newest change of its entries, and that is the undo.
+    let mtime = |kind, mtime| if kind == NodeKind::Dir { ATTRS.mtime } else { mtime };
+    live.map(|Node { id, names, kind, attrs, content, .. }| {
+        let attrs = Attrs { mtime: mtime(kind, attrs.mtime), ..attrs };
+        (id, (names, attrs, content.map(|it| it.hash)))
+    })
+    .collect()
 }
 
 async fn put(world: &World, ops: impl FnOnce(syncmount_common::ContentHash) -> Vec<Op>, bytes: &[u8]) {

@@ -4,6 +4,7 @@
 use super::Choices;
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use syncmount_common::node::TouchedDir;
 use syncmount_common::protocol::changes::{ChangesPage, Cursor, Device};
 use syncmount_common::protocol::commit::{Committed, ConflictDetails, MissingDetails};
 use syncmount_common::{
@@ -34,7 +35,8 @@ struct Play {
 pub(super) fn pages(data: &[u8]) {
     let mut choices = Choices(data);
     let device = Device { id: DeviceId::from_bytes([1; 16]), name: "here".to_owned() };
-    let engine = Engine::new(Identity { device, seed: 7 }, Restored::default());
+    let mut engine = Engine::new(Identity { device, seed: 7 }, Restored::default());
+    engine.show_times();
     let mut play = Play { engine, now: 1, seq: 0, epoch: 1, written: BTreeSet::new(), stagings: 0 };
     for _ in 0..STEPS_MAX {
         if choices.is_empty() {
@@ -81,7 +83,10 @@ impl Play {
         }
         let cursor = Cursor { epoch: Epoch::from_bytes([self.epoch; 16]), seq: self.seq, tag: 1 };
         let folder = FolderId::from_bytes([9; 16]);
-        let page = ChangesPage { folder, cursor, more, nodes, devices, own: None, wanted: Vec::new() };
+        // Of what does not cost a choice, so that what was found before is found again.
+        let mtime = Timestamp([0, i64::MAX, i64::MIN, self.now][(self.seq % 4) as usize]);
+        let touched = vec![TouchedDir { dir: node_id((self.seq % u64::from(NODES)) as u8), mtime }];
+        let page = ChangesPage { folder, cursor, more, nodes, devices, own: None, wanted: Vec::new(), touched };
         self.engine.page(self.engine.next_page(), page);
     }
 
@@ -106,7 +111,21 @@ impl Play {
         let author = DeviceId::from_bytes([choices.below(2) + 1; 16]);
         let attrs = Attrs { mode: 0o7777, mtime: Timestamp::from_parts(i64::from(choices.byte()), 0) };
         let (xattrs, content_rev, content_author) = (Default::default(), rev, author);
-        Node { id, rev, kind, deleted, names, attrs, xattrs, content, target, author, content_rev, content_author }
+        Node {
+            id,
+            rev,
+            kind,
+            deleted,
+            names,
+            attrs,
+            xattrs,
+            content,
+            target,
+            author,
+            content_rev,
+            content_author,
+            changed: None,
+        }
     }
 
     /// A directory that is there, or a node that may be anything.

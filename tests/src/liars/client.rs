@@ -108,7 +108,7 @@ impl World {
         let since = Some(if self.rng.chance(500) { forged } else { end });
         let known = self.rng.chance(500).then(|| self.forger.forged(end));
         let device = self.forger.devices.first().copied();
-        let poll = Poll { since, known, limit: 10, inline: 64, device, session: None, losses: false };
+        let poll = Poll { since, known, limit: 10, inline: 64, device, session: None, extra: true };
         // Refused or not: it must change nothing.
         let _ = at_once(self.lying.page(self.folder, poll));
         self.epochs_stay()
@@ -159,6 +159,8 @@ impl World {
                 contents: Vec::new(),
                 changed: Vec::new(),
                 concluded: false,
+                times: Vec::new(),
+                touched: Vec::new(),
                 ops: ops.to_vec(),
             };
             let service = self.host.service.clone();

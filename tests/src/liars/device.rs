@@ -59,7 +59,8 @@ impl Device {
         let mut rng = Rng::of(&[seed, 10, index]);
         let id = DeviceId::new_v7(index + 1, &[index as u8 + 1; 10]);
         let named = Named { id, name: format!("device {index}") };
-        let engine = Engine::new(Identity { device: named.clone(), seed: rng.number() }, Restored::default());
+        let mut engine = Engine::new(Identity { device: named.clone(), seed: rng.number() }, Restored::default());
+        engine.show_times();
         Self {
             engine,
             rng,
@@ -109,6 +110,7 @@ impl Device {
         let in_doubt = !unanswered.is_empty();
         self.sending = None;
         self.engine = Engine::new(Identity { device: self.named.clone(), seed: self.rng.number() }, restored);
+        self.engine.show_times();
         if in_doubt {
             self.engine.look_first();
         }

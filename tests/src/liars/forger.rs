@@ -267,6 +267,8 @@ impl Forger {
             contents,
             changed: Vec::new(),
             concluded: false,
+            times: Vec::new(),
+            touched: Vec::new(),
             ops,
         }
     }

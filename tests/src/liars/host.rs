@@ -180,7 +180,7 @@ impl Wire for Straight<'_> {
             inline: 0,
             device: Some(device),
             session: None,
-            losses: false,
+            extra: true,
         };
         match at_once(self.service.page(FIRST_FOLDER, poll)) {
             Ok(changes) => PageAnswer::Page(Box::new(changes.page)),

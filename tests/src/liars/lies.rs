@@ -88,6 +88,7 @@ impl Lies<'_> {
             author,
             content_rev: rev,
             content_author: author,
+            changed: None,
         }
     }
 

@@ -264,6 +264,7 @@ impl Device {
         if self.ignores {
             apply_rules(&mut engine);
         }
+        engine.show_times();
         engine.check();
         if let Some(kept) = &self.kept
             && let Some(difference) = view::difference(kept, &view::of_engine(&engine, None))

@@ -3,12 +3,12 @@
 
 use super::bytes::{content_of, is_unique};
 use super::server::NodeKind2;
-use super::view::{self, Inside, View};
+use super::view::{self, Inside, Seen, View};
 use super::world::World;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use syncmount_common::{ContentHash, Node, NodeId, NodeKind};
-use syncmount_engine::State;
+use syncmount_common::{Attrs, ContentHash, Node, NodeId, NodeKind, Timestamp};
+use syncmount_engine::{Body, State};
 
 /// What users did and fate allows, as far as it decides what may be missing at the end.
 #[derive(Default)]
@@ -51,9 +51,10 @@ impl World {
     pub fn check_expected(&mut self, index: usize) {
         let device = &self.devices[index];
         let (Some(expected), Some(engine)) = (&device.expected, &device.engine) else { return };
-        if let Some(difference) =
-            view::difference(expected, &view::of_engine(engine, Some((&device.disk, &self.library))))
-        {
+        if let Some(difference) = view::difference(
+            &undated(expected),
+            &undated(&view::of_engine(engine, Some((&device.disk, &self.library)))),
+        ) {
             self.violated(format!("the only active device sees what its user did not do at {difference}"));
         }
     }
@@ -81,7 +82,7 @@ impl World {
             .map(|(node, hash)| (*node, *hash))
             .partition(|(node, _)| engine.local(*node).is_some());
         for hash in unknown.into_values() {
-            let holds = |seen: &&view::Seen| seen.inside == Inside::Bytes(hash) && !fsynced.contains_key(&seen.id);
+            let holds = |seen: &&Seen| seen.inside == Inside::Bytes(hash) && !fsynced.contains_key(&seen.id);
             let holder = seen.values().find(holds).map(|seen| (seen.id, hash));
             fsynced.extend(holder);
         }
@@ -128,7 +129,7 @@ impl World {
         for id in engine.ids().filter(|id| *id != NodeId::ROOT) {
             let Some(synced) = engine.entry(id).and_then(|entry| entry.synced.as_ref()) else { continue };
             let right = match (self.server.revs().get(&synced.rev), &synced.state) {
-                (Some((of, Some(there))), Some(here)) => *of == id && here.agrees_with(there),
+                (Some((of, Some(there))), Some(here)) => *of == id && agree(here, there),
                 (Some((of, there)), here) => *of == id && there.is_none() == here.is_none(),
                 (None, _) => false,
             };
@@ -253,4 +254,19 @@ fn no_copies_of_copies(tree: &View) -> Result<(), String> {
         Some(path) => Err(format!("`{path}` is a copy of a copy")),
         None => Ok(()),
     }
+}
+
+/// The same without the mtimes of directories, which move with their entries.
+fn undated(view: &View) -> View {
+    let undated = |seen: &Seen| {
+        let mtime = if seen.inside == Inside::Dir { Timestamp(0) } else { seen.attrs.mtime };
+        Seen { attrs: Attrs { mtime, ..seen.attrs }, ..seen.clone() }
+    };
+    view.iter().map(|(path, seen)| (path.clone(), undated(seen))).collect()
+}
+
+/// Whether they are the same. The mtime of a directory moves without a rev; at rest it is that of the server, as all else.
+fn agree(here: &State, there: &State) -> bool {
+    let mtime = if here.body == Body::Dir { there.attrs.mtime } else { here.attrs.mtime };
+    State { attrs: Attrs { mtime, ..here.attrs }, ..here.clone() }.agrees_with(there)
 }

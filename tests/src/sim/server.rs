@@ -271,8 +271,7 @@ impl Server {
     /// A poll arrives. Chunks of contents up to `inline` bytes ride along, but those that `device`, who asks, has written.
     pub fn changes_with(&self, ask: Ask, limit: usize, inline: u64, device: Option<DeviceId>) -> Result<Changes> {
         let Ask { since, known } = ask;
-        let poll =
-            syncmount_server::service::Poll { since, known, limit, inline, device, session: None, losses: false };
+        let poll = syncmount_server::service::Poll { since, known, limit, inline, device, session: None, extra: true };
         let mut changes = at_once(self.service.page(FIRST_FOLDER, poll))?;
         if self.planted == Some(Planted::TombstoneLost) {
             let met = |node: &Node| !node.deleted || !node.rev.is_multiple_of(8);

@@ -36,6 +36,7 @@ mod resume;
 mod room;
 mod saves;
 mod syscalls;
+mod times;
 mod torture;
 mod two_devices;
 mod unclean_stops;

@@ -15,10 +15,10 @@ pub(super) const MANIFEST_INLINE_LEN_MAX: usize = 4 + 37 * INLINE_EXTENTS_MAX;
 /// parameter `:inline`: a long one lies on overflow pages, which are not touched this way.
 pub(super) const NODE_COLUMNS: &str = "n.id, n.rev, n.kind, n.deleted, n.mode, n.mtime, n.target, n.author, \
      n.content_rev, n.content_author, n.content, c.size, c.sha256, \
-     CASE WHEN length(c.manifest) <= :inline THEN c.manifest END, n.xattrs";
+     CASE WHEN length(c.manifest) <= :inline THEN c.manifest END, n.xattrs, n.changed";
 
 /// The first column behind [`NODE_COLUMNS`].
-pub(super) const AFTER_NODE: usize = 15;
+pub(super) const AFTER_NODE: usize = 16;
 
 /// A node from its columns, without its names.
 pub(super) fn node(row: &Row<'_>) -> Result<Node> {
@@ -35,6 +35,7 @@ pub(super) fn node(row: &Row<'_>) -> Result<Node> {
         content_author: DeviceId::from_bytes(row.get(9).fault()?),
         content: content(row)?,
         xattrs: row.get_ref(14).fault()?.as_blob_or_null().ok().flatten().map_or(Ok(Xattrs::default()), xattrs)?,
+        changed: row.get::<_, Option<i64>>(15).fault()?.map(Timestamp),
     })
 }
 

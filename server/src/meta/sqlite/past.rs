@@ -56,6 +56,7 @@ pub(super) fn decode(id: NodeId, column: &[u8]) -> Result<Node> {
         author: DeviceId::from_bytes(rest.array()?),
         content_rev: u64::from_le_bytes(rest.array()?),
         content_author: DeviceId::from_bytes(rest.array()?),
+        changed: None,
         content: (rest.byte()? != 0).then(|| rest.array().map(ContentHash::from_bytes)).transpose()?.map(reference),
         target: rest.bytes_of_u16()?.map(|bytes| target(bytes.to_vec())).transpose()?,
         xattrs: if format == WITH_XATTRS { rest.xattrs()? } else { Xattrs::default() },
@@ -131,6 +132,7 @@ mod tests {
             author: DeviceId::from_bytes([4; 16]),
             content_rev: 7,
             content_author: DeviceId::from_bytes([5; 16]),
+            changed: None,
         }
     }
 

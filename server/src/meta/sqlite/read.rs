@@ -7,12 +7,13 @@ use crate::meta::{
 };
 use bytes::Bytes;
 use rusqlite::{CachedStatement, OptionalExtension as _, Params, Row, named_params, params};
+use syncmount_common::node::TouchedDir;
 use syncmount_common::protocol::changes::Device;
 use syncmount_common::protocol::commit::Committed;
 use syncmount_common::protocol::files::Version;
 use syncmount_common::{
-    ChunkHash, ContentHash, DeviceId, Epoch, FileHash, FolderId, Manifest, Name, Node, NodeId, OpId, Placement, Seq,
-    Timestamp,
+    ChunkHash, ContentHash, DeviceId, Epoch, FileHash, FolderId, Manifest, Name, Node, NodeId, OpId, Placement, Rev,
+    Seq, Timestamp,
 };
 
 /// Names and extended attributes of about this many bytes are answered at once.
@@ -153,6 +154,15 @@ impl ReadTx for Tx<'_> {
             nodes.push(node);
         }
         Ok((nodes, false))
+    }
+
+    fn touched(&self, folder: FolderKey, since: Seq, end: Seq, limit: usize) -> Result<Vec<(TouchedDir, Rev)>> {
+        let sql = "SELECT id, mtime, entries_rev FROM nodes WHERE folder = ?1 AND entries_rev > ?2 AND entries_rev <= ?3 \
+                   AND (rev <= ?2 OR rev > ?3) AND NOT deleted ORDER BY entries_rev LIMIT ?4";
+        self.all(sql, params![folder.0, sought(since), sought(end), limit as i64], |row| {
+            let dir = NodeId::from_bytes(row.get(0).fault()?);
+            Ok((TouchedDir { dir, mtime: Timestamp(row.get(1).fault()?) }, number(row.get(2).fault()?)?))
+        })
     }
 
     fn child(&self, folder: FolderKey, parent: NodeId, name: &Name) -> Result<Option<NodeId>> {

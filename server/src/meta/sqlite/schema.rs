@@ -5,7 +5,7 @@ use super::{Fault, MetaError, Result};
 use rusqlite::{Connection, TransactionBehavior};
 
 /// Each step takes the database from format `index` to `index + 1`.
-const STEPS: &[&str] = &[FIRST, HISTORY, SESSIONS, NEWEST, XATTRS, STRICT, TOKENS_COUNT, LOSSES];
+const STEPS: &[&str] = &[FIRST, HISTORY, SESSIONS, NEWEST, XATTRS, STRICT, TOKENS_COUNT, LOSSES, TIMES];
 
 /// Keys are clustered (`WITHOUT ROWID`) where rows are small, so that a directory's names lie side by side; tables with
 /// long values (manifests, envelopes) keep a rowid, because overflow pages make clustered ones slow to search.
@@ -215,6 +215,13 @@ CREATE INDEX loose_packs_by_token ON loose_packs (token, entered);
 CREATE TABLE empty_packs (
     id BLOB PRIMARY KEY
 ) STRICT, WITHOUT ROWID;
+";
+
+/// When a node was last changed, and the rev of the last change of a directory's entries: its mtime is of then, or was set since.
+const TIMES: &str = "
+ALTER TABLE nodes ADD COLUMN changed INTEGER;
+ALTER TABLE nodes ADD COLUMN entries_rev INTEGER;
+CREATE INDEX nodes_by_entries ON nodes (folder, entries_rev) WHERE entries_rev IS NOT NULL;
 ";
 
 /// Brings the database to the newest format, in one transaction per step.

@@ -7,11 +7,15 @@ use rusqlite::{Params, params};
 use syncmount_common::protocol::changes::Device;
 use syncmount_common::protocol::commit::Committed;
 use syncmount_common::{
-    ContentHash, DeviceId, Epoch, FileHash, FolderId, Manifest, Node, NodeId, OpId, Placement, Seq, Timestamp,
+    ContentHash, DeviceId, Epoch, FileHash, FolderId, Manifest, Node, NodeId, NodeKind, OpId, Placement, Rev, Seq,
+    Timestamp,
 };
 
 /// How often old answers are dropped: once in so many commits, so that it costs nothing.
 const PRUNE_EVERY: i64 = 1000;
+
+/// By how much the mtime of a directory grows at least with a change of its entries, in nanoseconds.
+const MTIME_STEP_NS: i64 = 1000;
 
 impl Tx<'_> {
     /// Runs a statement and says whether it changed anything.
@@ -44,12 +48,12 @@ impl WriteTx for Tx<'_> {
 
     fn put_node(&self, folder: FolderKey, node: &Node) -> Result<()> {
         let sql = "INSERT INTO nodes (folder, id, rev, kind, deleted, mode, mtime, content, target, author, \
-                   content_rev, content_author, xattrs, born) \
-                   VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?3) \
+                   content_rev, content_author, xattrs, changed, born) \
+                   VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?3) \
                    ON CONFLICT (folder, id) DO UPDATE SET rev = excluded.rev, deleted = excluded.deleted, \
                    mode = excluded.mode, mtime = excluded.mtime, content = excluded.content, \
                    target = excluded.target, author = excluded.author, content_rev = excluded.content_rev, \
-                   content_author = excluded.content_author, xattrs = excluded.xattrs, \
+                   content_author = excluded.content_author, xattrs = excluded.xattrs, changed = excluded.changed, \
                    born = CASE WHEN deleted THEN excluded.born ELSE born END";
         let params = params![
             folder.0,
@@ -65,7 +69,18 @@ impl WriteTx for Tx<'_> {
             to_column(node.content_rev)?,
             node.content_author.as_bytes(),
             (!node.xattrs.is_empty()).then(|| node.xattrs.encode()),
+            node.changed.map(|changed| changed.0),
         ];
+        self.run(sql, params).map(drop)
+    }
+
+    fn touch_dir(&self, folder: FolderKey, dir: NodeId, at: Timestamp, rev: Rev) -> Result<()> {
+        // No sum may leave the range of the column.
+        let sql = "UPDATE nodes SET mtime = CASE WHEN mtime = ?3 THEN mtime ELSE max(?3, min(mtime, ?5 - ?6) + ?6) END, \
+                   entries_rev = ?4, changed = max(coalesce(changed, ?3), ?3, min(mtime, ?5 - ?6) + ?6) \
+                   WHERE folder = ?1 AND id = ?2 AND kind = ?7 AND NOT deleted";
+        let kind = kind_column(NodeKind::Dir);
+        let params = params![folder.0, dir.as_bytes(), at.0, to_column(rev)?, i64::MAX, MTIME_STEP_NS, kind];
         self.run(sql, params).map(drop)
     }
 
