@@ -274,7 +274,6 @@ impl Engine {
             self.require_level(to.parent)?;
         }
         let dirs = [from.parent, to.parent];
-        [Some(id), target].into_iter().flatten().for_each(|id| self.keep_entries_mtime(id));
         let renamed = match (mode, target) {
             (RenameMode::NoReplace, Some(_)) => return Err(Refusal::Exists),
             (RenameMode::Exchange, None) => return Err(Refusal::NotFound),
@@ -341,6 +340,7 @@ impl Engine {
             self.require_level(place_a.parent)?;
         }
         let (to_b, to_a) = (self.crossing(a, &place_b, Some(b))?, self.crossing(b, &place_a, Some(a))?);
+        [a, b].into_iter().for_each(|id| self.keep_entries_mtime(id));
         self.tree.detach(a);
         self.tree.detach(b);
         let new_a = self.cross(a, &place_a, &place_b, to_b, now);
@@ -360,6 +360,7 @@ impl Engine {
         crossing: Crossing,
         now: Timestamp,
     ) -> Vec<(NodeId, NodeId)> {
+        self.keep_entries_mtime(id);
         self.tree.detach(id);
         let new = self.cross(id, from, to, crossing, now);
         self.attach_or_step_aside(new, now);

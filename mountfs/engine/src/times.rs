@@ -6,13 +6,13 @@
 
 use crate::engine::{Engine, is_dir};
 use crate::output::Effect;
-use crate::state::{Names, State};
+use crate::state::State;
 use crate::tree::{Entry, Synced};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use syncmount_common::node::TouchedDir;
 use syncmount_common::protocol::commit::{Op, TOUCHED_MAX};
-use syncmount_common::{Attrs, NodeId, Timestamp};
+use syncmount_common::{Attrs, NodeId, Placement, Timestamp};
 
 /// By how much the mtime of a directory grows at least with a change of its entries, in nanoseconds. A server does the same.
 const STEP_NS: i64 = 1000;
@@ -36,16 +36,15 @@ fn with_mtime(state: &State, mtime: Timestamp) -> Arc<State> {
 }
 
 /// Directories in which a node has another name, or none, than before.
-fn dirs_between<'a>(before: &'a Names, after: &'a Names) -> impl Iterator<Item = NodeId> + 'a {
+fn dirs_between<'a>(before: &'a [Placement], after: &'a [Placement]) -> impl Iterator<Item = NodeId> + 'a {
     let gone = before.iter().filter(|place| !after.contains(place));
     gone.chain(after.iter().filter(|place| !before.contains(place))).map(|place| place.parent)
 }
 
 /// Directories in which what the server is to have of a node differs from what it has.
 fn unsent_dirs(entry: &Entry) -> Vec<NodeId> {
-    let none = Names::new();
-    let names = |state: Option<&Arc<State>>| state.map_or_else(|| none.clone(), |state| state.names.clone());
-    dirs_between(&names(entry.synced_state()), &names(entry.outgoing())).collect()
+    let (before, after) = (entry.synced_state(), entry.outgoing());
+    dirs_between(before.map_or(&[], |state| &*state.names), after.map_or(&[], |state| &*state.names)).collect()
 }
 
 impl Engine {
@@ -65,9 +64,10 @@ impl Engine {
         }
     }
 
-    /// The mtime of a directory if it is that of a change of an entry which the server has not taken yet.
+    /// The mtime that a directory shows if its entries have changes which the server has not taken yet.
     pub fn entries_mtime(&self, dir: NodeId) -> Option<Timestamp> {
-        self.times.here.get(&dir).copied()
+        let here = *self.times.here.get(&dir)?;
+        Some(self.tree.local(dir).map_or(here, |local| local.attrs.mtime.max(here)))
     }
 
     /// An entry of a directory came, went or was renamed here.
@@ -77,8 +77,7 @@ impl Engine {
         }
         let Some(entry) = self.tree.get(dir) else { return };
         let Some(local) = entry.local.clone().filter(|local| is_dir(local)) else { return };
-        let shown = self.times.here.get(&dir).map_or(local.attrs.mtime, |here| local.attrs.mtime.max(*here));
-        let at = at.max(behind(shown));
+        let at = at.max(behind(self.entries_mtime(dir).unwrap_or(local.attrs.mtime)));
         if entry.synced_state().is_none() && !self.is_in_flight(dir) {
             // It goes to the server with this mtime.
             self.tree.set_dir_mtime(dir, with_mtime(&local, at), at);
@@ -105,11 +104,12 @@ impl Engine {
     /// A directory changes otherwise, and what shows of its entries goes with that: after a start it could not be told from what was
     /// set.
     pub(crate) fn keep_entries_mtime(&mut self, dir: NodeId) {
-        let Some(here) = self.times.here.remove(&dir) else { return };
+        let Some(shown) = self.entries_mtime(dir) else { return };
+        self.times.here.remove(&dir);
         let Some(entry) = self.tree.get(dir) else { return };
         let Some(local) = entry.local.clone() else { return };
         let (synced, changed) = (entry.synced.clone(), entry.changed);
-        self.put(dir, Some(with_mtime(&local, here.max(local.attrs.mtime))), synced, changed);
+        self.put(dir, Some(with_mtime(&local, shown)), synced, changed);
     }
 
     /// Whether the mtime of a directory was set after the change of an entry at `at`, as far as can be known after a start.
@@ -222,8 +222,7 @@ mod tests {
     }
 
     fn shown(rig: &Rig, dir: NodeId) -> Timestamp {
-        let mtime = rig.engine.local(dir).unwrap().attrs.mtime;
-        rig.engine.entries_mtime(dir).map_or(mtime, |here| here.max(mtime))
+        rig.engine.entries_mtime(dir).unwrap_or(rig.engine.local(dir).unwrap().attrs.mtime)
     }
 
     fn make(rig: &mut Rig, dir: NodeId, text: &str, at: Timestamp) {

@@ -9,7 +9,7 @@ use super::{Client, ItemId};
 use bytes::Bytes;
 use lru::LruCache;
 use parking_lot::Mutex;
-use std::collections::{HashSet, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -88,7 +88,10 @@ pub(super) async fn run(client: Arc<Client>) {
         // Once for all: small files cannot be looked up by their contents.
         let contents = queue.iter().map(|wanted| wanted.content).collect();
         let worker = client.clone();
-        let holders = tokio::task::spawn_blocking(move || worker.holders(&contents)).await.unwrap_or_default();
+        let holders = tokio::task::spawn_blocking(move || worker.holders(&contents)).await.unwrap_or_else(|error| {
+            tracing::warn!("the folder could not be searched for what the server has lost: {error}");
+            HashMap::new()
+        });
         while let Some(wanted) = queue.pop_front() {
             let holder = holders.get(&wanted.content).copied();
             let mut backoff = Backoff::default();

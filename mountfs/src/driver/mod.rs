@@ -152,6 +152,11 @@ impl Client {
         now()
     }
 
+    /// What is shown has times: see [`Engine::show_times`]. To be called before anything else.
+    pub fn show_times(&self) -> io::Result<()> {
+        self.change_quietly(|engine, _| engine.show_times())
+    }
+
     /// Looks at the tree.
     pub fn look<T>(&self, look: impl FnOnce(&Engine) -> T) -> T {
         look(&self.engine.read())
@@ -162,12 +167,7 @@ impl Client {
         self.change_then(change, |_| Ok(()))
     }
 
-    /// What is shown has times: see [`Engine::show_times`]. To be called before anything else.
-    pub fn show_times(&self) -> io::Result<()> {
-        self.change_quietly(|engine, _| engine.show_times())
-    }
-
-    /// A change from which nothing follows at once as a rule: nobody is woken unless something does.
+    /// The same for a change from which nothing follows at once as a rule: nobody is woken unless something does.
     pub fn change_quietly<T>(&self, change: impl FnOnce(&mut Engine, Timestamp) -> T) -> io::Result<T> {
         let mut engine = self.engine.write();
         let out = change(&mut engine, now());

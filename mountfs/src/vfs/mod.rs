@@ -130,10 +130,9 @@ pub struct Stat {
 }
 
 impl Stat {
-    /// The same of a directory whose entries were changed.
-    fn with_entries(self, changed: Timestamp) -> Self {
-        let mtime = self.mtime.max(changed);
-        Self { atime: mtime, mtime, ctime: self.ctime.max(changed), ..self }
+    /// The same of a directory that shows this mtime, because its entries were changed.
+    fn with_entries(self, mtime: Timestamp) -> Self {
+        Self { atime: mtime, mtime, ctime: self.ctime.max(mtime), ..self }
     }
 }
 
@@ -336,7 +335,7 @@ impl Vfs {
         let result = self.client.change(|engine, now| {
             let state = engine.local(node).ok_or(Refusal::NotFound)?;
             let mode = set.mode.map_or(state.attrs.mode, |mode| (mode & MODE_MASK) | (state.attrs.mode & TYPE_MASK));
-            let shown = engine.entries_mtime(node).map_or(state.attrs.mtime, |here| here.max(state.attrs.mtime));
+            let shown = engine.entries_mtime(node).unwrap_or(state.attrs.mtime);
             let attrs = Attrs { mode, mtime: set.mtime.unwrap_or(shown) };
             engine.set_attrs(node, attrs, now)
         })?;

@@ -235,8 +235,8 @@ pub trait WriteTx: ReadTx + WriteHistory + WriteLosses + WriteScrub {
     fn advance(&self, folder: FolderKey, seq: Seq, totals: Totals) -> Result<()>;
     /// Writes a node's row. Names are written by [`Self::add_name`].
     fn put_node(&self, folder: FolderKey, node: &Node) -> Result<()>;
-    /// The entries of a directory were changed at `at`, last with `rev`: its mtime is that, but later than it was unless it is the very same. Nothing happens to
-    /// what is no live directory.
+    /// The entries of a directory were changed at `at`, last with `rev`: its mtime is that, but later than it was unless it is
+    /// the very same. Nothing happens to what is no live directory.
     fn touch_dir(&self, folder: FolderKey, dir: NodeId, at: Timestamp, rev: Rev) -> Result<()>;
     /// Takes all names of a node away.
     fn clear_names(&self, folder: FolderKey, node: NodeId) -> Result<()>;

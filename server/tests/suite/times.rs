@@ -80,6 +80,23 @@ async fn a_directory_is_as_new_as_the_newest_change_of_its_entries() {
 }
 
 #[tokio::test]
+async fn an_undo_makes_directories_newer() {
+    let world = in_memory().await;
+    commit(&world, vec![mkdir(DIR, NodeId::ROOT, "dir"), new(node(1), DIR, "a")], 7, &[]).await;
+    let then = world.cursor().await.seq;
+    let made = world.node(DIR).await;
+    let (mode, names) = (Attrs { mode: 0o700, mtime: Timestamp(9) }, Some(vec![at(NodeId::ROOT, "renamed")]));
+    let update = Op::Update { id: DIR, base: made.rev, names, attrs: Some(mode), xattrs: None, content: None };
+    commit(&world, vec![update], 8, &[]).await;
+    commit(&world, vec![remove(node(1), world.node(node(1)).await.rev)], 20, &[]).await;
+    let gone = world.node(DIR).await;
+    world.service.undo(F, then, false).await.unwrap();
+    let back = world.node(DIR).await;
+    assert_eq!((back.attrs.mode, &back.names), (made.attrs.mode, &made.names));
+    assert!(back.attrs.mtime > gone.attrs.mtime, "{gone:?}, then {back:?}");
+}
+
+#[tokio::test]
 async fn the_last_mtime_of_all_has_none_behind_it() {
     let world = in_memory().await;
     commit(&world, vec![mkdir(DIR, NodeId::ROOT, "dir")], 1, &[]).await;
