@@ -193,6 +193,7 @@ impl ControlHandler for Running {
             problems,
             problems_more,
             passed_through: self.vfs.shown(),
+            copies_removed: self.client.look(syncmount_engine::Engine::copies_removed),
             requests: traffic.requests,
             bytes_sent: traffic.sent,
             bytes_received: traffic.received,

@@ -71,6 +71,9 @@ pub struct Status {
     /// How often a file was opened that the kernel then read by itself, since `since`.
     #[serde(default)]
     pub passed_through: u64,
+    /// Conflict copies of what git makes again that have become versions of their files since `since`.
+    #[serde(default)]
+    pub copies_removed: u64,
     /// Requests sent to the server since `since`.
     #[serde(default)]
     pub requests: u64,
@@ -217,6 +220,7 @@ impl Status {
             problems: Vec::new(),
             problems_more: 0,
             passed_through: 0,
+            copies_removed: 0,
             requests: 0,
             bytes_sent: 0,
             bytes_received: 0,
@@ -289,6 +293,10 @@ impl Status {
         }
         let sent = format!("{} sent, {} received", HumanBytes(self.bytes_sent), HumanBytes(self.bytes_received));
         line("moved", &format!("{sent} in {}", age(self.since, now)));
+        if self.copies_removed > 0 {
+            let copies = counted(self.copies_removed, "conflict copy", "conflict copies");
+            line("versions", &format!("{copies} became versions of their files"));
+        }
         if !self.confined.is_empty() {
             line("confined", &self.confined);
         }
@@ -368,6 +376,7 @@ pub(crate) mod tests {
             problems: Vec::new(),
             problems_more: 0,
             passed_through: 0,
+            copies_removed: 0,
             requests: 3,
             bytes_sent: 0,
             bytes_received: 5 << 20,
@@ -387,7 +396,7 @@ pub(crate) mod tests {
             "looking": false, "paused": false, "only_here": 0, "cache_used": 1048576, "cache_limit": 10737418240u64,
             "pinned": {"files": 2, "bytes": 4096, "missing_bytes": 0}, "last_error": {"at": 5, "message": "x"},
             "problems": [{"kind": "set_aside", "path": "a", "reason": "because"}], "problems_more": 0,
-            "passed_through": 0, "requests": 3, "bytes_sent": 0, "bytes_received": 5242880, "since": 1000000000000u64,
+            "passed_through": 0, "copies_removed": 0, "requests": 3, "bytes_sent": 0, "bytes_received": 5242880, "since": 1000000000000u64,
             "confined": "",
         });
         assert_eq!(json, expected);

@@ -253,6 +253,7 @@ impl Server {
                 concluded: false,
                 times: Vec::new(),
                 touched: Vec::new(),
+                versions: Vec::new(),
                 ops,
             },
             chunks,

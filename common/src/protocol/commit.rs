@@ -14,6 +14,7 @@ use crate::delta::Delta;
 use crate::hash::{ChunkHash, ContentHash, FileHash};
 use crate::ids::{Epoch, NodeId, OpId, Rev, Seq};
 use crate::manifest::Manifest;
+use crate::name::Name;
 use crate::node::{Attrs, Node, NodeKind, Placement, SymlinkTarget, TouchedDir};
 use crate::protocol::session::Session;
 use crate::protocol::tag;
@@ -97,8 +98,21 @@ pub struct CommitRequest {
     /// others the times of the operations count. Only for a server that ignores what it does not know.
     #[serde(skip_serializing_if = "Vec::is_empty", default)]
     pub touched: Vec<TouchedDir>,
+    /// Of the files that the batch removes those that were conflict copies. Only for a server that ignores what it does not know.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub versions: Vec<BecomesVersion>,
     /// What to do. A node appears at most once.
     pub ops: Vec<Op>,
+}
+
+/// What a removed file had is a version of another one beside it from now on.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(ToSchema))]
+pub struct BecomesVersion {
+    /// The file that the batch removes. It has one name.
+    pub id: NodeId,
+    /// The other one's name in the same directory.
+    pub of: Name,
 }
 
 /// One operation on one node.

@@ -4,6 +4,7 @@
 //! entries of a directory that is removed. So a prefix of the work, in the order in which it was done here, is always a
 //! batch that the server can take as a whole.
 
+use crate::copies::WaitingRepositories;
 use crate::engine::Engine;
 use crate::output::{CommitAnswer, Effect};
 use crate::state::{Body, FileBody, State};
@@ -105,6 +106,7 @@ impl Engine {
         let fresh = sent_ids.filter(|id| self.unanswered.insert(*id)).collect();
         self.unanswered_touched = true;
         let touched = self.touched_by(&batch.ops);
+        let versions = self.become_versions(&batch.ops);
         let changed = |op: &Op| self.tree.get(op.id()).map_or(now, |entry| entry.changed);
         let times = batch.ops.iter().map(changed).collect();
         self.in_flight = Some(InFlight { op_id, sent: batch.sent, touched: touched.clone(), fresh });
@@ -121,6 +123,7 @@ impl Engine {
             concluded: false,
             times,
             touched,
+            versions,
             ops: batch.ops,
         })
     }
@@ -137,9 +140,17 @@ impl Engine {
     fn gather(&self) -> Batch {
         let mut batch =
             Batch { ops: Vec::new(), sent: Vec::new(), contents: Vec::new(), known: HashSet::new(), inline: 0 };
-        let mut decided = HashMap::new();
-        for id in self.tree.dirty().filter(|id| !self.is_held(*id) && !self.is_resting(*id)).take(LOOK_MAX) {
+        let (mut decided, mut waiting) = (HashMap::new(), WaitingRepositories::new());
+        let mut looked = 0;
+        for id in self.tree.dirty().filter(|id| !self.is_held(*id) && !self.is_resting(*id)) {
             if batch.ops.len() >= self.ops_max || batch.inline >= INLINE_PER_BATCH {
+                break;
+            }
+            if waiting.hold(self, id) {
+                continue;
+            }
+            looked += 1;
+            if looked > LOOK_MAX {
                 break;
             }
             let mut group = Vec::new();
@@ -153,6 +164,7 @@ impl Engine {
                     decided.remove(&id);
                 }
                 decided.insert(id, false);
+                waiting.note(self, id);
             }
         }
         batch
@@ -302,10 +314,15 @@ impl Engine {
     }
 
     fn acknowledge(&mut self, batch: &InFlight, done: Committed, now: Timestamp) {
+        let mut named = Vec::new();
         for (sent, rev) in batch.sent.iter().zip(done.first_seq..) {
             let entry = self.tree.get(sent.node);
             let local = entry.and_then(|entry| entry.local.clone());
             let changed = entry.map_or(now, |entry| entry.changed);
+            let before = entry.and_then(Entry::synced_state);
+            if sent.after.as_ref().is_some_and(|after| before.is_none_or(|before| before.names != after.names)) {
+                named.push(sent.node);
+            }
             let content_rev = if sent.content { rev } else { entry.map_or(0, Entry::content_rev) };
             self.tree.set_offered(sent.node, false);
             self.sent_before.remove(&sent.node);
@@ -316,6 +333,7 @@ impl Engine {
             self.settle_if_acknowledged(sent.node);
         }
         self.touched_are_taken(&batch.touched);
+        self.remove_copies(&named, now);
         self.ops_top = (self.ops_top + self.ops_top / 8 + 1).min(OPS_PER_BATCH);
         self.ops_max = (self.ops_max * 2).min(self.ops_top);
         self.feed.note_own(done);

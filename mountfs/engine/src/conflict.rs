@@ -42,8 +42,19 @@ pub fn conflict_name(name: &Name, device: &str, at: Timestamp, taken: impl Fn(&N
 
 /// Whether a name has a conflict note.
 pub(crate) fn is_conflict_copy(name: &Name) -> bool {
-    let (stem, _) = split(name.as_bytes());
-    without_note(stem).len() < stem.len() || without_note(name.as_bytes()).len() < name.as_bytes().len()
+    original_name(name).is_some()
+}
+
+/// The name that a conflict copy was made of, as far as it was not cut.
+pub(crate) fn original_name(copy: &Name) -> Option<Name> {
+    let whole = copy.as_bytes();
+    let plain = without_note(whole);
+    if plain.len() < whole.len() {
+        return Name::new(plain).ok();
+    }
+    let (stem, extension) = split(whole);
+    let plain = without_note(stem);
+    if plain.len() < stem.len() { Name::new([plain, extension].concat()).ok() } else { None }
 }
 
 fn time_text(at: Timestamp) -> String {

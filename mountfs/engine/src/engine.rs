@@ -122,6 +122,7 @@ pub struct Engine {
     /// Removals that wait until then for another node to take their place.
     pub(crate) resting: BTreeMap<NodeId, Timestamp>,
     pub(crate) times: Times,
+    pub(crate) copies_removed: u64,
 }
 
 /// Effects for which room is kept.
@@ -166,6 +167,7 @@ impl Engine {
             rescope_first: 0,
             resting: BTreeMap::new(),
             times: Times::default(),
+            copies_removed: 0,
         };
         engine.restore(restored.rows);
         engine
@@ -457,6 +459,11 @@ impl Engine {
         self.tree.children_len(parent)
     }
 
+    /// A number that is another one after each change of a directory's entries. It may also become another without one.
+    pub fn entry_changes(&self, dir: NodeId) -> u32 {
+        self.tree.entry_changes(dir)
+    }
+
     /// The names from the root to a node; none for the root.
     pub fn names(&self, id: NodeId) -> Vec<Name> {
         self.names_to(id).into_iter().cloned().collect()
@@ -645,7 +652,10 @@ impl Engine {
         let (synced, changed) = (entry.synced.clone(), entry.changed);
         if let Body::File(FileBody::Draft(draft)) = &mut Arc::make_mut(&mut local).body {
             edit(draft);
+            // What is known about its bytes is no change of it: what was done later still goes later.
+            let order = self.tree.order(id);
             self.put(id, Some(local), synced, changed);
+            self.tree.set_order(id, order);
         }
     }
 

@@ -3,7 +3,7 @@
 //! Merging never waits for disks or networks. What it needs to know first (the hash of a draft that may turn out to be
 //! the same bytes) it asks for, and holds the page meanwhile.
 
-use crate::conflict::{conflict_name, keeps_name};
+use crate::conflict::keeps_name;
 use crate::engine::{Engine, is_dir};
 use crate::news::{News, Told, ToldOf, Writers, latest, take_last};
 use crate::output::{Effect, Queued};
@@ -520,8 +520,9 @@ impl Engine {
         self.touch_arrived(arrived);
         let moved: Vec<NodeId> = steps.iter().filter(|(_, step)| is_moved_dir(step)).map(|(id, _)| *id).collect();
         let mut queue = VecDeque::new();
-        let mut copies = Vec::new();
+        let (mut copies, mut unanswered) = (Vec::new(), Vec::new());
         for (id, step) in steps {
+            unanswered.extend(self.unanswered.contains(&id).then_some(id));
             if let Some(after) = step.after.as_deref().filter(|after| is_dir(after)) {
                 self.mtime_came(id, after.attrs.mtime);
             }
@@ -540,6 +541,7 @@ impl Engine {
             copies.extend(step.copy.map(|copy| (id, copy)));
         }
         self.settle_places(queue, copies, moved, before, now);
+        self.remove_copies(&unanswered, now);
     }
 
     /// Gives nodes that were put without their places these places, and bytes that have lost their node a node.
@@ -888,7 +890,12 @@ impl Engine {
         }
         let a_keeps = if a_there || !b_there { keeps_name(&a, &b, true) } else { !keeps_name(&b, &a, true) };
         let a_keeps = if a_stays == b_stays { a_keeps } else { b_stays };
-        let loser = if a_keeps { other } else { id };
+        let (winner, loser) = if a_keeps { (id, other) } else { (other, id) };
+        let is_file = self.tree.local(loser).is_some_and(|state| state.kind() == NodeKind::File);
+        if is_file && self.is_at_server(loser) && self.is_made_again(&place) {
+            self.copies_removed += 1;
+            return Clash::Same { loser, winner, place: Some(place) };
+        }
         let device = self.author_of(loser);
         self.tree.detach(loser);
         self.rename_aside(loser, &place, &device, now);
@@ -912,16 +919,6 @@ impl Engine {
         }
     }
 
-    pub(crate) fn free_name(&self, parent: NodeId, name: &Name, device: &str, at: Timestamp) -> Name {
-        conflict_name(name, device, at, |candidate| {
-            let place = Placement { parent, name: candidate.clone() };
-            // A copy may be in the way of another one: its own name is not free, whoever holds it at this moment.
-            candidate == name
-                || self.tree.child(parent, candidate.as_bytes()).is_some()
-                || self.tree.displaced_at(&place).is_some()
-        })
-    }
-
     /// Gives a node that has no place a free name beside the one it wanted.
     pub(crate) fn step_aside(&mut self, id: NodeId, now: Timestamp) {
         let Some(state) = self.tree.local(id).cloned() else { return };
@@ -935,7 +932,7 @@ impl Engine {
         debug_assert!(attached.is_ok(), "a free name was taken");
     }
 
-    fn vanish(&mut self, id: NodeId, before: &mut Before, now: Timestamp) {
+    pub(crate) fn vanish(&mut self, id: NodeId, before: &mut Before, now: Timestamp) {
         let Some(entry) = self.tree.get(id) else { return };
         let (local, synced) = (entry.local.clone(), entry.synced.clone());
         before.note(id, || local);
@@ -961,6 +958,11 @@ impl Engine {
             home = *other;
         }
         let place = self.tree.local(home).and_then(|state| state.names.first().cloned())?;
+        if matches!(copy, Copy::Remote { .. }) && self.is_made_again(&place) {
+            // The server has it as a version of the file already.
+            self.copies_removed += 1;
+            return None;
+        }
         let (body, attrs, xattrs, device) = match copy {
             Copy::Local(state) => (state.body, state.attrs, state.xattrs, Some(self.identity.device.id)),
             Copy::Remote { content, attrs, xattrs } => (Body::File(FileBody::Clean(content)), attrs, xattrs, author),
@@ -984,7 +986,7 @@ impl Engine {
     }
 
     /// Tells what changed, and lets go of staging files that nothing refers to any more.
-    fn report(&mut self, before: Before) {
+    pub(crate) fn report(&mut self, before: Before) {
         let mut dropped = BTreeSet::new();
         let mut kept = BTreeSet::new();
         if !before.arrived.is_empty() {

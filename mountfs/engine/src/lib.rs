@@ -13,6 +13,7 @@
 pub mod backoff;
 mod batch;
 mod conflict;
+mod copies;
 mod device;
 mod engine;
 mod feed;

@@ -183,12 +183,18 @@ impl Engine {
     /// Both sides agree on the mtime of a directory, which stays what it was set to here if it was. Whether that changes anything.
     fn agree_on_mtime(&mut self, dir: NodeId, mtime: Timestamp) -> bool {
         let Some(entry) = self.tree.get(dir) else { return false };
-        let (Some(local), Some(synced)) = (entry.local.clone(), entry.synced.clone()) else { return false };
+        let (local, Some(synced)) = (entry.local.clone(), entry.synced.clone()) else { return false };
         let Some(agreed) = synced.state.clone().filter(|state| is_dir(state) && state.attrs.mtime != mtime) else {
             return false;
         };
         let changed = entry.changed.max(mtime);
         let new = with_mtime(&agreed, mtime);
+        let Some(local) = local else {
+            // It was removed here, and may come back as the server has it.
+            let changed = entry.changed;
+            self.put(dir, None, Some(Synced { state: Some(new), ..synced }), changed);
+            return false;
+        };
         let local = match &local {
             local if *local == agreed => new.clone(),
             local if local.attrs.mtime == agreed.attrs.mtime => with_mtime(local, mtime),
@@ -252,6 +258,20 @@ mod tests {
         rig.drive();
         rig.restart();
         assert_eq!(rig.engine.local(dir).unwrap().attrs.mtime, later(5_001_000), "kept");
+    }
+
+    #[test]
+    fn a_directory_that_was_removed_here_comes_back_with_the_mtime_it_has_at_the_server() {
+        let mut rig = Rig::new();
+        rig.engine.show_times();
+        let dir = rig.mkdir(ROOT, "dir");
+        rig.sync();
+        rig.engine.remove(ROOT, b"dir", true, NOW).unwrap();
+        rig.touched(Vec::new(), vec![TouchedDir { dir, mtime: later(5000) }]);
+        assert!(rig.engine.local(dir).is_none());
+        let request = rig.send().unwrap();
+        rig.hold(&request, true);
+        assert_eq!(rig.engine.local(dir).unwrap().attrs.mtime, later(5000));
     }
 
     #[test]

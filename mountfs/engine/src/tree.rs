@@ -77,6 +77,15 @@ impl Entry {
 
 type Children = BTreeMap<Name, NodeId>;
 
+/// Directories share this many counters of changes.
+const COUNTERS: usize = 4096;
+
+/// The last bytes of an id are random.
+fn counter(dir: NodeId) -> usize {
+    let [.., high, low] = *dir.as_bytes();
+    usize::from(u16::from_be_bytes([high, low])) % COUNTERS
+}
+
 /// All nodes.
 pub(crate) struct Tree {
     /// One beside the other: a table with room to grow would cost half as much again.
@@ -94,6 +103,8 @@ pub(crate) struct Tree {
     /// Files whose bytes are a draft here.
     drafts: BTreeSet<NodeId>,
     next_order: u64,
+    /// How often entries came or went, in the directories that share a counter.
+    entry_changes: Box<[u32]>,
 }
 
 impl Tree {
@@ -122,6 +133,7 @@ impl Tree {
             staying: BTreeSet::new(),
             drafts: BTreeSet::new(),
             next_order: 1,
+            entry_changes: vec![0; COUNTERS].into(),
         }
     }
 
@@ -132,6 +144,11 @@ impl Tree {
 
     pub(crate) fn get(&self, id: NodeId) -> Option<&Entry> {
         self.entries.get(&id)
+    }
+
+    /// Another number after each change of a directory's entries; it may become another without one.
+    pub(crate) fn entry_changes(&self, dir: NodeId) -> u32 {
+        self.entry_changes[counter(dir)]
     }
 
     /// The state that the user sees.
@@ -294,6 +311,19 @@ impl Tree {
         }
     }
 
+    /// Its place in the order of work, 0 if there is none.
+    pub(crate) fn order(&self, id: NodeId) -> u64 {
+        self.entries.get(&id).map_or(0, |entry| entry.order)
+    }
+
+    /// Gives a node with work its former place in the order back.
+    pub(crate) fn set_order(&mut self, id: NodeId, order: u64) {
+        let Some(entry) = self.entries.get_mut(&id).filter(|entry| entry.order != 0 && order != 0) else { return };
+        self.dirty.remove(&entry.order);
+        entry.order = order;
+        self.dirty.insert(order, id);
+    }
+
     /// Marks whether the node's creation may have reached the server without an answer.
     pub(crate) fn set_offered(&mut self, id: NodeId, offered: bool) {
         if let Some(entry) = self.entries.get_mut(&id) {
@@ -323,6 +353,8 @@ impl Tree {
                 if names.is_empty() {
                     self.children.remove(&place.parent);
                 }
+                let changes = &mut self.entry_changes[counter(place.parent)];
+                *changes = changes.wrapping_add(1);
                 if state.kind() == NodeKind::Dir {
                     self.count_subdir(place.parent, false);
                 }
@@ -341,6 +373,8 @@ impl Tree {
         }
         for place in &state.names {
             let before = self.children.entry(place.parent).or_default().insert(place.name.clone(), id);
+            let changes = &mut self.entry_changes[counter(place.parent)];
+            *changes = changes.wrapping_add(1);
             if before.is_none() && state.kind() == NodeKind::Dir {
                 self.count_subdir(place.parent, true);
             }

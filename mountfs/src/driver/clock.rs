@@ -33,17 +33,17 @@ impl Clock {
     fn beat(&mut self, client: &Client) {
         client.tell_quiet_files();
         client.leave_ended();
-        client.report(client.drop_leaving());
+        client.report("what was sent cannot be removed from the staging files", client.drop_leaving());
         if self.looked.elapsed() >= RESTING {
             client.look_for_lost();
-            client.report(client.share_limit());
+            client.report("the cache cannot be brought to its size", client.share_limit());
             client.settle_again(Instant::now());
             client.around.fade();
             self.looked = Instant::now();
         }
-        client.report(client.tick());
+        client.report("the state cannot be kept", client.tick());
         if self.synced.elapsed() >= SYNC_WAITING_AFTER {
-            client.report(client.sync_waiting(&mut self.waiting));
+            client.report("changes cannot be made durable", client.sync_waiting(&mut self.waiting));
             self.synced = Instant::now();
         }
     }
@@ -68,7 +68,7 @@ pub(super) async fn run(client: Arc<Client>) {
         clock = match beat.await {
             Ok(clock) => clock,
             Err(error) => {
-                client.report(Err(io::Error::other(error)));
+                client.report("a regular look did not come to its end", Err(io::Error::other(error)));
                 Clock::new()
             }
         };
@@ -97,10 +97,11 @@ impl Client {
         Ok(())
     }
 
-    pub(super) fn report(&self, result: io::Result<()>) {
+    /// Tells of what failed on this machine. `what` says in a sentence what did not happen.
+    pub(super) fn report(&self, what: &str, result: io::Result<()>) {
         if let Err(error) = result {
-            self.link.failed(&error.to_string());
-            tracing::error!("{error}");
+            self.link.failed(&format!("{what}: {error}"));
+            tracing::error!("{what}: {error}");
         }
     }
 }

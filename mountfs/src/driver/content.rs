@@ -438,6 +438,10 @@ impl Client {
             if left.is_empty() {
                 return;
             }
+            // Whoever waits for it asks again when the server is there.
+            if client.link.is_lost() {
+                return client.not_asked(&left);
+            }
             let permit = client.downloads.permits.clone().acquire_owned().await;
             let credit = client.formers.credit(entry.hash());
             let likely = client.likely_in_cache(&entry, &left, &credit).await;
@@ -454,6 +458,16 @@ impl Client {
             drop(permit);
             client.fetched(entry.hash(), &chunks, result);
         });
+    }
+
+    /// These chunks are not on their way any more.
+    fn not_asked(&self, chunks: &[(ChunkHash, u32)]) {
+        let mut running = self.downloads.running.lock();
+        for (hash, _) in chunks {
+            running.chunks.remove(hash);
+        }
+        drop(running);
+        self.downloads.arrived.notify_all();
     }
 
     /// A chunk was put into the cache.

@@ -15,6 +15,19 @@ use tokio::sync::watch;
 /// A request other than a poll that failed so long ago does not count any more.
 const DISTRUST: Duration = Duration::from_secs(60);
 
+/// After so long without the server a reader does not wait long for it …
+const AWAY_KNOWN: Duration = Duration::from_secs(10);
+
+/// … but for so long, if no other has waited in vain a moment ago: what is here in another form is put together meanwhile, and
+/// the server may be back …
+const AWAY_PATIENCE: Duration = Duration::from_millis(800);
+
+/// … and for so long if another has.
+const AWAY_AGAIN: Duration = Duration::from_millis(50);
+
+/// How long ago that may be.
+const AWAY_ASKED: Duration = Duration::from_secs(5);
+
 /// How far the server can be used.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Reach {
@@ -38,6 +51,8 @@ pub struct Link {
 struct Lost {
     since: Instant,
     why: String,
+    /// When a reader began to wait for it that knew that it was away.
+    asked: Option<Instant>,
 }
 
 struct Probes {
@@ -80,6 +95,11 @@ impl Link {
     /// Whether a request may be answered although polls are not.
     pub fn is_reachable(&self) -> bool {
         *self.reach.borrow() != Reach::Away
+    }
+
+    /// Whether the server has been asked in vain, and nothing has been heard of it since.
+    pub fn is_lost(&self) -> bool {
+        !self.is_reachable() && self.lost.lock().is_some()
     }
 
     /// The last error and when it happened. Kept after the connection is back, for the curious.
@@ -146,8 +166,8 @@ impl Link {
         self.probes.lock().is_due = true;
         *self.last_error.lock() = Some((super::now(), why.clone()));
         let mut lost = self.lost.lock();
-        let since = lost.as_ref().map_or_else(Instant::now, |lost| lost.since);
-        *lost = Some(Lost { since, why });
+        let (since, asked) = lost.as_ref().map_or_else(|| (Instant::now(), None), |lost| (lost.since, lost.asked));
+        *lost = Some(Lost { since, why, asked });
         drop(lost);
         let reach = if error.scope() == Scope::Subject { Reach::Answering } else { Reach::Away };
         if self.reach.send_replace(reach) == Reach::Online {
@@ -172,6 +192,21 @@ impl Link {
         let now = Instant::now();
         let since = if self.is_online() { now } else { self.lost.lock().as_ref().map_or(now, |lost| lost.since) };
         now.max(since + patience)
+    }
+
+    /// How long a reader waits for what only the server has: `longest`, and less than a second if it has been away for 10 seconds.
+    /// A program that reads one file after another would wait as long for each of them.
+    pub fn patience(&self, longest: Duration) -> Duration {
+        let mut lost = self.lost.lock();
+        let Some(lost) = lost.as_mut().filter(|lost| lost.since.elapsed() >= AWAY_KNOWN && !self.is_reachable()) else {
+            return longest;
+        };
+        let is_again = lost.asked.is_some_and(|asked| asked.elapsed() < AWAY_ASKED);
+        if is_again {
+            return AWAY_AGAIN;
+        }
+        lost.asked = Some(Instant::now());
+        AWAY_PATIENCE
     }
 
     /// Something went wrong that says nothing about the connection.
@@ -209,6 +244,23 @@ mod tests {
 
     fn away() -> RemoteError {
         RemoteError::Unreachable("gone".into())
+    }
+
+    #[test]
+    fn a_reader_does_not_wait_long_for_a_server_that_has_been_away() {
+        let link = Link::default();
+        let longest = Duration::from_secs(43);
+        assert_eq!(link.patience(longest), longest, "it has not been asked yet");
+        link.poll_failed(&away());
+        assert_eq!(link.patience(longest), longest);
+        link.lost.lock().as_mut().unwrap().since = Instant::now().checked_sub(AWAY_KNOWN).unwrap();
+        assert_eq!(link.patience(longest), AWAY_PATIENCE);
+        link.poll_failed(&away());
+        assert_eq!(link.patience(longest), AWAY_AGAIN, "it is still away, and that was found a moment ago");
+        link.lost.lock().as_mut().unwrap().asked = Instant::now().checked_sub(AWAY_ASKED);
+        assert_eq!(link.patience(longest), AWAY_PATIENCE);
+        link.polled();
+        assert_eq!(link.patience(longest), longest);
     }
 
     #[test]

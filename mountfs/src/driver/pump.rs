@@ -181,7 +181,8 @@ fn run(client: &Arc<Client>, effect: Effect, prepares: &Arc<Semaphore>, settles:
                 let answer = tokio::task::spawn_blocking(move || worker.prepare(node, generation, upload)).await;
                 let answer = answer.unwrap_or_else(|error| PrepareAnswer::Failed(error.to_string()));
                 client.rest_if_stumbled(node, &answer).await;
-                client.report(client.change(|engine, now| engine.prepared(node, generation, answer, now)));
+                let kept = client.change(|engine, now| engine.prepared(node, generation, answer, now));
+                client.report("the state cannot be kept", kept);
             });
         }
         Effect::Supply { node, content } => {
@@ -189,7 +190,10 @@ fn run(client: &Arc<Client>, effect: Effect, prepares: &Arc<Semaphore>, settles:
             client.runtime.clone().spawn(async move {
                 let worker = client.clone();
                 match tokio::task::spawn_blocking(move || worker.supply(node, &content)).await {
-                    Ok(Ok(whole)) => client.report(client.change(|engine, _| engine.supplied(node, &whole))),
+                    Ok(Ok(whole)) => {
+                        let kept = client.change(|engine, _| engine.supplied(node, &whole));
+                        client.report("the state cannot be kept", kept);
+                    }
                     Ok(Err(error)) => client.link.failed(&error),
                     Err(error) => client.link.failed(&error.to_string()),
                 }
@@ -201,13 +205,14 @@ fn run(client: &Arc<Client>, effect: Effect, prepares: &Arc<Semaphore>, settles:
                 let Ok(_permit) = settles.acquire_owned().await else { return };
                 let worker = client.clone();
                 let settled = tokio::task::spawn_blocking(move || worker.settle(node, generation, &content)).await;
-                client.report(settled.unwrap_or_else(|error| Err(io::Error::other(error))));
+                let settled = settled.unwrap_or_else(|error| Err(io::Error::other(error)));
+                client.report("what was sent cannot be moved to the cache", settled);
             });
         }
         Effect::ReadRules => {
             client.runtime.spawn(read_rules(client.clone()));
         }
-        Effect::DropStaging(id) => client.report(client.drop_staging(id)),
+        Effect::DropStaging(id) => client.report("a staging file cannot be removed", client.drop_staging(id)),
         Effect::DraftMoved { from, to } => {
             client.files.moved(from, to);
             client.look_again(to);

@@ -100,8 +100,10 @@ impl Client {
         let speaker = self.speaker();
         let is_newer = self.remote.ignores_unknown_fields();
         let concluded = self.folder.get().is_some() && is_newer;
-        let (times, touched) = if is_newer { (request.times, request.touched) } else { Default::default() };
-        Some((CommitRequest { session: Some(speaker.session), concluded, times, touched, ..request }, speaker))
+        let session = Some(speaker.session);
+        let request = CommitRequest { session, concluded, ..request };
+        let plain = |request| CommitRequest { times: Vec::new(), touched: Vec::new(), versions: Vec::new(), ..request };
+        Some((if is_newer { request } else { plain(request) }, speaker))
     }
 
     /// Keeps what the next start must know if the answer to this commit does not come: what it was about, and its name.

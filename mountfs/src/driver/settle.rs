@@ -5,6 +5,7 @@ use crate::files::{Backing, OpenFile, Overlay};
 use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+use syncmount_common::text::shown;
 use syncmount_common::{Content, Extent, NodeId};
 use syncmount_engine::Engine;
 
@@ -41,18 +42,29 @@ impl Client {
         let Ok(file) = self.files.open(node, false, || self.inner_of(node)) else { return Ok(()) };
         let settled = self.settle_open(&file, node, generation, content);
         self.close_file(&file);
-        match &settled {
-            Ok(()) => drop(self.unsettled_later.lock().remove(&node)),
-            Err(_) => self.unsettled_later.lock().entry(node).or_default().failed(Instant::now()),
+        let (path, is_due) = self.look(|engine| {
+            let draft = engine.local(node).and_then(|state| state.body.draft());
+            (engine.path(node).unwrap_or_default(), draft.is_some_and(|draft| draft.generation == generation))
+        });
+        match settled {
+            Err(error) if is_due || error.kind() != io::ErrorKind::NotFound => {
+                self.unsettled_later.lock().entry(node).or_default().failed(Instant::now());
+                Err(io::Error::new(error.kind(), format!("{}: {error}", shown(&path))))
+            }
+            // Of what was removed or replaced in the meantime the files have gone too.
+            _ => {
+                self.unsettled_later.lock().remove(&node);
+                Ok(())
+            }
         }
-        settled
     }
 
     /// Closes one handle. What could not be settled while the file was open is settled with the last.
     pub fn close_file(&self, file: &Arc<OpenFile>) {
         let Some(node) = self.files.close(file) else { return };
         if self.unsettled.lock().remove(&node) {
-            self.report(self.change_quietly(|engine, _| engine.settle_again(node)));
+            let again = self.change_quietly(|engine, _| engine.settle_again(node));
+            self.report("the state cannot be kept", again);
         }
     }
 
@@ -69,7 +81,7 @@ impl Client {
         }
         if !nodes.is_empty() {
             let again = |engine: &mut Engine, _| nodes.iter().for_each(|node| engine.settle_again(*node));
-            self.report(self.change_quietly(again));
+            self.report("the state cannot be kept", self.change_quietly(again));
         }
     }
 

@@ -23,7 +23,7 @@ use fuser::{
     ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen, ReplyPoll,
     ReplyStatfs, ReplyWrite, ReplyXattr, Request, Session, SessionACL, TimeOrNow, WriteFlags,
 };
-use notify::Invalidations;
+use notify::{Invalidations, ListingEnd};
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io;
@@ -92,7 +92,7 @@ pub fn mount(vfs: Arc<Vfs>, mountpoint: &Path, runtime: tokio::runtime::Handle, 
     };
     let session = Session::new(translator, mountpoint, &config)?;
     backings.begin(&session, mountpoint);
-    notify::spawn(queue, session.notifier())?;
+    notify::spawn(queue, [session.notifier(), session.notifier()])?;
     let seen_by = Arc::downgrade(&vfs);
     vfs.client().set_on_changed(Some(Box::new(move |changed| {
         if let Some(vfs) = seen_by.upgrade() {
@@ -259,11 +259,12 @@ impl Translator {
     }
 
     /// Adds entries with their attributes until the reply is full; none only if there are no more.
-    fn add_entries(&self, ino: u64, mut after: u64, reply: &mut ReplyDirectoryPlus) -> Result<(), VfsError> {
+    /// Returns whether this is the end of a listing that the directory has changed since.
+    fn add_entries(&self, ino: u64, mut after: u64, reply: &mut ReplyDirectoryPlus) -> Result<bool, VfsError> {
         let mut added = false;
         while !added {
             let entries = self.vfs.readdir(ino, after)?;
-            let Some(last) = entries.last() else { break };
+            let Some(last) = entries.last() else { return Ok(entries.ends_outdated) };
             after = last.next;
             for DirEntry { next, name, node, .. } in entries.iter() {
                 // Removed since the listing began: a name without attributes cannot be told in this form.
@@ -272,7 +273,7 @@ impl Translator {
                 let dots = name == b"." || name == b"..";
                 let ttl = if dots { TTL_NONE } else { TTL };
                 if reply.add(ino, *next, OsStr::from_bytes(name), &ttl, &self.attr(&stat), GENERATION) {
-                    return Ok(());
+                    return Ok(false);
                 }
                 added = true;
                 if !dots {
@@ -280,7 +281,7 @@ impl Translator {
                 }
             }
         }
-        Ok(())
+        Ok(false)
     }
 
     fn empty(result: Result<(), VfsError>, reply: ReplyEmpty) {
@@ -666,12 +667,17 @@ impl Filesystem for Translator {
                 break;
             }
         }
-        reply.ok();
+        if entries.ends_outdated {
+            self.invalidations.end_listing(ino.0, ListingEnd::Plain(reply));
+        } else {
+            reply.ok();
+        }
     }
 
     fn readdirplus(&self, _req: &Request, ino: INodeNo, _fh: FileHandle, offset: u64, mut reply: ReplyDirectoryPlus) {
         match self.add_entries(ino.0, offset, &mut reply) {
-            Ok(()) => reply.ok(),
+            Ok(false) => reply.ok(),
+            Ok(true) => self.invalidations.end_listing(ino.0, ListingEnd::Plus(reply)),
             Err(error) => reply.error(logged(&error)),
         }
     }

@@ -21,6 +21,12 @@ lu[0-9]*.tmp
 ?*~
 # GNOME: what is being saved
 .goutputstream-*
+# git: locks, in repositories and bare ones
+**/.git/**/*.lock
+**/*.git/HEAD.lock
+**/*.git/config.lock
+**/*.git/packed-refs.lock
+**/*.git/refs/**/*.lock
 # Systems
 .DS_Store
 ._*

@@ -191,6 +191,15 @@ mod tests {
             assert!(ignored(&rules, name), "{name}");
             assert!(ignored(&rules, &format!("deep/er/{name}")), "{name} below");
         }
+        for path in [
+            ".git/index.lock",
+            "bare.git/HEAD.lock",
+            "bare.git/refs/heads/main.lock",
+            "a/.git/refs/heads/x/main.lock",
+            ".git/modules/m/config.lock",
+        ] {
+            assert!(ignored(&rules, path), "{path}");
+        }
     }
 
     #[test]
@@ -199,7 +208,12 @@ mod tests {
         for name in [
             ".git/",
             ".git/index",
-            ".git/index.lock",
+            "Cargo.lock",
+            "git/index.lock",
+            "x.github/a.lock",
+            "checkout.git/Cargo.lock",
+            "checkout.git/src/yarn.lock",
+            ".git/refs/heads/lock",
             "__pycache__/",
             "a.txt",
             "#hashtag",

@@ -126,6 +126,7 @@ fn batch() -> CommitRequest {
         concluded: false,
         times: Vec::new(),
         touched: Vec::new(),
+        versions: Vec::new(),
         ops: Vec::new(),
     }
 }

@@ -658,7 +658,7 @@ impl Vfs {
         match (just_now, self.client.link.is_online()) {
             (true, false) => Duration::ZERO,
             (true, true) => READ_AGAIN,
-            (false, _) => READ_DEADLINE,
+            (false, _) => self.client.link.patience(READ_DEADLINE),
         }
     }
 

@@ -115,7 +115,7 @@ impl Vfs {
     }
 
     fn copy_bytes(&self, source: &Arc<Handle>, from: u64, target: &Handle, to: u64, len: u64) -> Result<u64> {
-        let deadline = Instant::now() + READ_DEADLINE;
+        let deadline = Instant::now() + self.client.link.patience(READ_DEADLINE);
         let mut done = 0;
         while done < len {
             let want = (len - done).min(COPY_LEN) as usize;

@@ -394,6 +394,7 @@ impl ControlHandler for Running {
             last_error: self.client.link.last_error().map(|(at, message)| LastError { at, message }),
             problems,
             problems_more,
+            copies_removed: self.client.look(Engine::copies_removed),
             requests: traffic.requests,
             bytes_sent: traffic.sent,
             bytes_received: traffic.received,

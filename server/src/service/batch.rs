@@ -3,7 +3,7 @@
 //! This runs before the transaction, on a blocking thread, so that the one writer only does what needs the state.
 
 use super::ingest::file_hash_of;
-use super::record::Dirs;
+use super::record::Beside;
 use super::{Result, ServiceError};
 use std::collections::{HashMap, HashSet};
 use syncmount_common::manifest::FILE_SIZE_MAX;
@@ -12,7 +12,8 @@ use syncmount_common::protocol::changes::{Cursor, Device};
 use syncmount_common::protocol::commit::{CommitRequest, NewContent, OPS_MAX, Op, TOUCHED_MAX};
 use syncmount_common::protocol::session::Session;
 use syncmount_common::{
-    Attrs, ContentHash, Epoch, Extent, FileHash, Manifest, NodeId, NodeKind, OpId, Placement, SymlinkTarget, Timestamp,
+    Attrs, ContentHash, Epoch, Extent, FileHash, Manifest, Name, NodeId, NodeKind, OpId, Placement, SymlinkTarget,
+    Timestamp,
 };
 
 /// The longest name of a device, in characters.
@@ -30,7 +31,7 @@ pub(super) struct Batch {
     pub(super) concluded: bool,
     /// When each operation was done; empty if that is not known.
     pub(super) times: Vec<Timestamp>,
-    pub(super) dirs: Dirs,
+    pub(super) beside: Beside,
     pub(super) ops: Vec<Op>,
 }
 
@@ -54,6 +55,7 @@ impl Batch {
             concluded,
             times,
             touched,
+            versions,
             ops,
         } = request;
         if ops.len() > OPS_MAX {
@@ -73,7 +75,20 @@ impl Batch {
             )));
         }
         let touched = touched.into_iter().map(|touched| (touched.dir, touched.mtime)).collect();
-        let dirs = Dirs { touched, set: ops.iter().filter(|op| sets_attrs(op)).map(Op::id).collect() };
+        let set = ops.iter().filter(|op| sets_attrs(op)).map(Op::id).collect();
+        let removed: HashSet<NodeId> = ops.iter().filter(|op| is_removal(op)).map(Op::id).collect();
+        if let Some(version) = versions.iter().find(|version| !removed.contains(&version.id)) {
+            return Err(ServiceError::Invalid(format!(
+                "`versions` names node {}, which the batch does not remove",
+                version.id
+            )));
+        }
+        let named = versions.len();
+        let versions: HashMap<NodeId, Name> = versions.into_iter().map(|version| (version.id, version.of)).collect();
+        if versions.len() < named {
+            return Err(ServiceError::Invalid("`versions` names a node twice".to_owned()));
+        }
+        let beside = Beside { touched, set, versions };
         check_device(&device)?;
         let mut seen = HashSet::new();
         for (index, op) in ops.iter().enumerate() {
@@ -83,8 +98,12 @@ impl Batch {
             }
         }
         let contents = contents.into_iter().map(described).collect::<Result<_>>()?;
-        Ok(Self { op_id, epoch, device, session, known, contents, concluded, times, dirs, ops })
+        Ok(Self { op_id, epoch, device, session, known, contents, concluded, times, beside, ops })
     }
+}
+
+fn is_removal(op: &Op) -> bool {
+    matches!(op, Op::Remove { .. })
 }
 
 fn sets_attrs(op: &Op) -> bool {

@@ -155,8 +155,8 @@ impl Application<'_> {
             Passage::Held(held) => Ok(Outcome::Held(held)),
             Passage::Free { marks } => {
                 self.enter_contents()?;
-                let dirs = &self.batch.dirs;
-                let record = Record { tx, folder, device, token, op_id: *op_id, tag, now, dirs };
+                let beside = &self.batch.beside;
+                let record = Record { tx, folder, device, token, op_id: *op_id, tag, now, beside };
                 let done = record.write(&steps, &marks)?;
                 if let Some(session) = session {
                     session::note_commit(tx, folder.key, device.id, session, done)?;

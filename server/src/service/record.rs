@@ -8,7 +8,7 @@ use crate::meta::{self, CommitRow, Counts, FOLDER_BYTES_MAX, FolderRow, Mark, To
 use std::collections::{BTreeMap, HashMap, HashSet};
 use syncmount_common::protocol::changes::Device;
 use syncmount_common::protocol::commit::Committed;
-use syncmount_common::{ContentHash, Node, NodeId, OpId, Rev, Timestamp};
+use syncmount_common::{ContentHash, Name, Node, NodeId, OpId, Placement, Rev, Timestamp};
 
 /// Answers kept per folder: a client that repeats a commit does so within seconds to days, not after 100,000 others.
 const ANSWERS_KEPT: u64 = 100_000;
@@ -23,16 +23,18 @@ pub(super) struct Record<'a> {
     pub(super) op_id: OpId,
     pub(super) tag: u64,
     pub(super) now: Timestamp,
-    pub(super) dirs: &'a Dirs,
+    pub(super) beside: &'a Beside,
 }
 
-/// What is known of the mtimes of directories beside the steps.
+/// What is said beside the steps.
 #[derive(Default)]
-pub(super) struct Dirs {
-    /// What they have become where entries are changed, as far as that is told.
+pub(super) struct Beside {
+    /// What the mtimes of directories have become where entries are changed, as far as that is told.
     pub(super) touched: HashMap<NodeId, Timestamp>,
-    /// Those that are set: changes of the entries move them no more.
+    /// Directories whose mtimes are set: changes of the entries move them no more.
     pub(super) set: HashSet<NodeId>,
+    /// Files that are removed -> the file in the same directory that what they had is a version of.
+    pub(super) versions: HashMap<NodeId, Name>,
 }
 
 impl Record<'_> {
@@ -53,6 +55,7 @@ impl Record<'_> {
                 self.tx.clear_names(key, step.after.id)?;
             }
             self.add_version(step)?;
+            self.become_version(step)?;
         }
         structure::place(self.tx, key, steps)?;
         self.touch_dirs(steps)
@@ -67,13 +70,13 @@ impl Record<'_> {
             let gone = before.iter().filter(|place| !after.contains(place));
             let new = after.iter().filter(|place| !before.contains(place));
             let (time, rev) = (step.after.changed.unwrap_or(self.now), step.after.rev);
-            for dir in gone.chain(new).map(|place| place.parent).filter(|dir| !self.dirs.set.contains(dir)) {
+            for dir in gone.chain(new).map(|place| place.parent).filter(|dir| !self.beside.set.contains(dir)) {
                 let latest = touched.entry(dir).or_insert((time, rev));
                 *latest = (latest.0.max(time), latest.1.max(rev));
             }
         }
         touched.into_iter().try_for_each(|(dir, (time, rev))| {
-            let at = self.dirs.touched.get(&dir).map_or(time, |at| *at);
+            let at = self.beside.touched.get(&dir).map_or(time, |at| *at);
             Ok(self.tx.touch_dir(self.folder.key, dir, at, rev)?)
         })
     }
@@ -88,6 +91,22 @@ impl Record<'_> {
         let (placement, content, mtime) = (placement.clone(), content.hash, attrs.mtime);
         let version =
             VersionRow { node: *id, rev: *rev, placement, content, mtime, received: self.now, device: *author };
+        Ok(self.tx.add_version(self.folder.key, &version)?)
+    }
+
+    /// What a removed file had goes among the versions of another one.
+    fn become_version(&self, step: &Step) -> Result<()> {
+        let (Some(before), Some(of)) = (step.lived(), self.beside.versions.get(&step.after.id)) else { return Ok(()) };
+        let (Some(content), [place]) = (&before.content, &before.names[..]) else { return Ok(()) };
+        let version = VersionRow {
+            node: before.id,
+            rev: step.after.rev,
+            placement: Placement { parent: place.parent, name: of.clone() },
+            content: content.hash,
+            mtime: before.attrs.mtime,
+            received: self.now,
+            device: before.content_author,
+        };
         Ok(self.tx.add_version(self.folder.key, &version)?)
     }
 

@@ -214,6 +214,7 @@ mod tests {
             concluded: false,
             times: Vec::new(),
             touched: Vec::new(),
+            versions: Vec::new(),
             ops,
         };
         now(service.commit(F, request, Vec::new())).map(drop)

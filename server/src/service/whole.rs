@@ -6,7 +6,7 @@
 
 use super::commit::Step;
 use super::hold::{Held, Marks, Passage, Watch};
-use super::record::{Dirs, Record, counts};
+use super::record::{Beside, Record, counts};
 use super::tokens::{Credential, admit};
 use super::undo::hash;
 use super::{Result, Service, ServiceError, folder};
@@ -46,7 +46,7 @@ impl Service {
         let change = |step: Step| Step { after: Node { changed: Some(now), ..step.after }, ..step };
         let steps: Vec<_> = steps.into_iter().map(change).collect();
         let set = steps.iter().filter(|step| step.lived().is_none()).map(|step| step.after.id).collect();
-        let dirs = Dirs { set, ..Dirs::default() };
+        let beside = Beside { set, ..Beside::default() };
         let job = move |tx: &dyn WriteTx| {
             admit(tx, credential.as_ref())?;
             let folder = &folder(tx, &name)?;
@@ -61,7 +61,7 @@ impl Service {
             } else {
                 Marks::default()
             };
-            write(&Record { tx, folder, device, token, op_id, tag, now, dirs: &dirs }, steps, &marks)?;
+            write(&Record { tx, folder, device, token, op_id, tag, now, beside: &beside }, steps, &marks)?;
             Ok(Outcome::Done(folder.key))
         };
         let then = move |outcome: &Outcome| {

@@ -73,6 +73,7 @@ impl Folder {
             concluded,
             times: Vec::new(),
             touched: Vec::new(),
+            versions: Vec::new(),
             ops,
         };
         self.service.commit(F, commit, Vec::new()).await

@@ -9,6 +9,7 @@ mod client;
 mod commit;
 #[cfg(target_os = "linux")]
 mod confined;
+mod copies;
 #[cfg(target_os = "linux")]
 mod crowds;
 mod differences;

@@ -161,6 +161,7 @@ impl World {
                 concluded: false,
                 times: Vec::new(),
                 touched: Vec::new(),
+                versions: Vec::new(),
                 ops: ops.to_vec(),
             };
             let service = self.host.service.clone();

@@ -6,12 +6,18 @@ use syncmount_common::protocol::error::ErrorBody;
 use syncmount_common::protocol::files::{FileInfo, Listing, Versions};
 use syncmount_tests::support::*;
 
-struct Curl {
+pub(super) struct Curl {
     url: String,
     auth: String,
 }
 
 impl Curl {
+    pub(super) fn of(world: &World) -> Self {
+        let server = world.server();
+        let token = fs::read_to_string(server.token_file()).unwrap();
+        Self { url: server.url(), auth: format!("Authorization: Bearer {}", token.trim()) }
+    }
+
     /// Runs curl on a path of the folder: the status code and the body.
     fn ask(&self, options: &[&str], path: &str) -> (u16, String) {
         let url = format!("{}/v1/folders/default/files{path}", self.url);
@@ -29,7 +35,7 @@ impl Curl {
     }
 
     #[track_caller]
-    fn json<T: serde::de::DeserializeOwned>(&self, path: &str) -> T {
+    pub(super) fn json<T: serde::de::DeserializeOwned>(&self, path: &str) -> T {
         serde_json::from_str(&self.good(&[], path)).unwrap()
     }
 
@@ -47,8 +53,7 @@ fn curl_alone_does_everything_and_the_mount_sees_it_and_the_reverse() {
     let mut dice = Dice::new("curl_alone_does_everything");
     let world = World::new();
     let a = world.mount("A");
-    let token = fs::read_to_string(world.server().token_file()).unwrap();
-    let curl = Curl { url: world.server().url(), auth: format!("Authorization: Bearer {}", token.trim()) };
+    let curl = Curl::of(&world);
     let content = bytes(&mut dice, 1_500_000);
     let report = world.path("report.pdf");
     let local = report.to_str().unwrap();

@@ -13,6 +13,7 @@ mod durability;
 mod filesystem;
 mod full_disk;
 mod full_server;
+mod git;
 mod healing;
 mod held;
 mod helper;

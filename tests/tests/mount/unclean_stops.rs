@@ -4,6 +4,7 @@
 //! session of an earlier run of the machine, and a staging file that has lost its end.
 
 use std::fs::{self, OpenOptions};
+use std::io::Write;
 use std::path::Path;
 use syncmount::status::{Problem, ProblemKind};
 use syncmount_tests::support::*;
@@ -30,7 +31,10 @@ fn what_lost_its_end_is_set_aside_and_listed_until_its_owner_clears_it() {
     world.while_offline(|| {
         fs::create_dir(a.path("dir")).unwrap();
         fs::write(a.path("dir/cut short"), "x".repeat(50_000)).unwrap();
-        fs::write(a.path("whole"), "y".repeat(40_000)).unwrap();
+        let mut whole = fs::File::create(a.path("whole")).unwrap();
+        whole.write_all(&[b'y'; 40_000]).unwrap();
+        whole.sync_all().unwrap();
+        drop(whole);
         a.kill();
         cut_power(&cache);
         let staged = fs::read_dir(cache.join("staging")).unwrap().map(|entry| entry.unwrap().path());

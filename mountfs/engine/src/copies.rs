@@ -1,0 +1,415 @@
+//! Conflict copies beside their files: what they are called, and which of them become versions of their files.
+//!
+//! Programs take every name in some directories for theirs. In a directory that git uses, the name of a copy begins with a
+//! dot, which git passes over; and of files that git makes again by itself no copy stays: it is removed once the server has
+//! it. What is removed so goes among the versions of the file that it was a copy of.
+
+use crate::conflict::{conflict_name, original_name};
+use crate::engine::Engine;
+use crate::feed::Before;
+use crate::state::State;
+use crate::tree::Entry;
+use std::collections::{BTreeMap, BTreeSet};
+use syncmount_common::name::NAME_LEN_MAX;
+use syncmount_common::protocol::commit::{BecomesVersion, Op};
+use syncmount_common::{Name, NodeId, NodeKind, Placement, Timestamp};
+
+/// A place in a directory that git uses.
+pub(crate) struct GitPlace<'a> {
+    /// The directory with `HEAD`, `objects` and `refs`.
+    pub(crate) repository: NodeId,
+    /// The names from there to the directory of the place.
+    path: Vec<&'a Name>,
+}
+
+impl GitPlace<'_> {
+    /// Whether it lies in the store of objects, which name each other and never change.
+    pub(crate) fn is_in_objects(&self) -> bool {
+        self.path.first().is_some_and(|name| name.as_bytes() == b"objects")
+    }
+
+    /// Whether a file of this name there is one that git makes again, or that has nothing but what was done last.
+    fn is_made_again(&self, name: &Name) -> bool {
+        // The log of the stash is the list of what was stashed.
+        let is_log = self.path.iter().any(|dir| dir.as_bytes() == b"logs") && !self.is_in_objects();
+        if is_log {
+            return name.as_bytes() != b"stash";
+        }
+        let path: Vec<&[u8]> = self.path.iter().map(|name| name.as_bytes()).collect();
+        let path = match &path[..] {
+            [b"worktrees", _, rest @ ..] => rest,
+            whole => whole,
+        };
+        matches!(
+            (path, name.as_bytes()),
+            ([], b"index" | b"FETCH_HEAD" | b"ORIG_HEAD" | b"COMMIT_EDITMSG" | b"gc.log")
+                | ([b"objects", b"info"], b"commit-graph" | b"packs")
+                | ([b"objects", b"info", b"commit-graphs"], _)
+                | ([b"objects", b"pack"], b"multi-pack-index")
+                | ([b"info"], b"refs")
+        )
+    }
+}
+
+impl Engine {
+    /// What git uses the directory for, if it does.
+    pub(crate) fn git_place(&self, dir: NodeId) -> Option<GitPlace<'_>> {
+        let mut path = Vec::new();
+        let mut at = dir;
+        for _ in 0..self.len() {
+            if self.is_repository(at) {
+                path.reverse();
+                return Some(GitPlace { repository: at, path });
+            }
+            let place = self.tree.get(at).and_then(known_state)?.names.first()?;
+            path.push(&place.name);
+            at = place.parent;
+        }
+        None
+    }
+
+    fn is_repository(&self, dir: NodeId) -> bool {
+        let kind = |name: &[u8]| Some(self.tree.local(self.tree.child(dir, name)?)?.kind());
+        let is_dir = |name: &[u8]| kind(name) == Some(NodeKind::Dir);
+        is_dir(b"objects") && is_dir(b"refs") && kind(b"HEAD").is_some_and(|kind| kind != NodeKind::Dir)
+    }
+
+    /// A name for a conflict copy that is not taken.
+    pub(crate) fn free_name(&self, parent: NodeId, name: &Name, device: &str, at: Timestamp) -> Name {
+        let named = if self.git_place(parent).is_some() { hidden(name) } else { name.clone() };
+        conflict_name(&named, device, at, |candidate| {
+            let place = Placement { parent, name: candidate.clone() };
+            // A copy may be in the way of another one: its own name is not free, whatever node has it at this moment.
+            candidate == name
+                || self.tree.child(parent, candidate.as_bytes()).is_some()
+                || self.tree.displaced_at(&place).is_some()
+        })
+    }
+
+    /// Whether what loses this place, a file, is only a version of what is there: git makes it again.
+    pub(crate) fn is_made_again(&self, place: &Placement) -> bool {
+        self.git_place(place.parent).is_some_and(|at| at.is_made_again(&place.name))
+    }
+
+    /// The server has these nodes, which are new to it or have new names there. Of those that are conflict copies of what git makes
+    /// again none stays.
+    pub(crate) fn remove_copies(&mut self, nodes: &[NodeId], now: Timestamp) {
+        let is_copy = |id: &NodeId| self.is_conflict_copy(*id) && self.is_at_server(*id);
+        let made_again = |id: &NodeId| self.copy_of(*id).is_some_and(|original| self.is_made_again(&original));
+        let gone: Vec<NodeId> = nodes.iter().copied().filter(is_copy).filter(made_again).collect();
+        if gone.is_empty() {
+            return;
+        }
+        self.copies_removed += gone.len() as u64;
+        let mut before = Before::default();
+        for id in gone {
+            self.vanish(id, &mut before, now);
+        }
+        self.report(before);
+    }
+
+    /// How many conflict copies have been removed since the start because they are versions of their files.
+    pub fn copies_removed(&self) -> u64 {
+        self.copies_removed
+    }
+
+    /// The place of the file that this one, which has one name, is a copy of.
+    fn copy_of(&self, id: NodeId) -> Option<Placement> {
+        let state = self.tree.local(id).filter(|state| state.kind() == NodeKind::File)?;
+        let [place] = &state.names[..] else { return None };
+        self.original_of(place)
+    }
+
+    /// The place of the file that a conflict copy was made of.
+    fn original_of(&self, copy: &Placement) -> Option<Placement> {
+        let named = original_name(&copy.name)?;
+        let plain = named.as_bytes().strip_prefix(b".").and_then(|bytes| Name::new(bytes).ok());
+        let is_there = |name: &Name| self.tree.child(copy.parent, name.as_bytes()).is_some();
+        let plain = plain.filter(|_| !is_there(&named) && self.git_place(copy.parent).is_some());
+        Some(Placement { parent: copy.parent, name: plain.unwrap_or(named) })
+    }
+
+    /// Whether the server has all that is to be known of a node.
+    pub(crate) fn is_at_server(&self, id: NodeId) -> bool {
+        self.tree.get(id).is_some_and(|entry| entry.is_shared() && entry.synced_state().is_some() && !entry.is_dirty())
+    }
+
+    /// Of the conflict copies that a batch removes: whose versions they become.
+    pub(crate) fn become_versions(&self, ops: &[Op]) -> Vec<BecomesVersion> {
+        let removed = ops.iter().filter(|op| matches!(op, Op::Remove { .. })).map(Op::id);
+        let version = |id: NodeId| {
+            let state = self.tree.get(id)?.synced_state()?;
+            let [place] = &state.names[..] else { return None };
+            (state.kind() == NodeKind::File).then_some(())?;
+            Some(BecomesVersion { id, of: self.original_of(place)?.name })
+        };
+        removed.filter_map(version).collect()
+    }
+}
+
+/// What the user sees of it, or saw.
+fn known_state(entry: &Entry) -> Option<&State> {
+    entry.local.as_deref().or(entry.synced_state().map(|state| &**state))
+}
+
+fn hidden(name: &Name) -> Name {
+    if name.as_bytes().starts_with(b".") {
+        return name.clone();
+    }
+    let cut = &name.as_bytes()[..name.as_bytes().len().min(NAME_LEN_MAX - 1)];
+    Name::new([b".", cut].concat()).unwrap_or_else(|_| name.clone())
+}
+
+/// What keeps refs from going before the objects that they name: repositories with objects that cannot go yet.
+pub(crate) struct WaitingRepositories {
+    /// Directory -> its repository, and whether it is in the store of objects there.
+    known: BTreeMap<NodeId, Option<(NodeId, bool)>>,
+    waiting: BTreeSet<NodeId>,
+}
+
+impl WaitingRepositories {
+    pub(crate) fn new() -> Self {
+        Self { known: BTreeMap::new(), waiting: BTreeSet::new() }
+    }
+
+    /// Whether a node must not go because objects that were made before it have not gone.
+    pub(crate) fn hold(&mut self, engine: &Engine, id: NodeId) -> bool {
+        if self.waiting.is_empty() {
+            return false;
+        }
+        let is_there = engine.tree.get(id).is_some_and(|entry| entry.outgoing().is_some());
+        // New objects do not wait for others, but a removal of old ones may mean that they are in the new.
+        self.of(engine, id)
+            .is_some_and(|(repository, objects)| self.waiting.contains(&repository) && !(objects && is_there))
+    }
+
+    /// The node cannot go now. What an object is made of before it has its name is no object.
+    pub(crate) fn note(&mut self, engine: &Engine, id: NodeId) {
+        let name = engine.tree.get(id).and_then(known_state).and_then(|state| Some(&state.names.first()?.name));
+        if name.is_none_or(|name| name.as_bytes().starts_with(b"tmp_")) {
+            return;
+        }
+        if let Some((repository, true)) = self.of(engine, id) {
+            self.waiting.insert(repository);
+        }
+    }
+
+    fn of(&mut self, engine: &Engine, id: NodeId) -> Option<(NodeId, bool)> {
+        let parent = engine.tree.get(id).and_then(known_state)?.names.first()?.parent;
+        *self.known.entry(parent).or_insert_with(|| {
+            let place = engine.git_place(parent)?;
+            Some((place.repository, place.is_in_objects()))
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rig::{NOW, Rig, content, id, name};
+    use crate::{Body, Draft, FileBody, PrepareAnswer};
+    use std::sync::Arc;
+    use syncmount_common::{Attrs, Node};
+
+    const ROOT: NodeId = NodeId::ROOT;
+    const NEWER: Timestamp = Timestamp(NOW.0 + 5);
+
+    /// A rig with a directory that git uses.
+    fn rig() -> (Rig, NodeId) {
+        let mut rig = Rig::new();
+        let git = rig.mkdir(ROOT, ".git");
+        rig.file(git, "HEAD", 100);
+        rig.mkdir(git, "objects");
+        rig.mkdir(git, "refs");
+        rig.sync();
+        (rig, git)
+    }
+
+    fn newer(node: Node) -> Node {
+        Node { attrs: Attrs { mtime: NEWER, ..node.attrs }, ..node }
+    }
+
+    fn sync_all(rig: &mut Rig) -> Vec<(Vec<Op>, Vec<BecomesVersion>)> {
+        let mut batches = Vec::new();
+        while let Some(request) = rig.send() {
+            batches.push((request.ops.clone(), request.versions.clone()));
+            rig.take(&request);
+        }
+        batches
+    }
+
+    fn is_removal(op: &Op) -> bool {
+        matches!(op, Op::Remove { .. })
+    }
+
+    #[test]
+    fn where_git_is_the_name_of_a_copy_begins_with_a_dot() {
+        let (mut rig, git) = rig();
+        let refs = rig.engine.child(git, b"refs").unwrap();
+        let heads = rig.mkdir(refs, "heads");
+        rig.sync();
+        for (dir, dot) in [(heads, true), (git, true), (refs, true), (ROOT, false)] {
+            let mine = rig.file(dir, "main", 1);
+            rig.news(vec![rig.theirs(id(9), dir, "main", Some(2))]);
+            let copy = rig.names(dir).into_iter().find(|name| name.contains("(conflict")).unwrap();
+            assert_eq!(copy.starts_with(".main (conflict, there, "), dot, "{copy}");
+            assert_eq!(rig.engine.child(dir, b"main"), Some(mine));
+            rig.sync();
+            rig.news(vec![rig.gone(id(9), NodeKind::File)]);
+        }
+    }
+
+    #[test]
+    fn a_copy_of_a_copy_has_one_dot_and_the_longest_name_still_has_it() {
+        let (rig, git) = rig();
+        let free = |text: &str| rig.engine.free_name(git, &name(text), "here", NOW).to_string();
+        let copy = free("main");
+        assert_eq!(free(&copy).strip_suffix(" 2)"), copy.strip_suffix(")"), "the same note with another number");
+        assert!(free(&"x".repeat(255)).starts_with(".xxx"));
+    }
+
+    #[test]
+    fn of_an_index_that_loses_here_a_version_stays_and_no_copy() {
+        let (mut rig, git) = rig();
+        let mine = rig.file(git, "index", 1);
+        rig.news(vec![newer(rig.theirs(id(9), git, "index", Some(2)))]);
+        assert_eq!(rig.engine.child(git, b"index"), Some(id(9)));
+        let batches = sync_all(&mut rig);
+        let (made, removed) = (&batches[0].0, &batches[1]);
+        assert!(matches!(&made[..], [Op::Create { id, .. }] if *id == mine), "{made:?}");
+        assert!(matches!(&removed.0[..], [Op::Remove { id, .. }] if *id == mine), "{removed:?}");
+        assert_eq!(removed.1, [BecomesVersion { id: mine, of: name("index") }]);
+        assert_eq!(rig.names(git), ["HEAD", "index", "objects", "refs"]);
+        assert_eq!((rig.engine.copies_removed(), rig.engine.conflicts().count()), (1, 0));
+    }
+
+    #[test]
+    fn of_an_index_that_loses_there_no_copy_is_made() {
+        let (mut rig, git) = rig();
+        let mine = rig.file(git, "index", 1);
+        rig.news(vec![rig.theirs(id(9), git, "index", Some(2))]);
+        assert_eq!(rig.names(git), ["HEAD", "index", "objects", "refs"]);
+        assert_eq!(rig.engine.child(git, b"index"), Some(mine));
+        let [(ops, versions)] = &sync_all(&mut rig)[..] else { panic!("one batch") };
+        assert!(ops.iter().any(|op| is_removal(op) && op.id() == id(9)) && ops.len() == 2, "{ops:?}");
+        assert!(versions.is_empty(), "it is a version of its name already");
+        // The same where both have written into one file.
+        rig.edit(mine, 3, NOW.0 + 9);
+        let theirs = Node { content_rev: 100, ..rig.theirs(mine, git, "index", Some(4)) };
+        rig.news(vec![theirs]);
+        rig.sync();
+        assert_eq!(rig.names(git), ["HEAD", "index", "objects", "refs"]);
+        assert_eq!(rig.engine.local(mine).unwrap().body.content_hash(), Some(content(3).hash));
+        assert_eq!(rig.engine.copies_removed(), 2);
+    }
+
+    #[test]
+    fn a_copy_of_which_the_feed_tells_first_that_the_server_has_it_goes_too() {
+        let (mut rig, git) = rig();
+        let mine = rig.file(git, "index", 1);
+        rig.news(vec![newer(rig.theirs(id(9), git, "index", Some(2)))]);
+        let request = rig.send().unwrap();
+        let copy = rig.engine.local(mine).unwrap().names[0].name.to_string();
+        // The answer does not come before the end.
+        rig.restart();
+        assert_eq!(rig.names(git).len(), 5, "the server may not have it");
+        assert_eq!(request.ops.len(), 1);
+        let attrs = Attrs { mode: 0o644, mtime: NOW };
+        rig.news(vec![Rig::mine(Node { attrs, ..rig.theirs(mine, git, &copy, Some(1)) })]);
+        assert_eq!(rig.names(git), ["HEAD", "index", "objects", "refs"]);
+        let [(ops, versions)] = &sync_all(&mut rig)[..] else { panic!("one batch") };
+        assert!(is_removal(&ops[0]) && versions.len() == 1, "{ops:?}");
+        // What another device makes, that one removes.
+        let theirs = rig.theirs(id(8), git, &copy, Some(3));
+        rig.news(vec![theirs]);
+        assert_eq!(rig.names(git).len(), 5);
+    }
+
+    #[test]
+    fn a_file_that_was_sent_under_another_name_before_it_lost_goes_too() {
+        let (mut rig, git) = rig();
+        let mine = rig.file(git, "index.new", 1);
+        rig.sync();
+        rig.engine.rename((git, b"index.new"), (git, name("index")), crate::RenameMode::Replace, NOW).unwrap();
+        rig.news(vec![newer(rig.theirs(id(9), git, "index", Some(2)))]);
+        assert_eq!(rig.names(git).len(), 5);
+        rig.sync();
+        assert_eq!(rig.names(git), ["HEAD", "index", "objects", "refs"]);
+        assert!(rig.engine.local(mine).is_none());
+    }
+
+    #[test]
+    fn what_only_git_s_own_files_have_and_what_is_no_file_stays() {
+        let (mut rig, git) = rig();
+        let logs = rig.mkdir(git, "logs");
+        let refs = rig.mkdir(logs, "refs");
+        let info = rig.mkdir(rig.engine.child(git, b"objects").unwrap(), "info");
+        rig.sync();
+        for (dir, name, stays) in
+            [(refs, "stash", true), (info, "alternates", true), (git, "packed-refs", true), (logs, "HEAD", false)]
+        {
+            rig.file(dir, name, 1);
+            rig.news(vec![newer(rig.theirs(id(9), dir, name, Some(2)))]);
+            rig.sync();
+            assert_eq!(rig.names(dir).iter().any(|name| name.contains("(conflict")), stays, "{name}");
+            rig.news(vec![rig.gone(id(9), NodeKind::File)]);
+        }
+        // A directory that is called like a copy.
+        let dir = rig.mkdir(logs, "HEAD (conflict, x, 2026-11-22 10.15.30)");
+        rig.sync();
+        assert!(rig.engine.local(dir).is_some());
+    }
+
+    #[test]
+    fn copies_of_other_files_stay_however_many_there_are() {
+        let mut rig = Rig::new();
+        let file = rig.file(ROOT, "notes.txt", 0);
+        rig.sync();
+        for round in 1..=15 {
+            rig.edit(file, round, NOW.0 + 1_000_000_000 * i64::from(round));
+            let mut theirs = rig.theirs(file, ROOT, "notes.txt", Some(100 + round));
+            theirs.attrs.mtime = Timestamp(NOW.0 + 1_000_000_000 * i64::from(round) - 1);
+            rig.news(vec![theirs]);
+            assert!(sync_all(&mut rig).iter().all(|(_, versions)| versions.is_empty()));
+        }
+        assert_eq!(rig.names(ROOT).len(), 16);
+        // What its user removes is a version of its file all the same.
+        let copy = rig.names(ROOT).into_iter().find(|name| name.contains("(conflict")).unwrap();
+        rig.engine.remove(ROOT, copy.as_bytes(), false, NOW).unwrap();
+        let versions: Vec<BecomesVersion> = sync_all(&mut rig).into_iter().flat_map(|(_, versions)| versions).collect();
+        assert_eq!(versions.iter().map(|version| version.of.to_string()).collect::<Vec<_>>(), ["notes.txt"]);
+    }
+
+    #[test]
+    fn refs_go_after_their_objects_batch_by_batch() {
+        let (mut rig, git) = rig();
+        let (objects, refs) = (rig.engine.child(git, b"objects").unwrap(), rig.engine.child(git, b"refs").unwrap());
+        let body = || Body::File(FileBody::Draft(Box::new(Draft { ready: true, size: 1, ..Draft::empty() })));
+        let attrs = Attrs { mode: 0o644, mtime: NOW };
+        let pack = rig.engine.create(objects, name("pack"), attrs, body(), NOW).unwrap();
+        let main = rig.file(refs, "main", 1);
+        rig.engine.prepared(pack, 0, PrepareAnswer::Ready(Arc::new(content(4))), NOW);
+        rig.engine.ops_max = 1;
+        let order: Vec<NodeId> = rig.sync().into_iter().flatten().map(|op| op.id()).collect();
+        assert_eq!(order, [pack, main], "that it was prepared later does not put it behind");
+    }
+
+    #[test]
+    fn refs_go_when_the_objects_before_them_can() {
+        let (mut rig, git) = rig();
+        let (objects, refs) = (rig.engine.child(git, b"objects").unwrap(), rig.engine.child(git, b"refs").unwrap());
+        let old = rig.file(objects, "loose", 50);
+        rig.sync();
+        let body = || Body::File(FileBody::Draft(Box::new(Draft { ready: true, size: 1, ..Draft::empty() })));
+        let attrs = Attrs { mode: 0o644, mtime: NOW };
+        let pack = rig.engine.create(objects, name("pack"), attrs, body(), NOW).unwrap();
+        let main = rig.file(refs, "main", 1);
+        let other = rig.file(ROOT, "other", 2);
+        let small = rig.file(objects, "small", 3);
+        rig.engine.remove(objects, b"loose", false, NOW).unwrap();
+        let sent = |batches: Vec<Vec<Op>>| batches.into_iter().flatten().map(|op| op.id()).collect::<BTreeSet<_>>();
+        assert_eq!(sent(rig.sync()), BTreeSet::from([other, small]), "also no removal of what may be in the pack");
+        rig.engine.prepared(pack, 0, PrepareAnswer::Ready(Arc::new(content(4))), NOW);
+        assert_eq!(sent(rig.sync()), BTreeSet::from([pack, main, old]));
+    }
+}
