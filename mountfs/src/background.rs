@@ -5,7 +5,7 @@
 //! while it needs time, then `live`, or `error CODE SENTENCE`. After that both are `/dev/null`. It must keep this promise:
 //! if the one who started it gives up, the mount does not stay.
 
-use crate::cli::Durability;
+use crate::cli::{Durability, MountChoices, WatchChoices};
 use crate::config::{MountConfig, Secret, StartError};
 use crate::ready::{OnLive, Ready, one_line};
 use crate::{logging, mountpoint};
@@ -47,6 +47,8 @@ struct Handover {
     log_file: Option<Vec<u8>>,
     insecure_http: bool,
     device_name: String,
+    choices: MountChoices,
+    watch: WatchChoices,
 }
 
 impl Handover {
@@ -66,6 +68,8 @@ impl Handover {
             log_file: config.log_file.as_ref().map(bytes),
             insecure_http: config.insecure_http,
             device_name: config.device_name.clone(),
+            choices: config.choices.clone(),
+            watch: config.watch,
         }
     }
 
@@ -86,6 +90,8 @@ impl Handover {
             log_file: self.log_file.map(path),
             insecure_http: self.insecure_http,
             device_name: self.device_name,
+            choices: self.choices,
+            watch: self.watch,
         })
     }
 }
@@ -253,6 +259,7 @@ fn speak_elsewhere() -> io::Result<Pipe> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cli::Mode;
     use std::ffi::OsStr;
     use std::os::fd::OwnedFd;
     use std::os::unix::ffi::OsStrExt;
@@ -350,6 +357,8 @@ mod tests {
             log_file: Some("/l".into()),
             insecure_http: true,
             device_name: "d".into(),
+            choices: MountChoices { mode: Some(Mode::Mount), read_only: Some(true), ..MountChoices::default() },
+            watch: WatchChoices { scan_interval: Some(Duration::from_millis(1500)), ..WatchChoices::default() },
         };
         let json = serde_json::to_vec(&Handover::pack(&config)).unwrap();
         assert_eq!(serde_json::from_slice::<Handover>(&json).unwrap().unpack().unwrap(), config);

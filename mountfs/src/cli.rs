@@ -5,8 +5,13 @@
 
 #![allow(rustdoc::bare_urls, reason = "what describes an option is what --help prints of it")]
 
+use crate::config::DEVICE_NAME_CHARS_MAX;
 use clap::builder::{PathBufValueParser, TypedValueParser};
-use clap::{Args, Parser, Subcommand};
+use clap::error::ErrorKind;
+use clap::{Args, CommandFactory, Parser, Subcommand};
+use serde::{Deserialize, Serialize};
+use std::ffi::OsString;
+use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -36,7 +41,7 @@ pub struct Cli {
 }
 
 /// Where a change must be before close and fsync return.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, clap::ValueEnum, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, clap::ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Durability {
     /// On this machine.
@@ -47,7 +52,8 @@ pub enum Durability {
 }
 
 /// Which files the kernel may read by itself.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, clap::ValueEnum)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, clap::ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Passthrough {
     /// Those of a folder that is mounted read-only.
     #[default]
@@ -70,7 +76,8 @@ impl Passthrough {
 }
 
 /// How a folder is to be on this machine.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, clap::ValueEnum)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, clap::ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Mode {
     /// Mounted where there is FUSE, else watched.
     #[default]
@@ -111,19 +118,16 @@ pub struct WatchArgs {
     /// Read every file at the start, also those that look as ever
     #[arg(long)]
     pub verify: bool,
-    /// How often everything is looked at without a hint from the system, like 30s, 10m or 1h
-    #[arg(long, value_name = "TIME", value_parser = parse_interval, default_value = "10m")]
-    pub scan_interval: Duration,
     /// This is the folder, although its marker is gone or its disk is another: compare all that is in it with what the server
     /// has, and remove nothing
     #[arg(long)]
     pub accept: bool,
-    /// Set the set-user-ID and set-group-ID bits here too; without it they are kept and not set
-    #[arg(long)]
-    pub apply_setid: bool,
-    /// Do not confine the process to the folder and its own files where the kernel can (Landlock, seccomp)
-    #[arg(long)]
-    pub no_confinement: bool,
+    /// What counts for later starts too.
+    #[command(flatten)]
+    pub choices: WatchChoices,
+    /// What conflict copies and versions call this machine [default: its host name]
+    #[arg(long, value_name = "NAME", value_parser = parse_device_name)]
+    pub device_name: Option<String>,
     /// Stay in the foreground
     #[arg(short, long)]
     pub foreground: bool,
@@ -148,7 +152,9 @@ impl WatchArgs {
             token_file: self.token_file.clone(),
             insecure_http: self.insecure_http,
             cache_dir: self.cache_dir.clone(),
-            mode: Mode::Watch,
+            mode: Some(Mode::Watch),
+            device_name: self.device_name.clone(),
+            watch: self.choices,
             foreground: self.foreground,
             log_file: self.log_file.clone(),
             verbose: self.verbose,
@@ -179,25 +185,32 @@ pub struct MountArgs {
     /// Where cached content and everything not yet sent is kept [default: one per server and folder]
     #[arg(long, value_name = "DIR")]
     pub cache_dir: Option<PathBuf>,
-    /// How much content is kept on this machine, like 500M, 10G or 1T [default: 10G or a quarter of the disk]
+    /// How much content is kept on this machine, like 500M, 1.5G or 1T [default: 10G or a quarter of the disk]
     #[arg(long, value_name = "SIZE", value_parser = parse_size)]
     pub cache_size: Option<u64>,
-    /// How the folder is to be here: mounted, or a plain folder that is watched; auto mounts where it can
-    #[arg(long, value_enum, value_name = "MODE", default_value_t)]
-    pub mode: Mode,
+    /// How the folder is to be here: mounted, or a plain folder that is watched; auto mounts where it can [default: as at the
+    /// last start, else auto]
+    #[arg(long, value_enum, value_name = "MODE")]
+    pub mode: Option<Mode>,
     /// Refuse every change through this mount
-    #[arg(long)]
-    pub read_only: bool,
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub read_only: Option<bool>,
     /// Let other users of this machine in, as far as modes allow; whatever is made here belongs to you all the same
-    #[arg(long)]
-    pub allow_other: bool,
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub allow_other: Option<bool>,
     /// Where the kernel reads by itself what is here (for root, or with syncmount-helper): auto does so in a folder mounted
-    /// read-only
-    #[arg(long, value_enum, value_name = "WHERE", default_value_t)]
-    pub passthrough: Passthrough,
-    /// When close and fsync return: once this machine has kept the change, or once the server has it
-    #[arg(long, value_enum, value_name = "WHERE", default_value_t)]
-    pub durability: Durability,
+    /// read-only [default: auto]
+    #[arg(long, value_enum, value_name = "WHERE")]
+    pub passthrough: Option<Passthrough>,
+    /// When close and fsync return: once this machine has kept the change, or once the server has it [default: local]
+    #[arg(long, value_enum, value_name = "WHERE")]
+    pub durability: Option<Durability>,
+    /// What conflict copies and versions call this machine [default: its host name]
+    #[arg(long, value_name = "NAME", value_parser = parse_device_name)]
+    pub device_name: Option<String>,
+    /// What counts for later starts of a plain folder.
+    #[arg(skip)]
+    pub watch: WatchChoices,
     /// Stay in the foreground
     #[arg(short, long)]
     pub foreground: bool,
@@ -210,6 +223,88 @@ pub struct MountArgs {
     /// Set by the program when it starts itself again for the background.
     #[arg(long, hide = true)]
     pub background_child: bool,
+}
+
+/// Options of a mount that count for later starts too, until others are given.
+#[derive(Clone, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct MountChoices {
+    /// The most bytes of content to keep.
+    pub cache_size: Option<u64>,
+    /// Mounted, or a plain folder.
+    pub mode: Option<Mode>,
+    /// Every change is refused.
+    pub read_only: Option<bool>,
+    /// Other users may come in.
+    pub allow_other: Option<bool>,
+    /// Where the kernel reads by itself.
+    pub passthrough: Option<Passthrough>,
+    /// Where a change must be before close and fsync return.
+    pub durability: Option<Durability>,
+    /// What this machine is called.
+    pub device_name: Option<String>,
+}
+
+impl MountArgs {
+    /// What counts for later starts too.
+    pub fn choices(&self) -> MountChoices {
+        MountChoices {
+            cache_size: self.cache_size,
+            mode: self.mode,
+            read_only: self.read_only,
+            allow_other: self.allow_other,
+            passthrough: self.passthrough,
+            durability: self.durability,
+            device_name: self.device_name.clone(),
+        }
+    }
+
+    /// The same arguments with other choices.
+    pub fn with(self, choices: MountChoices) -> Self {
+        let MountChoices { cache_size, mode, read_only, allow_other, passthrough, durability, device_name } = choices;
+        Self { cache_size, mode, read_only, allow_other, passthrough, durability, device_name, ..self }
+    }
+}
+
+impl MountChoices {
+    /// These, and those of `earlier` that are left open.
+    pub(crate) fn or(self, earlier: Self) -> Self {
+        Self {
+            cache_size: self.cache_size.or(earlier.cache_size),
+            mode: self.mode.or(earlier.mode),
+            read_only: self.read_only.or(earlier.read_only),
+            allow_other: self.allow_other.or(earlier.allow_other),
+            passthrough: self.passthrough.or(earlier.passthrough),
+            durability: self.durability.or(earlier.durability),
+            device_name: self.device_name.or(earlier.device_name),
+        }
+    }
+}
+
+/// Options of a plain folder that count for later starts too, until others are given.
+#[derive(Args, Clone, Copy, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct WatchChoices {
+    /// How often everything is looked at without a hint from the system, like 30s, 10m or 1h [default: 10m]
+    #[arg(long, value_name = "TIME", value_parser = parse_interval)]
+    pub scan_interval: Option<Duration>,
+    /// Set the set-user-ID and set-group-ID bits here too; without it they are kept and not set
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub apply_setid: Option<bool>,
+    /// Do not confine the process to the folder and its own files where the kernel can (Landlock, seccomp)
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub no_confinement: Option<bool>,
+}
+
+impl WatchChoices {
+    /// These, and those of `earlier` that are left open.
+    pub(crate) fn or(self, earlier: Self) -> Self {
+        Self {
+            scan_interval: self.scan_interval.or(earlier.scan_interval),
+            apply_setid: self.apply_setid.or(earlier.apply_setid),
+            no_confinement: self.no_confinement.or(earlier.no_confinement),
+        }
+    }
 }
 
 /// The commands beside mounting.
@@ -230,6 +325,7 @@ pub enum Command {
     /// Say that what lies at a path of a watched folder is right, although a disk is gone from there
     Accept(AcceptArgs),
     /// Send what is pending, then unmount
+    #[command(visible_alias = "unmount")]
     Umount(UmountArgs),
     /// Return when nothing is pending
     Wait(WaitArgs),
@@ -345,9 +441,10 @@ pub struct ServiceArgs {
     /// A folder that is mounted or watched, or was
     #[arg(value_name = "FOLDER")]
     pub folder_path: PathBuf,
-    /// How the folder is to be here: mounted, or a plain folder that is watched; auto mounts where it can
-    #[arg(long, value_enum, value_name = "MODE", default_value_t)]
-    pub mode: Mode,
+    /// How the folder is to be here: mounted, or a plain folder that is watched; auto mounts where it can [default: as at the
+    /// last start, else auto]
+    #[arg(long, value_enum, value_name = "MODE")]
+    pub mode: Option<Mode>,
     /// Show what would be written and run, and do nothing
     #[arg(long)]
     pub print: bool,
@@ -377,7 +474,39 @@ pub struct VerifyArgs {
 const COMMANDS: [&str; 12] =
     ["watch", "login", "logout", "status", "pin", "unpin", "accept", "umount", "wait", "service", "cache", "help"];
 
-/// After options clap takes a command's word for a folder; whoever types it means the command.
+impl Cli {
+    /// What was typed, with the program's name before it. A slip in the first word is told before what follows it.
+    pub fn of(words: impl IntoIterator<Item = OsString>) -> Result<Self, clap::Error> {
+        let words: Vec<OsString> = words.into_iter().collect();
+        // The process in the background has another working directory, and its words have been read once.
+        let is_child = words.iter().any(|word| word == "--background-child");
+        let slip = words.get(1).and_then(|word| slip(word.to_str()?)).filter(|_| !is_child);
+        match slip {
+            Some(slip) => Err(Self::command().error(ErrorKind::InvalidSubcommand, slip)),
+            None => Self::try_parse_from(words),
+        }
+    }
+}
+
+/// What other programs call a command, and what it is here.
+const ELSEWHERE: [(&str, &str); 14] = [
+    ("mount", "syncmount FOLDER"),
+    ("start", "syncmount FOLDER"),
+    ("unmount", "syncmount umount"),
+    ("stop", "syncmount umount"),
+    ("eject", "syncmount umount"),
+    ("ls", "syncmount status"),
+    ("list", "syncmount status"),
+    ("ps", "syncmount status"),
+    ("info", "syncmount status"),
+    ("sync", "syncmount wait"),
+    ("flush", "syncmount wait"),
+    ("version", "syncmount --version"),
+    ("signin", "syncmount login"),
+    ("install", "syncmount service install"),
+];
+
+/// After options clap takes a command's word for a folder; who types it means the command.
 fn folder_to_mount(path: PathBuf) -> Result<PathBuf, String> {
     match path.to_str() {
         Some(word) if COMMANDS.contains(&word) => {
@@ -385,6 +514,29 @@ fn folder_to_mount(path: PathBuf) -> Result<PathBuf, String> {
         }
         _ => Ok(path),
     }
+}
+
+/// What to say of a first word that is nearly a command, and nothing that is there.
+fn slip(word: &str) -> Option<String> {
+    let is_command = COMMANDS.contains(&word) || word == "unmount" || word.starts_with('-');
+    let is_missing = || std::fs::symlink_metadata(word).is_err_and(|error| error.kind() == io::ErrorKind::NotFound);
+    let meant = meant(word).filter(|_| !is_command && is_missing())?;
+    Some(format!(
+        "there is no directory and no command `{word}`; did you mean `{meant}`? A folder is given as ./{word}"
+    ))
+}
+
+/// The command that a word without a slash is nearly.
+fn meant(word: &str) -> Option<String> {
+    if word.contains(std::path::is_separator) {
+        return None;
+    }
+    let elsewhere = ELSEWHERE.iter().find(|(name, _)| *name == word).map(|(_, here)| (*here).to_owned());
+    elsewhere.or_else(|| {
+        let far = |name: &&str| strsim::damerau_levenshtein(name, word);
+        let near = COMMANDS.into_iter().min_by_key(far).filter(|name| far(name) <= name.len() / 3);
+        near.map(|name| format!("syncmount {name}"))
+    })
 }
 
 /// The shortest and the longest pause between two looks at everything.
@@ -406,22 +558,33 @@ pub struct Timeout(pub Option<Duration>);
 const TIMEOUT_MAX: Duration = Duration::from_secs(366 * 24 * 3600);
 
 fn parse_timeout(text: &str) -> Result<Timeout, String> {
+    const FORM: &str = "write a number with ms, s, m, h or d, like 500ms, 30s or 1d";
     if text == "unlimited" {
         return Ok(Timeout(None));
     }
-    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
-    let seconds = match &text[digits.len()..] {
-        "" | "s" => 1,
-        "m" => 60,
-        "h" => 3600,
-        _ => return Err("write a number with s, m or h, like 30s, or `unlimited`".into()),
+    let (number, unit) = number_and_unit(text).ok_or(FORM)?;
+    let unit = match unit {
+        "ms" => 0.001,
+        "" | "s" => 1.0,
+        "m" => 60.0,
+        "h" => 3600.0,
+        "d" => 24.0 * 3600.0,
+        _ => return Err(format!("{FORM}, or `unlimited`")),
     };
-    let number: u64 = digits.parse().map_err(|_| "write a whole number with s, m or h, like 30s".to_string())?;
-    let timeout = Duration::from_secs(number.saturating_mul(seconds));
-    if timeout > TIMEOUT_MAX {
-        return Err("more than a year; for no limit write `unlimited`".into());
+    let timeout = Duration::try_from_secs_f64(number * unit).ok().filter(|timeout| *timeout <= TIMEOUT_MAX);
+    match timeout {
+        Some(timeout) => Ok(Timeout(Some(timeout))),
+        None => Err("more than a year; for no limit write `unlimited`".into()),
     }
-    Ok(Timeout(Some(timeout)))
+}
+
+/// Digits, with a point between them if need be, and the letters behind.
+fn number_and_unit(text: &str) -> Option<(f64, &str)> {
+    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let is_number = digits.starts_with(|c: char| c.is_ascii_digit()) && digits.ends_with(|c: char| c.is_ascii_digit());
+    let plain = digits.chars().all(|c| c.is_ascii_digit() || c == '.');
+    let number: f64 = digits.parse().ok().filter(|_| is_number && plain)?;
+    Some((number, &text[digits.len()..]))
 }
 
 /// The smallest cache that is of any use.
@@ -429,30 +592,38 @@ const CACHE_SIZE_MIN: u64 = 1 << 20;
 
 /// Bytes, with the units that people write: `10G`, `10GiB` and `10GB` are all 10 × 2³⁰.
 fn parse_size(text: &str) -> Result<u64, String> {
-    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
-    let shift = match text[digits.len()..].to_ascii_uppercase().as_str() {
+    const FORM: &str = "write a size like 500M, 1.5G or 1T";
+    let (number, unit) = number_and_unit(text).ok_or(FORM)?;
+    let shift = match unit.to_ascii_uppercase().as_str() {
         "" | "B" => 0,
         "K" | "KB" | "KIB" => 10,
         "M" | "MB" | "MIB" => 20,
         "G" | "GB" | "GIB" => 30,
         "T" | "TB" | "TIB" => 40,
-        _ => return Err("write a size like 500M, 10G or 1T".into()),
+        _ => return Err(FORM.into()),
     };
-    let number: u64 =
-        digits.parse().map_err(|_| "write a whole number with a unit, like 500M, 10G or 1T".to_string())?;
-    let size = number.checked_mul(1 << shift).filter(|size| i64::try_from(*size).is_ok());
-    match size {
-        None => Err("more than any disk holds".into()),
-        Some(size) if size < CACHE_SIZE_MIN => Err("the smallest cache is 1M".into()),
-        Some(size) => Ok(size),
+    let size = number * (1u64 << shift) as f64;
+    if size >= i64::MAX as f64 {
+        return Err("more than any disk holds".into());
+    }
+    let size = size as u64;
+    if size < CACHE_SIZE_MIN { Err("the smallest cache is 1M".into()) } else { Ok(size) }
+}
+
+/// Part of the names of conflict copies.
+fn parse_device_name(text: &str) -> Result<String, String> {
+    let is_plain = |c: char| c.is_alphanumeric() || matches!(c, '-' | '_');
+    let count = text.chars().count();
+    if (1..=DEVICE_NAME_CHARS_MAX).contains(&count) && text.chars().all(is_plain) {
+        Ok(text.to_owned())
+    } else {
+        Err(format!("write up to {DEVICE_NAME_CHARS_MAX} letters and digits, with - or _ between them"))
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::CommandFactory;
-    use clap::error::ErrorKind;
 
     fn parse(words: &[&str]) -> Result<Cli, ErrorKind> {
         Cli::try_parse_from(std::iter::once(&"syncmount").chain(words)).map_err(|error| error.kind())
@@ -477,7 +648,7 @@ mod tests {
         let args = mount(&["/mnt/x", "--server", "http://h:1"]);
         assert_eq!(args.mountpoint, PathBuf::from("/mnt/x"));
         assert_eq!(args.server.as_deref(), Some("http://h:1"));
-        assert!(!args.foreground && !args.read_only && args.folder.is_none() && args.cache_size.is_none());
+        assert!(!args.foreground && args.folder.is_none() && args.choices() == MountChoices::default());
     }
 
     #[test]
@@ -491,6 +662,9 @@ mod tests {
             "--read-only",
             "--allow-other",
             "--passthrough=always",
+            "--durability=server",
+            "--mode=mount",
+            "--device-name=pi-2",
             "-f",
             "--log-file=/l",
             "-vv",
@@ -504,17 +678,28 @@ mod tests {
             insecure_http: false,
             cache_dir: Some("/c".into()),
             cache_size: Some(10 << 30),
-            mode: Mode::Auto,
-            read_only: true,
-            allow_other: true,
-            passthrough: Passthrough::Always,
-            durability: Durability::Local,
+            mode: Some(Mode::Mount),
+            read_only: Some(true),
+            allow_other: Some(true),
+            passthrough: Some(Passthrough::Always),
+            durability: Some(Durability::Server),
+            device_name: Some("pi-2".into()),
+            watch: WatchChoices::default(),
             foreground: true,
             log_file: Some("/l".into()),
             verbose: 2,
             background_child: false,
         };
         assert_eq!(args, expected);
+    }
+
+    #[test]
+    fn a_choice_can_be_taken_back() {
+        assert_eq!(mount(&["x", "--read-only=false"]).read_only, Some(false));
+        assert_eq!(mount(&["--read-only", "x"]).read_only, Some(true), "the folder is no value of it");
+        assert_eq!(parse(&["x", "--read-only=maybe"]), Err(ErrorKind::InvalidValue));
+        assert_eq!(parse(&["x", "--device-name", "a/b"]), Err(ErrorKind::ValueValidation));
+        assert_eq!(parse(&["x", "--device-name", ""]), Err(ErrorKind::ValueValidation));
     }
 
     #[test]
@@ -528,6 +713,25 @@ mod tests {
         assert_eq!(mount(&["./status"]).mountpoint, PathBuf::from("./status"));
         let Some(Command::Status(args)) = parse(&["status", "./status", "--json"]).unwrap().command else { panic!() };
         assert_eq!(args, StatusArgs { mountpoint: Some("./status".into()), json: true });
+    }
+
+    #[test]
+    fn a_word_that_is_nearly_a_command_is_no_folder() {
+        for (words, meant) in [
+            (&["statsu"][..], "syncmount status"),
+            (&["logni", "--server", "http://h"], "syncmount login"),
+            (&["ls"], "syncmount status"),
+            (&["version"], "syncmount --version"),
+            (&["mount", "x"], "syncmount FOLDER"),
+            (&["umonut", "x"], "syncmount umount"),
+        ] {
+            let said = Cli::of(std::iter::once(&"syncmount").chain(words).map(OsString::from)).unwrap_err().to_string();
+            assert!(said.contains(&format!("did you mean `{meant}`")), "{words:?}: {said}");
+        }
+        for folder in ["x", "Sync", "photos", "./statsu", "a/ls", "/ls", "src", "work"] {
+            assert_eq!(mount(&[folder]).mountpoint, PathBuf::from(folder));
+        }
+        assert!(matches!(parse(&["unmount", "x"]).unwrap().command, Some(Command::Umount(_))));
     }
 
     #[test]
@@ -572,13 +776,14 @@ mod tests {
 
     #[test]
     fn timeouts() {
-        let seconds = |text| parse_timeout(text).map(|timeout| timeout.0.map(|limit| limit.as_secs()));
-        assert_eq!(seconds("0"), Ok(Some(0)));
-        assert_eq!(seconds("30"), Ok(Some(30)));
-        assert_eq!(seconds("30s"), Ok(Some(30)));
-        assert_eq!(seconds("1h"), Ok(Some(3600)));
+        let seconds = |text| parse_timeout(text).map(|timeout| timeout.0.map(|limit| limit.as_secs_f64()));
+        for (text, expected) in
+            [("0", 0.0), ("30", 30.0), ("30s", 30.0), ("1h", 3600.0), ("1d", 86400.0), ("500ms", 0.5), ("1.5m", 90.0)]
+        {
+            assert_eq!(seconds(text), Ok(Some(expected)), "{text}");
+        }
         assert_eq!(seconds("unlimited"), Ok(None));
-        for bad in ["", "s", "-1", "1.5", "3d", "1 s", "99999999999h", "1y", "é"] {
+        for bad in ["", "s", "-1", ".5", "5.", "1e3s", "inf", "nan", "1 s", "99999999999h", "1y", "1,5s", "é"] {
             assert!(seconds(bad).is_err(), "{bad}");
         }
     }
@@ -590,7 +795,23 @@ mod tests {
         assert_eq!(parse_size("500m"), Ok(500 << 20));
         assert_eq!(parse_size("1T"), Ok(1 << 40));
         assert_eq!(parse_size("1048576"), Ok(1 << 20));
-        for bad in ["", "G", "1.5G", "-1G", "10 G", "10X", "1K", "0", "99999999T", "18446744073709551615", "é"] {
+        assert_eq!(parse_size("1.5G"), Ok(3 << 29));
+        for bad in [
+            "",
+            "G",
+            ".5G",
+            "1.G",
+            "1e3G",
+            "infG",
+            "-1G",
+            "10 G",
+            "10X",
+            "1K",
+            "0",
+            "99999999T",
+            "18446744073709551615",
+            "é",
+        ] {
             assert!(parse_size(bad).is_err(), "{bad}");
         }
         assert_eq!(parse(&["x", "--cache-size", "lots"]), Err(ErrorKind::ValueValidation));

@@ -3,9 +3,10 @@
 //! Owns the user's directories and the memory of what was mounted where. Does not look at the mount point itself (that is
 //! [`crate::mountpoint`]) and never talks to the server.
 
-use crate::cli::{Durability, MountArgs};
+use crate::cli::{Durability, MountArgs, MountChoices, WatchChoices};
 use crate::login::Logins;
 use crate::mountpoint;
+use crate::remembered;
 use crate::remote::{HttpRemote, ServerUrl, SetupError, UrlError};
 use crate::system::{self, files, private};
 use serde::{Deserialize, Serialize};
@@ -24,7 +25,7 @@ pub const TOKEN_VARIABLE: &str = "SYNCMOUNT_TOKEN";
 const DEFAULT_CACHE_SIZE: u64 = 10 << 30;
 const TOKEN_LEN_MAX: usize = 4096;
 const SETTINGS_FILE_LEN_MAX: u64 = 4 << 20;
-const DEVICE_NAME_CHARS_MAX: usize = 40;
+pub(crate) const DEVICE_NAME_CHARS_MAX: usize = 40;
 
 /// Why a mount does not begin. Each is one sentence that says what happened and what to do.
 #[derive(Debug, thiserror::Error)]
@@ -173,6 +174,9 @@ pub enum StartError {
          or give --insecure-http"
     )]
     InClear(String),
+    /// A folder that was mounted cannot be mounted any more.
+    #[error("{0}; the folder was mounted here before, and only `--mode watch` makes it a plain one")]
+    MountedBefore(Box<StartError>),
     /// An option that a plain folder cannot keep.
     #[error("{0} needs a mount, and this folder is kept in step as a plain one; leave the option out")]
     MountOnly(&'static str),
@@ -222,6 +226,7 @@ impl StartError {
             | Self::InClear(_)
             | Self::MountOnly(_) => 2,
             Self::Background { code, .. } => *code,
+            Self::MountedBefore(why) => why.exit_code(),
             Self::NoToken { .. }
             | Self::BadToken { .. }
             | Self::Damaged { .. }
@@ -385,6 +390,10 @@ pub struct MountConfig {
     pub insecure_http: bool,
     /// What conflict copies and versions call this machine. Can be part of a file name.
     pub device_name: String,
+    /// What was chosen, now or at an earlier start, and whether it is mounted or watched.
+    pub choices: MountChoices,
+    /// What was chosen for a plain folder.
+    pub watch: WatchChoices,
 }
 
 impl MountConfig {
@@ -419,7 +428,9 @@ impl MountConfig {
             None if args.foreground => None,
             None => Some(default_log_file(&env.dirs, &mountpoint)),
         };
-        let cache_size = args.cache_size.unwrap_or_else(|| default_cache_size(&cache_dir));
+        let choices = args.choices();
+        let cache_size = choices.cache_size.unwrap_or_else(|| default_cache_size(&cache_dir));
+        let read_only = choices.read_only.unwrap_or_default();
         Ok(Self {
             mountpoint,
             server,
@@ -427,14 +438,16 @@ impl MountConfig {
             token,
             cache_dir,
             cache_size,
-            read_only: args.read_only,
-            allow_other: args.allow_other,
-            passthrough: args.passthrough.is_for(args.read_only),
-            durability: args.durability,
+            read_only,
+            allow_other: choices.allow_other.unwrap_or_default(),
+            passthrough: choices.passthrough.unwrap_or_default().is_for(read_only),
+            durability: choices.durability.unwrap_or_default(),
             foreground: args.foreground,
             log_file,
             insecure_http: args.insecure_http,
-            device_name: device_name(&system::host_name()),
+            device_name: choices.device_name.clone().unwrap_or_else(|| device_name(&system::host_name())),
+            choices,
+            watch: args.watch,
         })
     }
 
@@ -450,8 +463,17 @@ impl MountConfig {
 
     /// Notes that this folder is mounted here, so that the next `syncmount FOLDER` needs no options.
     pub fn remember(&self, dirs: &Dirs) -> Result<(), StartError> {
-        Mounts::change(dirs, |mounts| mounts.set(self))
+        Mounts::change(dirs, |mounts| mounts.set(self))?;
+        remembered::keep(self, dirs)
     }
+}
+
+/// Whether the arguments name another folder than the one that was last mounted there.
+pub(crate) fn is_other_folder(args: &MountArgs, mountpoint: &Path, dirs: &Dirs) -> Result<bool, StartError> {
+    let Some(earlier) = Mounts::read(dirs)?.at(mountpoint) else { return Ok(false) };
+    let is_other_server = |given: &String| server_url(given).is_ok_and(|server| server != earlier.server);
+    let is_other_name = |given: &String| *given != earlier.folder;
+    Ok(args.server.as_ref().is_some_and(is_other_server) || args.folder.as_ref().is_some_and(is_other_name))
 }
 
 /// The cache of what was last mounted at `mountpoint`; `None` if nothing was.

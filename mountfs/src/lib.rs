@@ -26,6 +26,7 @@ pub mod mountpoint;
 pub mod ports;
 pub mod progress;
 pub mod ready;
+pub mod remembered;
 pub mod remote;
 pub mod service;
 pub mod status;

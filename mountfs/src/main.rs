@@ -12,7 +12,6 @@ mod mounting;
 mod watching;
 
 use anyhow::Context;
-use clap::Parser;
 use std::process::ExitCode;
 use syncmount::cli::{CacheCommand, Cli, Command};
 use syncmount::commands::{self, CommandError};
@@ -22,11 +21,11 @@ use syncmount::{logging, service, terminal};
 
 fn main() -> ExitCode {
     abort_on_panic();
-    let cli = Cli::parse();
+    let cli = Cli::of(std::env::args_os()).unwrap_or_else(|error| error.exit());
     let result = match (cli.command, cli.mount) {
         #[cfg(unix)]
         (Some(Command::Watch(args)), _) if args.background_child => {
-            return watching::in_background(watching::options(&args), args.verbose);
+            return watching::in_background(args.verbose, &args);
         }
         (Some(Command::Watch(args)), _) => watching::run(&args),
         (Some(command), _) => run_command(&command),

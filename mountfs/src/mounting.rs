@@ -1,21 +1,29 @@
 //! The command without a word: mounts a folder, in this process or in one of its own.
 
-use crate::watching::{self, remember, serve_in_background};
+use crate::watching::{self, recall, remember, serve_in_background};
 use std::process::ExitCode;
 use syncmount::background;
 use syncmount::cli::{Mode, MountArgs};
-use syncmount::config::{Environment, MountConfig};
+use syncmount::config::{Environment, MountConfig, StartError};
 use syncmount::ready::Ready;
-use syncmount::watch::{self, Options};
+use syncmount::watch;
 use syncmount::{logging, mount, mountpoint, terminal};
 
 /// `syncmount FOLDER`: checks everything that can be checked here, then mounts in this process or in one of its own.
 pub(crate) fn run(args: &MountArgs) -> anyhow::Result<()> {
-    if is_to_be_watched(args, true) {
-        return watching::start(args, Options::default());
+    let given = args.mode;
+    let args = &recall(args)?;
+    if given.is_none()
+        && args.mode == Some(Mode::Mount)
+        && let Some(why) = mountpoint::why_no_fuse()
+    {
+        return Err(StartError::MountedBefore(Box::new(why)).into());
+    }
+    if is_to_be_watched(args) {
+        return watching::start(args, watching::habits(&args.watch));
     }
     let env = Environment::of_process()?;
-    let config = MountConfig::resolve(args, &env)?;
+    let config = MountConfig::resolve(&MountArgs { mode: Some(Mode::Mount), ..args.clone() }, &env)?;
     if args.foreground {
         logging::init(config.log_file.as_deref(), args.verbose)?;
     } else {
@@ -35,21 +43,19 @@ pub(crate) fn run(args: &MountArgs) -> anyhow::Result<()> {
 
 /// The same in the process that [`background::start`] has started.
 pub(crate) fn run_in_background(args: &MountArgs) -> ExitCode {
-    let watched = is_to_be_watched(args, false);
-    serve_in_background(args.verbose, |config, ready| {
-        if watched { watch::run(config, Options::default(), ready) } else { mount::run(config, ready) }
+    serve_in_background(args.verbose, |config, ready| match config.choices.mode {
+        Some(Mode::Watch) => watch::run(config, watching::habits(&config.watch), ready),
+        _ => mount::run(config, ready),
     })
 }
 
 /// Whether a folder that may be mounted or watched is to be watched, and says so.
-fn is_to_be_watched(args: &MountArgs, says: bool) -> bool {
-    match args.mode {
+fn is_to_be_watched(args: &MountArgs) -> bool {
+    match args.mode.unwrap_or_default() {
         Mode::Mount => false,
         Mode::Watch => true,
         Mode::Auto => mountpoint::why_no_fuse().is_some_and(|why| {
-            if says {
-                terminal::complain(format_args!("the folder is not mounted but watched, because {why}"));
-            }
+            terminal::complain(format_args!("the folder is not mounted but watched, because {why}"));
             true
         }),
     }

@@ -1,11 +1,12 @@
 //! Starting with the user's session: a unit of systemd, an agent of launchd, a task of Windows.
 //!
 //! Says what belongs where and what makes it count; writes the file where there is one. What was last mounted or watched at a
-//! folder is remembered, so the command in it needs the folder only. Starts and stops nothing itself.
+//! folder is remembered with its options, so the command in it needs the folder only, and how it is to be here. Starts and stops nothing itself.
 
 use crate::cli::{Mode, ServiceCommand};
 use crate::config::{Dirs, StartError, create_private_dir, earlier_cache_dir, short_hash, write_private_file};
 use crate::mountpoint;
+use crate::remembered;
 use crate::system::files::remove_if_there;
 use crate::terminal;
 use std::io;
@@ -142,7 +143,8 @@ pub fn service(command: &ServiceCommand, dirs: &Dirs) -> Result<(), ServiceError
         found => found?,
     };
     let program = std::env::current_exe().map_err(StartError::io("find", "the program itself"))?;
-    let mode = match args.mode {
+    let earlier = remembered::mode_at(&folder, dirs)?;
+    let mode = match args.mode.or(earlier).unwrap_or_default() {
         Mode::Auto => "auto",
         Mode::Mount => "mount",
         Mode::Watch => "watch",
@@ -254,7 +256,7 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let dirs = Dirs::below(root.path());
         let folder = dunce::canonicalize(root.path()).unwrap();
-        let args = |print| ServiceArgs { folder_path: folder.clone(), mode: Mode::Auto, print };
+        let args = |print| ServiceArgs { folder_path: folder.clone(), mode: None, print };
         let install = |print| ServiceCommand::Install(args(print));
         assert!(matches!(service(&install(false), &dirs), Err(ServiceError::NeverThere(_))));
         service(&install(true), &dirs).unwrap();

@@ -6,31 +6,45 @@ use crate::{exit_code, sentence};
 use std::process::ExitCode;
 #[cfg(unix)]
 use syncmount::background;
-use syncmount::cli::{Durability, MountArgs, WatchArgs};
+use syncmount::cli::{Durability, Mode, MountArgs, WatchArgs, WatchChoices};
 use syncmount::config::{Dirs, Environment, MountConfig, StartError};
 use syncmount::ready::{OnLive, Ready};
 use syncmount::watch::{self, Options};
-use syncmount::{logging, mountpoint, terminal};
+use syncmount::{logging, mountpoint, remembered, terminal};
 use syncmount_common::text::Shown;
 
-/// How a folder is watched, as the command line says.
-pub(crate) fn options(args: &WatchArgs) -> Options {
+/// How a folder is watched, as far as that counts for later starts too.
+pub(crate) fn habits(choices: &WatchChoices) -> Options {
+    let usual = Options::default();
     Options {
-        once: args.once,
-        verify: args.verify,
-        scan_interval: args.scan_interval,
-        confined: !args.no_confinement,
-        accept: args.accept,
-        apply_setid: args.apply_setid,
+        scan_interval: choices.scan_interval.unwrap_or(usual.scan_interval),
+        confined: !choices.no_confinement.unwrap_or_default(),
+        apply_setid: choices.apply_setid.unwrap_or_default(),
+        ..usual
     }
+}
+
+/// How a folder is watched.
+pub(crate) fn options(args: &WatchArgs, choices: &WatchChoices) -> Options {
+    Options { once: args.once, verify: args.verify, accept: args.accept, ..habits(choices) }
+}
+
+/// The arguments with what an earlier start was given, and says that.
+pub(crate) fn recall(args: &MountArgs) -> Result<MountArgs, StartError> {
+    let (args, said) = remembered::recall(args, &Dirs::of_user()?)?;
+    if !said.is_empty() {
+        terminal::complain(format_args!("as at the last start here: {}", Shown(said.join(" "))));
+    }
+    Ok(args)
 }
 
 /// `syncmount watch FOLDER`.
 pub(crate) fn run(args: &WatchArgs) -> anyhow::Result<()> {
+    let mount = recall(&args.as_mount())?;
     if args.dry_run {
-        return dry_run(&args.as_mount());
+        return dry_run(&mount);
     }
-    start(&args.as_mount(), options(args))
+    start(&mount, options(args, &mount.watch))
 }
 
 fn dry_run(args: &MountArgs) -> anyhow::Result<()> {
@@ -48,10 +62,12 @@ fn dry_run(args: &MountArgs) -> anyhow::Result<()> {
 pub(crate) fn start(args: &MountArgs, options: Options) -> anyhow::Result<()> {
     refuse_mount_only(args)?;
     // What ends by itself stays, and where there is no background everything does.
-    let stays = args.foreground || options.once || cfg!(not(unix));
+    let asked_to_stay = args.foreground;
+    let stays = asked_to_stay || options.once || cfg!(not(unix));
     let env = Environment::of_process()?;
-    let config = MountConfig::resolve(&MountArgs { foreground: stays, ..args.clone() }, &env)?;
-    if args.foreground || (stays && !options.once) {
+    let args = &MountArgs { foreground: stays, mode: Some(Mode::Watch), ..args.clone() };
+    let config = MountConfig::resolve(args, &env)?;
+    if asked_to_stay || (stays && !options.once) {
         logging::init(config.log_file.as_deref(), args.verbose)?;
     } else {
         logging::init_quiet()?;
@@ -70,9 +86,9 @@ pub(crate) fn start(args: &MountArgs, options: Options) -> anyhow::Result<()> {
 /// What a mount promises and a plain folder cannot keep.
 fn refuse_mount_only(args: &MountArgs) -> Result<(), StartError> {
     match (args.read_only, args.durability) {
-        (true, _) => Err(StartError::MountOnly("--read-only")),
-        (false, Durability::Server) => Err(StartError::MountOnly("--durability server")),
-        (false, Durability::Local) => Ok(()),
+        (Some(true), _) => Err(StartError::MountOnly("--read-only")),
+        (_, Some(Durability::Server)) => Err(StartError::MountOnly("--durability server")),
+        _ => Ok(()),
     }
 }
 
@@ -89,8 +105,8 @@ fn go_into_background(_: &MountConfig) -> anyhow::Result<()> {
 
 /// The same in the process that [`background::start`] has started.
 #[cfg(unix)]
-pub(crate) fn in_background(options: Options, verbose: u8) -> ExitCode {
-    serve_in_background(verbose, |config, ready| watch::run(config, options, ready))
+pub(crate) fn in_background(verbose: u8, args: &WatchArgs) -> ExitCode {
+    serve_in_background(verbose, |config, ready| watch::run(config, options(args, &config.watch), ready))
 }
 
 /// Runs what was started in the background.
@@ -122,7 +138,7 @@ pub(crate) fn remember(config: &MountConfig, dirs: Dirs) -> OnLive {
     let config = config.clone();
     Box::new(move || {
         if let Err(error) = config.remember(&dirs) {
-            tracing::warn!(%error, "the next start here will need --server and --folder again");
+            tracing::warn!(%error, "the next start here will need --server, --folder and other options again");
         }
     })
 }
@@ -130,13 +146,16 @@ pub(crate) fn remember(config: &MountConfig, dirs: Dirs) -> OnLive {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use syncmount::cli::MountChoices;
 
     #[test]
     fn what_only_a_mount_can_do_is_refused_for_a_plain_folder() {
         refuse_mount_only(&MountArgs::default()).unwrap();
-        let read_only = refuse_mount_only(&MountArgs { read_only: true, ..MountArgs::default() }).unwrap_err();
+        let chosen = |choices| MountArgs::default().with(choices);
+        let read_only = MountChoices { read_only: Some(true), ..MountChoices::default() };
+        let read_only = refuse_mount_only(&chosen(read_only)).unwrap_err();
         assert!(read_only.exit_code() == 2 && read_only.to_string().contains("--read-only"), "{read_only}");
-        let durable = MountArgs { durability: Durability::Server, ..MountArgs::default() };
-        assert!(refuse_mount_only(&durable).unwrap_err().to_string().contains("--durability"));
+        let durable = MountChoices { durability: Some(Durability::Server), ..MountChoices::default() };
+        assert!(refuse_mount_only(&chosen(durable)).unwrap_err().to_string().contains("--durability"));
     }
 }

@@ -334,6 +334,8 @@ mod tests {
                 foreground: true,
                 log_file: None,
                 insecure_http: false,
+                choices: crate::cli::MountChoices::default(),
+                watch: crate::cli::WatchChoices::default(),
                 device_name: "d".into(),
             }
         }

@@ -226,6 +226,20 @@ fn no_fuse_device() {
 }
 
 #[test]
+fn a_folder_that_was_mounted_is_not_made_a_plain_one_where_there_is_no_fuse() {
+    let world = World::new();
+    let device = world.mount("A");
+    fs::write(device.path("file"), "at the server").unwrap();
+    device.wait_synced();
+    device.fusermount_u();
+    let said = in_own_mounts(&device, r#"mount -t tmpfs none /dev; exec "$0" "$@""#);
+    names(&sentence(&device, &said), &["/dev/fuse is missing", "--mode watch"]);
+    assert_eq!(fs::read_dir(&device.folder).unwrap().count(), 0, "nothing was fetched");
+    device.mount();
+    assert_eq!(fs::read_to_string(device.path("file")).unwrap(), "at the server");
+}
+
+#[test]
 fn a_fuse_device_that_may_not_be_opened() {
     let world = World::new();
     let device = nobodys(&world, "A");
