@@ -30,16 +30,15 @@ impl GitPlace<'_> {
 
     /// Whether a file of this name there is one that git makes again, or that has nothing but what was done last.
     fn is_made_again(&self, name: &Name) -> bool {
-        // The log of the stash is the list of what was stashed.
-        let is_log = self.path.iter().any(|dir| dir.as_bytes() == b"logs") && !self.is_in_objects();
-        if is_log {
-            return name.as_bytes() != b"stash";
-        }
         let path: Vec<&[u8]> = self.path.iter().map(|name| name.as_bytes()).collect();
         let path = match &path[..] {
             [b"worktrees", _, rest @ ..] => rest,
             whole => whole,
         };
+        // The log of the stash is the list of what was stashed.
+        if let [b"logs", ..] = path {
+            return name.as_bytes() != b"stash";
+        }
         matches!(
             (path, name.as_bytes()),
             ([], b"index" | b"FETCH_HEAD" | b"ORIG_HEAD" | b"COMMIT_EDITMSG" | b"gc.log")
@@ -343,15 +342,30 @@ mod tests {
         let (mut rig, git) = rig();
         let logs = rig.mkdir(git, "logs");
         let refs = rig.mkdir(logs, "refs");
-        let info = rig.mkdir(rig.engine.child(git, b"objects").unwrap(), "info");
+        let objects = rig.engine.child(git, b"objects").unwrap();
+        let info = rig.mkdir(objects, "info");
+        let of_refs = rig.engine.child(git, b"refs").unwrap();
+        let branches = rig.mkdir(of_refs, "logs");
+        let worktrees = rig.mkdir(git, "worktrees");
+        let of_worktree = rig.mkdir(worktrees, "w");
+        let logs_of_worktree = rig.mkdir(of_worktree, "logs");
         rig.sync();
-        for (dir, name, stays) in
-            [(refs, "stash", true), (info, "alternates", true), (git, "packed-refs", true), (logs, "HEAD", false)]
-        {
+        for (dir, name, stays) in [
+            (refs, "stash", true),
+            (info, "alternates", true),
+            (git, "packed-refs", true),
+            // A branch may be called like the directory of logs.
+            (branches, "main", true),
+            (of_worktree, "HEAD", true),
+            (of_worktree, "index", false),
+            (logs_of_worktree, "HEAD", false),
+            (logs, "HEAD", false),
+        ] {
             rig.file(dir, name, 1);
             rig.news(vec![newer(rig.theirs(id(9), dir, name, Some(2)))]);
             rig.sync();
-            assert_eq!(rig.names(dir).iter().any(|name| name.contains("(conflict")), stays, "{name}");
+            let copy = format!(".{name} (conflict, ");
+            assert_eq!(rig.names(dir).iter().any(|name| name.starts_with(&copy)), stays, "{name}");
             rig.news(vec![rig.gone(id(9), NodeKind::File)]);
         }
         // A directory that is called like a copy.
