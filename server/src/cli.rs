@@ -7,7 +7,7 @@ mod admin;
 use crate::config::LISTEN_DEFAULT;
 use crate::config::RESERVE_DEFAULT;
 use crate::data::Data;
-use crate::{Config, HoldRule, Limits, Server, confine, descriptors};
+use crate::{Config, HoldRule, Limits, Server, ServerError, confine, descriptors};
 
 use anyhow::{Context as _, Result};
 use clap::{Args, Parser, Subcommand};
@@ -37,8 +37,8 @@ struct Serve {
     /// Directory that holds everything; made if it does not exist
     #[arg(long, value_name = "DIR")]
     data: PathBuf,
-    /// Address and port to listen on; port 0 takes any free one
-    #[arg(long, value_name = "ADDR", default_value = LISTEN_DEFAULT)]
+    /// Address and port to listen on, or a port of this machine alone; port 0 takes any free one
+    #[arg(long, value_name = "ADDR", default_value = LISTEN_DEFAULT, value_parser = address)]
     listen: String,
     /// A proxy that adds TLS stands before --listen: other machines may reach the address
     #[arg(long)]
@@ -224,10 +224,22 @@ fn keep_private() {
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
 }
 
+/// An address with its port. A port alone is one of this machine that no other machine reaches.
+fn address(text: &str) -> Result<String, std::convert::Infallible> {
+    Ok(match text.parse::<u16>() {
+        Ok(port) => format!("{}:{port}", Ipv4Addr::LOCALHOST),
+        Err(_) => text.to_owned(),
+    })
+}
+
 fn run(cli: Cli) -> Result<ExitCode> {
     // Before any thread is there: those that are would be left out.
     let held = match (&cli.command, &cli.serve) {
-        (None, Some(options)) if !options.no_confinement => confine::enter(&options.config(&cli.limits))?,
+        (None, Some(options)) => {
+            // Before anything is made: confining needs the data directory.
+            can_listen(&options.listen)?;
+            if options.no_confinement { Held::default() } else { confine::enter(&options.config(&cli.limits))? }
+        }
         _ => Held::default(),
     };
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start threads")?;
@@ -251,6 +263,12 @@ async fn administer(command: Command) -> Result<ExitCode> {
         Command::Check(command) => return admin::check(command).await,
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Whether the address is one, and free.
+fn can_listen(listen: &str) -> Result<(), ServerError> {
+    let bound = std::net::TcpListener::bind(listen).map(drop);
+    bound.map_err(|source| ServerError::Listen { listen: listen.to_owned(), source })
 }
 
 async fn serve(config: Config, held: Held) -> Result<()> {

@@ -46,6 +46,14 @@ pub enum DataError {
     /// Another server has it.
     #[error("another syncmount-server is running on {}: stop it first or use another directory", .0.display())]
     InUse(PathBuf),
+    /// This user may not look into it.
+    #[error("you may not look into {}: {source}; run this as the user of the server, or as root", .directory.display())]
+    NotAllowed {
+        /// The directory.
+        directory: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
     /// There is nothing there yet.
     #[error("{} holds no server's data: start `syncmount-server --data {}` first", .0.display(), .0.display())]
     Missing(PathBuf),
@@ -160,7 +168,14 @@ pub struct Lock {
 }
 
 fn must_exist(directory: &Path) -> Result<(), DataError> {
-    if directory.join(DATABASE).is_file() { Ok(()) } else { Err(DataError::Missing(directory.to_owned())) }
+    let path = directory.join(DATABASE);
+    match std::fs::metadata(&path) {
+        Ok(found) if found.is_file() => Ok(()),
+        Err(source) if source.kind() == io::ErrorKind::PermissionDenied => {
+            Err(DataError::NotAllowed { directory: directory.to_owned(), source })
+        }
+        Ok(_) | Err(_) => Err(DataError::Missing(directory.to_owned())),
+    }
 }
 
 /// Whether a server has used the directory: its database is there, and not planted by another user.

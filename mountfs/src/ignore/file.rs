@@ -3,6 +3,7 @@
 
 use ignore::Match;
 use ignore::gitignore::{Gitignore, GitignoreBuilder};
+use std::borrow::Cow;
 use std::path::PathBuf;
 use syncmount_common::Name;
 use syncmount_common::portable::{self, Platform};
@@ -54,7 +55,7 @@ impl RuleFile {
                 _ if line.len() > LINE_LEN_MAX => refuse(format!("it is longer than {LINE_LEN_MAX} bytes")),
                 Err(_) => refuse("it is not UTF-8".into()),
                 Ok(text) => {
-                    if let Err(error) = rules.add_line(None, text) {
+                    if let Err(error) = rules.add_line(None, &with_plain_braces(text)) {
                         refuse(error.to_string());
                     }
                 }
@@ -80,6 +81,33 @@ impl RuleFile {
             Match::Whitelist(_) => Some(false),
         }
     }
+}
+
+/// The line with braces that stand for themselves, as they do in git: the library takes them for a choice.
+fn with_plain_braces(line: &str) -> Cow<'_, str> {
+    if !line.contains(['{', '}']) {
+        return line.into();
+    }
+    let (mut plain, mut chars) = (String::with_capacity(line.len() + 8), line.chars());
+    // In a class they stand for themselves; its end may be its first character.
+    let mut class_len = None;
+    while let Some(char) = chars.next() {
+        match (char, class_len) {
+            ('\\', None) => {
+                plain.push(char);
+                plain.extend(chars.next());
+                continue;
+            }
+            ('[', None) => class_len = Some(0),
+            (']', Some(1..)) => class_len = None,
+            ('!' | '^', Some(0)) => {}
+            (_, Some(len)) => class_len = Some(len + 1),
+            ('{' | '}', None) => plain.push('\\'),
+            (_, None) => {}
+        }
+        plain.push(char);
+    }
+    plain.into()
 }
 
 /// The names as a path of this platform. What it cannot hold is spelled as it would be in a folder here.
@@ -111,6 +139,18 @@ mod tests {
         let (file, bad) = parse(&text);
         assert_eq!(bad, [2, 3, 4]);
         assert!(ignores(&file, "first") && ignores(&file, "last"));
+    }
+
+    #[test]
+    fn braces_stand_for_themselves() {
+        let (file, bad) = parse(b"{x\n*.{a,b}\n\\{y}\n[{]z\n[]{]w\n");
+        assert!(bad.is_empty(), "{bad:?}");
+        for name in ["{x", "1.{a,b}", "{y}", "{z", "{w", "]w"] {
+            assert!(ignores(&file, name), "{name}");
+        }
+        for name in ["x", "1.a", "1.b", "y", "z"] {
+            assert!(!ignores(&file, name), "{name}");
+        }
     }
 
     #[test]

@@ -119,7 +119,11 @@ pub(crate) async fn holds(command: Holds) -> Result<()> {
         }
         Holds::Deny(OfDevice { device, of }) => {
             let Denied { hold, back } = Data::visit(&of.place.data)?.deny_removes(&of.folder, &device).await?;
-            say(&format!("{}\n{} of the nodes that it had removed are back", line_of_hold(&hold), back.created))
+            let back = match back.created {
+                1 => "1 entry that it had removed is back".to_owned(),
+                count => format!("{count} entries that it had removed are back"),
+            };
+            say(&format!("{}\n{back}", line_of_hold(&hold)))
         }
     }
 }

@@ -334,8 +334,13 @@ fn mistakes_are_told_in_one_sentence() {
     let other = directory.path().join("other");
     let output = binary().arg("--data").arg(&other).args(["--listen", taken]).output().unwrap();
     assert!(failure(&output).contains("cannot listen on"));
+    // A port alone is one of this machine's.
+    let port = taken.rsplit_once(':').unwrap().1;
+    let output = binary().arg("--data").arg(&other).args(["--listen", port]).output().unwrap();
+    assert!(failure(&output).contains(&format!("cannot listen on 127.0.0.1:{port}")));
     let output = binary().arg("--data").arg(&other).args(["--listen", "nonsense"]).output().unwrap();
     assert!(failure(&output).contains("nonsense"));
+    assert!(!other.exists(), "nothing is made where nothing can be served");
     std::fs::write(directory.path().join("file"), "").unwrap();
     let output = binary().arg("--data").arg(directory.path().join("file/x")).output().unwrap();
     assert!(failure(&output).contains("data directory"));
@@ -343,6 +348,24 @@ fn mistakes_are_told_in_one_sentence() {
     let bare = binary().output().unwrap();
     assert!(!bare.status.success() && String::from_utf8_lossy(&bare.stderr).contains("--data"));
     assert!(!directory.path().join("nowhere").exists(), "a question makes nothing");
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_command_of_a_user_who_may_not_look_says_so() {
+    let directory = tempfile::tempdir().unwrap();
+    let data = directory.path().join("data");
+    drop(start(&data));
+    // Changing to another user needs root. The program is where others may not be able to reach it.
+    let mut command = Command::new("setpriv");
+    command.args(["--reuid=65534", "--regid=65534", "--clear-groups", "--inh-caps=-all"]);
+    let program = directory.path().join("syncmount-server");
+    std::fs::copy(env!("CARGO_BIN_EXE_syncmount-server"), &program).unwrap();
+    let open = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    std::fs::set_permissions(directory.path(), open).unwrap();
+    let output = command.arg(&program).args(["token", "list", "--data"]).arg(&data).output().unwrap();
+    let said = failure(&output);
+    assert!(said.contains("you may not look into") && said.contains("as the user of the server"), "{said}");
 }
 
 #[cfg(unix)]
@@ -476,7 +499,7 @@ async fn holds_are_decided_on_the_command_line() {
     );
     let denied = run(&data, &["holds", "deny", "old phone"]);
     assert!(
-        stdout(&denied).contains("\tdenied\t") && stdout(&denied).contains("0 of the nodes"),
+        stdout(&denied).contains("\tdenied\t") && stdout(&denied).contains("0 entries that it had removed are back"),
         "{}",
         stdout(&denied)
     );
