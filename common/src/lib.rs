@@ -25,6 +25,6 @@ pub use hash::{ChunkHash, ContentHash, FileHash};
 pub use ids::{DeviceId, Epoch, FolderId, NodeId, OpId, Rev, Seq};
 pub use manifest::{Extent, Manifest};
 pub use name::Name;
-pub use node::{Attrs, Content, Node, NodeKind, Placement, SymlinkTarget};
+pub use node::{Attrs, Content, Node, NodeKind, Owner, Placement, SymlinkTarget};
 pub use time::Timestamp;
 pub use xattr::{XattrError, Xattrs};

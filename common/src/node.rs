@@ -55,6 +55,34 @@ pub struct Attrs {
     pub mtime: Timestamp,
 }
 
+/// The user and the group that a node belongs to, by their numbers, on the machines that apply them. A node of which no owner is
+/// known belongs to the user who mounts the folder.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(ToSchema))]
+pub struct Owner {
+    /// The user.
+    pub uid: u32,
+    /// The group.
+    pub gid: u32,
+}
+
+impl Owner {
+    /// Whether there can be such an owner: the largest number says "as before" in the calls of a system.
+    pub const fn is_valid(self) -> bool {
+        self.uid != u32::MAX && self.gid != u32::MAX
+    }
+}
+
+/// A node and its owner.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(ToSchema))]
+pub struct NodeOwner {
+    /// The node.
+    pub id: NodeId,
+    /// Its owner. At most 4,294,967,294 each.
+    pub owner: Owner,
+}
+
 /// The bits that [`Attrs::mode`] may have.
 pub const MODE_MASK: u32 = 0o7777;
 

@@ -1,8 +1,9 @@
-//! Extended attributes: small named values that travel with a node.
+//! Extended attributes: small named values that travel with a node; and, kept with them, the node's owner, which few nodes have.
 //!
 //! Bounded by construction, so that no node makes a message or a row large: see the constants. Only the namespace `user.`
 //! exists here; what begins with `user.syncmount.` is told by the client itself and is never kept.
 
+use crate::node::Owner;
 use base64::Engine as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use std::collections::BTreeMap;
@@ -45,9 +46,18 @@ pub enum XattrError {
 
 type Map = BTreeMap<Box<[u8]>, Box<[u8]>>;
 
-/// The extended attributes of a node. Valid by construction; a node without any costs one word.
+/// Under this name the encoding has the owner: it is no name of an extended attribute, and stands before all of them.
+const OWNER: &[u8] = b"owner";
+
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
-pub struct Xattrs(Option<Arc<Map>>);
+struct Kept {
+    owner: Option<Owner>,
+    map: Map,
+}
+
+/// The extended attributes of a node, and its owner. Valid by construction; a node without any costs one word.
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
+pub struct Xattrs(Option<Arc<Kept>>);
 
 /// Whether a name may be kept.
 pub fn check_name(name: &[u8]) -> Result<(), XattrError> {
@@ -59,9 +69,26 @@ pub fn check_name(name: &[u8]) -> Result<(), XattrError> {
 }
 
 impl Xattrs {
-    /// Whether there is none.
+    /// Whether there is none, and no owner.
     pub fn is_empty(&self) -> bool {
         self.0.is_none()
+    }
+
+    /// The owner, if one is known.
+    pub fn owner(&self) -> Option<Owner> {
+        self.0.as_ref()?.owner
+    }
+
+    /// The same attributes, of a node with this owner. One that cannot be is none.
+    #[must_use]
+    pub fn with_owner(&self, owner: Option<Owner>) -> Self {
+        let owner = owner.filter(|owner| owner.is_valid());
+        if self.owner() == owner {
+            return self.clone();
+        }
+        let mut kept = self.0.clone().unwrap_or_default();
+        Arc::make_mut(&mut kept).owner = owner;
+        Self(Some(kept).filter(|kept| kept.owner.is_some() || !kept.map.is_empty()))
     }
 
     /// Names and values in sum, in bytes.
@@ -71,12 +98,12 @@ impl Xattrs {
 
     /// A value.
     pub fn get(&self, name: &[u8]) -> Option<&[u8]> {
-        self.0.as_ref()?.get(name).map(|value| &**value)
+        self.0.as_ref()?.map.get(name).map(|value| &**value)
     }
 
     /// Names and values, by name.
     pub fn iter(&self) -> impl Iterator<Item = (&[u8], &[u8])> + '_ {
-        self.0.iter().flat_map(|map| map.iter()).map(|(name, value)| (&**name, &**value))
+        self.0.iter().flat_map(|kept| kept.map.iter()).map(|(name, value)| (&**name, &**value))
     }
 
     /// Sets a value, or replaces it. Nothing changes with an error.
@@ -89,22 +116,22 @@ impl Xattrs {
         if self.len() - replaced + name.len() + value.len() > XATTRS_LEN_MAX {
             return Err(XattrError::NoRoom);
         }
-        Arc::make_mut(self.0.get_or_insert_default()).insert(name.into(), value.into());
+        Arc::make_mut(self.0.get_or_insert_default()).map.insert(name.into(), value.into());
         Ok(())
     }
 
     /// Takes a value away; `false` if there is none of that name.
     pub fn remove(&mut self, name: &[u8]) -> bool {
-        let Some(map) = &mut self.0 else { return false };
-        let removed = Arc::make_mut(map).remove(name).is_some();
-        if map.is_empty() {
+        let Some(kept) = &mut self.0 else { return false };
+        let removed = Arc::make_mut(kept).map.remove(name).is_some();
+        if kept.map.is_empty() && kept.owner.is_none() {
             self.0 = None;
         }
         removed
     }
 
-    /// What becomes of attributes that may have been changed on two sides: each name for itself. Where both changed one,
-    /// `there` counts; what was set here and does not fit beside what was set there is left out.
+    /// What becomes of attributes that may have been changed on two sides: each name for itself, and the owner. Where both changed
+    /// one, `there` counts; what was set here and does not fit beside what was set there is left out.
     pub fn merged(base: &Self, here: &Self, there: &Self) -> Self {
         let mut merged = there.clone();
         let changed_here = |name: &[u8]| here.get(name) != base.get(name) && there.get(name) == base.get(name);
@@ -116,13 +143,15 @@ impl Xattrs {
                 continue;
             }
         }
-        merged
+        if there.owner() == base.owner() { merged.with_owner(here.owner()) } else { merged }
     }
 
-    /// The canonical encoding: for each, by name, `length u8, name, length u32 (little-endian), value`.
+    /// The canonical encoding: for each, by name, `length u8, name, length u32 (little-endian), value`. An owner is one of them,
+    /// named `owner`, with `uid u32, gid u32` as its value.
     pub fn encode(&self) -> Vec<u8> {
         let mut out = Vec::with_capacity(self.len() + 64);
-        for (name, value) in self.iter() {
+        let owner = self.owner().map(|owner| [owner.uid.to_le_bytes(), owner.gid.to_le_bytes()].concat());
+        for (name, value) in owner.iter().map(|value| (OWNER, &**value)).chain(self.iter()) {
             out.push(name.len() as u8);
             out.extend_from_slice(name);
             out.extend_from_slice(&(value.len() as u32).to_le_bytes());
@@ -143,11 +172,21 @@ impl Xattrs {
             if name <= last {
                 return Err(XattrError::Malformed);
             }
-            xattrs.set(name, value)?;
+            if name == OWNER {
+                xattrs = xattrs.with_owner(Some(owner_of(value).ok_or(XattrError::Malformed)?));
+            } else {
+                xattrs.set(name, value)?;
+            }
             (last, bytes) = (name, rest);
         }
         Ok(xattrs)
     }
+}
+
+fn owner_of(value: &[u8]) -> Option<Owner> {
+    let (uid, gid) = value.split_first_chunk()?;
+    let owner = Owner { uid: u32::from_le_bytes(*uid), gid: u32::from_le_bytes(gid.try_into().ok()?) };
+    owner.is_valid().then_some(owner)
 }
 
 /// One attribute as it is in JSON.
@@ -159,7 +198,8 @@ struct Told {
     value: String,
 }
 
-/// In JSON a list of `{"name": …, "value": base64}` by name; in binary formats the canonical encoding.
+/// In JSON a list of `{"name": …, "value": base64}` by name, without the owner, which travels in fields of its own; in binary
+/// formats the canonical encoding.
 impl Serialize for Xattrs {
     fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
         if !to.is_human_readable() {
@@ -238,6 +278,35 @@ mod tests {
         assert_eq!(Xattrs::merged(&base, &here, &there), wanted);
         assert_eq!(Xattrs::merged(&base, &here, &base), here);
         assert_eq!(Xattrs::merged(&base, &base, &there), there);
+    }
+
+    #[test]
+    fn an_owner_is_merged_and_encoded_and_is_no_attribute() {
+        let owner = |uid| Some(Owner { uid, gid: 7 });
+        let (none, note) = (Xattrs::default(), xattrs(&[("note", "x")]));
+        let owned = note.with_owner(owner(1));
+        assert_eq!((owned.owner(), owned.len(), owned.get(OWNER)), (owner(1), note.len(), None));
+        assert_eq!(owned.with_owner(None), note);
+        assert_eq!((none.with_owner(owner(1)).is_empty(), none.with_owner(owner(u32::MAX)).is_empty()), (false, true));
+        let mut bare = owned.clone();
+        assert!(bare.remove(b"user.note") && bare.owner() == owner(1));
+        for whole in [&owned, &bare, &note] {
+            assert_eq!(Xattrs::decode(&whole.encode()).as_ref(), Ok(whole));
+        }
+        assert_eq!(serde_json::to_string(&owned).unwrap(), serde_json::to_string(&note).unwrap());
+        let mut cut = bare.encode();
+        cut.pop();
+        assert_eq!(Xattrs::decode(&cut), Err(XattrError::Malformed));
+        let nobody = [&[5], OWNER, &8u32.to_le_bytes(), &[0xFF; 8]].concat();
+        assert_eq!(Xattrs::decode(&nobody), Err(XattrError::Malformed));
+        let of = |uid| note.with_owner(owner(uid)).owner();
+        let merged = |base, here, there| {
+            Xattrs::merged(&note.with_owner(base), &note.with_owner(here), &note.with_owner(there)).owner()
+        };
+        assert_eq!(merged(None, owner(1), None), of(1));
+        assert_eq!(merged(owner(1), owner(1), owner(2)), of(2));
+        assert_eq!(merged(owner(1), owner(3), owner(2)), of(2));
+        assert_eq!(merged(owner(1), owner(3), owner(1)), of(3));
     }
 
     #[test]

@@ -5,7 +5,7 @@
 //! while it needs time, then `live`, or `error CODE SENTENCE`. After that both are `/dev/null`. It must keep this promise:
 //! if the one who started it gives up, the mount does not stay.
 
-use crate::cli::{Durability, MountChoices, WatchChoices};
+use crate::cli::{Durability, MountChoices, Owners, WatchChoices};
 use crate::config::{MountConfig, Secret, StartError};
 use crate::ready::{OnLive, Ready, one_line};
 use crate::{logging, mountpoint};
@@ -42,6 +42,7 @@ struct Handover {
     cache_size: u64,
     read_only: bool,
     allow_other: bool,
+    owners: Owners,
     passthrough: bool,
     durability: Durability,
     log_file: Option<Vec<u8>>,
@@ -63,6 +64,7 @@ impl Handover {
             cache_size: config.cache_size,
             read_only: config.read_only,
             allow_other: config.allow_other,
+            owners: config.owners,
             passthrough: config.passthrough,
             durability: config.durability,
             log_file: config.log_file.as_ref().map(bytes),
@@ -84,6 +86,7 @@ impl Handover {
             cache_size: self.cache_size,
             read_only: self.read_only,
             allow_other: self.allow_other,
+            owners: self.owners,
             passthrough: self.passthrough,
             durability: self.durability,
             foreground: false,
@@ -351,6 +354,7 @@ mod tests {
             cache_size: 7,
             read_only: true,
             allow_other: true,
+            owners: Owners::Synced,
             passthrough: true,
             durability: Durability::Server,
             foreground: false,

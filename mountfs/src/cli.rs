@@ -51,6 +51,26 @@ pub enum Durability {
     Server,
 }
 
+/// To whom files belong, and where that is kept.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, clap::ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Owners {
+    /// To the user who mounts the folder. Groups are kept on this machine.
+    #[default]
+    User,
+    /// To their makers, or to the users they were given to, on this machine.
+    Local,
+    /// To users and groups whose numbers travel.
+    Synced,
+}
+
+impl Owners {
+    /// How it is where nothing is chosen.
+    pub const fn of_mount(is_shared: bool) -> Self {
+        if is_shared { Self::Local } else { Self::User }
+    }
+}
+
 /// Which files the kernel may read by itself.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, clap::ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -125,6 +145,10 @@ pub struct WatchArgs {
     /// What counts for later starts too.
     #[command(flatten)]
     pub choices: WatchChoices,
+    /// Apply the numbers of users and groups that travel with files, and send them (`synced`; root only): user 1000 is another
+    /// person elsewhere. Else what is made here belongs to you
+    #[arg(long, value_enum, value_name = "HOW")]
+    pub owners: Option<Owners>,
     /// What conflict copies and versions call this machine [default: its host name]
     #[arg(long, value_name = "NAME", value_parser = parse_device_name)]
     pub device_name: Option<String>,
@@ -153,6 +177,7 @@ impl WatchArgs {
             insecure_http: self.insecure_http,
             cache_dir: self.cache_dir.clone(),
             mode: Some(Mode::Watch),
+            owners: self.owners,
             device_name: self.device_name.clone(),
             watch: self.choices,
             foreground: self.foreground,
@@ -195,9 +220,13 @@ pub struct MountArgs {
     /// Refuse every change through this mount
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pub read_only: Option<bool>,
-    /// Let other users of this machine in, as far as modes allow; whatever is made here belongs to you all the same
+    /// Let other users of this machine in, as far as modes allow
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pub allow_other: Option<bool>,
+    /// To whom files belong: all to you (`user`), to their makers on this machine (`local`), or by number on all devices that
+    /// say so (`synced`: user 1000 is another person elsewhere) [default: local for root and with --allow-other, else user]
+    #[arg(long, value_enum, value_name = "HOW")]
+    pub owners: Option<Owners>,
     /// Where the kernel reads by itself what is here (for root, or with syncmount-helper): auto does so in a folder mounted
     /// read-only [default: auto]
     #[arg(long, value_enum, value_name = "WHERE")]
@@ -237,6 +266,8 @@ pub struct MountChoices {
     pub read_only: Option<bool>,
     /// Other users may come in.
     pub allow_other: Option<bool>,
+    /// To whom files belong.
+    pub owners: Option<Owners>,
     /// Where the kernel reads by itself.
     pub passthrough: Option<Passthrough>,
     /// Where a change must be before close and fsync return.
@@ -253,6 +284,7 @@ impl MountArgs {
             mode: self.mode,
             read_only: self.read_only,
             allow_other: self.allow_other,
+            owners: self.owners,
             passthrough: self.passthrough,
             durability: self.durability,
             device_name: self.device_name.clone(),
@@ -261,8 +293,9 @@ impl MountArgs {
 
     /// The same arguments with other choices.
     pub fn with(self, choices: MountChoices) -> Self {
-        let MountChoices { cache_size, mode, read_only, allow_other, passthrough, durability, device_name } = choices;
-        Self { cache_size, mode, read_only, allow_other, passthrough, durability, device_name, ..self }
+        let MountChoices { cache_size, mode, read_only, allow_other, owners, passthrough, durability, device_name } =
+            choices;
+        Self { cache_size, mode, read_only, allow_other, owners, passthrough, durability, device_name, ..self }
     }
 }
 
@@ -274,6 +307,7 @@ impl MountChoices {
             mode: self.mode.or(earlier.mode),
             read_only: self.read_only.or(earlier.read_only),
             allow_other: self.allow_other.or(earlier.allow_other),
+            owners: self.owners.or(earlier.owners),
             passthrough: self.passthrough.or(earlier.passthrough),
             durability: self.durability.or(earlier.durability),
             device_name: self.device_name.or(earlier.device_name),
@@ -661,6 +695,7 @@ mod tests {
             "--cache-size=10G",
             "--read-only",
             "--allow-other",
+            "--owners=synced",
             "--passthrough=always",
             "--durability=server",
             "--mode=mount",
@@ -681,6 +716,7 @@ mod tests {
             mode: Some(Mode::Mount),
             read_only: Some(true),
             allow_other: Some(true),
+            owners: Some(Owners::Synced),
             passthrough: Some(Passthrough::Always),
             durability: Some(Durability::Server),
             device_name: Some("pi-2".into()),

@@ -3,7 +3,7 @@
 //! Owns the user's directories and the memory of what was mounted where. Does not look at the mount point itself (that is
 //! [`crate::mountpoint`]) and never talks to the server.
 
-use crate::cli::{Durability, MountArgs, MountChoices, WatchChoices};
+use crate::cli::{Durability, MountArgs, MountChoices, Owners, WatchChoices};
 use crate::login::Logins;
 use crate::mountpoint;
 use crate::remembered;
@@ -96,7 +96,7 @@ pub enum StartError {
     AlreadyMounted(PathBuf),
     /// Another process has the mount point, although nothing is mounted there.
     #[error(
-        "another syncmount process has {0}: it is coming up, or still sends what was pending; `syncmount wait {0}` waits for it"
+        "another syncmount process has {0}; `syncmount status {0}` shows what it does, `syncmount umount {0}` ends it"
     )]
     StillRunning(PathBuf),
     /// A mount of another filesystem there is dead.
@@ -180,6 +180,11 @@ pub enum StartError {
     /// An option that a plain folder cannot keep.
     #[error("{0} needs a mount, and this folder is kept in step as a plain one; leave the option out")]
     MountOnly(&'static str),
+    /// Only root gives files of a plain folder to other users.
+    #[error(
+        "--owners=synced is for root in a plain folder: no one else may give files away; leave it out, or give --owners=user"
+    )]
+    OwnersNeedRoot,
     /// The helper for ordinary users is missing.
     #[error("fusermount3 is missing; install it, on Debian and Ubuntu with `sudo apt-get install fuse3`")]
     NoFusermount,
@@ -224,6 +229,7 @@ impl StartError {
             | Self::FolderName(_)
             | Self::CannotMount { .. }
             | Self::InClear(_)
+            | Self::OwnersNeedRoot
             | Self::MountOnly(_) => 2,
             Self::Background { code, .. } => *code,
             Self::MountedBefore(why) => why.exit_code(),
@@ -378,6 +384,8 @@ pub struct MountConfig {
     pub read_only: bool,
     /// Other users may come in.
     pub allow_other: bool,
+    /// To whom files belong.
+    pub owners: Owners,
     /// The kernel shows files that are whole in the cache by itself, where it may.
     pub passthrough: bool,
     /// Where a change must be before close and fsync return.
@@ -431,6 +439,9 @@ impl MountConfig {
         let choices = args.choices();
         let cache_size = choices.cache_size.unwrap_or_else(|| default_cache_size(&cache_dir));
         let read_only = choices.read_only.unwrap_or_default();
+        let allow_other = choices.allow_other.unwrap_or_default();
+        // A mount of root's, as one that lets others in, has files of more than one user.
+        let owners = choices.owners.unwrap_or(Owners::of_mount(allow_other || system::is_root()));
         Ok(Self {
             mountpoint,
             server,
@@ -439,7 +450,8 @@ impl MountConfig {
             cache_dir,
             cache_size,
             read_only,
-            allow_other: choices.allow_other.unwrap_or_default(),
+            allow_other,
+            owners,
             passthrough: choices.passthrough.unwrap_or_default().is_for(read_only),
             durability: choices.durability.unwrap_or_default(),
             foreground: args.foreground,

@@ -1,5 +1,6 @@
 //! One mount from begin to end: store, server, kernel, control socket, and the way out.
 
+use crate::cli::Owners;
 use crate::config::{Dirs, MountConfig, StartError};
 use crate::control::{ControlHandler, ControlServer, ControlSocket};
 use crate::driver::{Client, OpenError, Pinned, Pump};
@@ -11,14 +12,14 @@ use crate::remote::{HttpRemote, ServerUrl};
 use crate::status::{LastError, PROBLEMS_MAX, Phase, Pin, PinnedSum, Status};
 use crate::system::signals::EndRequests;
 use crate::verify_report::VerifyReport;
-use crate::vfs::Vfs;
+use crate::vfs::{Ownership, Vfs};
 use anyhow::Context;
 use parking_lot::Mutex;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
-use syncmount_common::Timestamp;
+use syncmount_common::{Owner, Timestamp};
 
 /// How long after an unmount what is pending is still sent. What is left then goes with the next mount.
 const LINGER: Duration = Duration::from_secs(60);
@@ -68,11 +69,14 @@ pub fn run(config: &MountConfig, ready: &Ready) -> anyhow::Result<()> {
         runtime.block_on(check_server(&remote, config))?;
     }
     client.show_times().map_err(OpenError::Io)?;
+    let mounter = Owner { uid: rustix::process::geteuid().as_raw(), gid: rustix::process::getegid().as_raw() };
+    let ownership = Ownership { owners: config.owners, mounter };
+    client.apply_owners(config.owners == Owners::Synced);
     let pump = Pump::start(&client);
     if first {
         await_first_state(&client, ready)?;
     }
-    let vfs = Arc::new(Vfs::new(client.clone(), config.read_only, config.durability));
+    let vfs = Arc::new(Vfs::new(client.clone(), config.read_only, config.durability, ownership));
     let options =
         fuse::Options { read_only: config.read_only, allow_other: config.allow_other, passthrough: config.passthrough };
     let mount = fuse::mount(vfs.clone(), &config.mountpoint, runtime.handle().clone(), options)

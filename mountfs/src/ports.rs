@@ -75,8 +75,18 @@ pub trait Remote: Send + Sync + 'static {
     /// Whether the server takes contents told by their differences; it is not known before the first answer, and then not so.
     fn takes_content_deltas(&self) -> bool;
 
+    /// Whether the server has answered anything: what it takes is known.
+    fn has_answered(&self) -> bool {
+        true
+    }
+
     /// Whether the server ignores fields that it does not know; as above.
     fn ignores_unknown_fields(&self) -> bool {
+        false
+    }
+
+    /// Whether the server keeps owners; as above.
+    fn takes_owners(&self) -> bool {
         false
     }
 

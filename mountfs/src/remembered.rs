@@ -36,10 +36,11 @@ pub fn recall(args: &MountArgs, dirs: &Dirs) -> Result<(MountArgs, Vec<String>),
         return Ok((args.clone(), Vec::new()));
     }
     let choices = match args.mode.or(earlier.mount.mode) {
-        // Of what was chosen for a mount only its name is a choice for a plain folder.
+        // Of what was chosen for a mount only its name and owners are choices for a plain folder.
         Some(Mode::Watch) => {
             let device_name = args.device_name.clone().or(earlier.mount.device_name);
-            MountChoices { mode: Some(Mode::Watch), device_name, ..args.choices() }
+            let owners = args.owners.or(earlier.mount.owners);
+            MountChoices { mode: Some(Mode::Watch), owners, device_name, ..args.choices() }
         }
         _ => args.choices().or(earlier.mount),
     };
@@ -57,7 +58,12 @@ pub(crate) fn keep(config: &MountConfig, dirs: &Dirs) -> Result<(), StartError> 
     let earlier = all.folders.iter().find(|folder| folder.path == *path).cloned().unwrap_or_default();
     let before = earlier.mount.clone();
     let mount = match choices.mode {
-        Some(Mode::Watch) => MountChoices { mode: choices.mode, device_name: choices.device_name.clone(), ..before },
+        Some(Mode::Watch) => MountChoices {
+            mode: choices.mode,
+            owners: choices.owners,
+            device_name: choices.device_name.clone(),
+            ..before
+        },
         _ => choices.clone(),
     };
     let now = Folder { path: path.clone(), mount, watch: *watch };
@@ -81,7 +87,7 @@ fn at(path: &Path, dirs: &Dirs) -> Result<Option<Folder>, StartError> {
 
 /// The choices as they are typed, but for those that are so anyway.
 fn words(args: &MountArgs) -> Vec<String> {
-    let MountChoices { cache_size, mode: _, read_only, allow_other, passthrough, durability, device_name } =
+    let MountChoices { cache_size, mode: _, read_only, allow_other, owners, passthrough, durability, device_name } =
         &args.choices();
     let WatchChoices { scan_interval, apply_setid, no_confinement } = &args.watch;
     let watched = args.mode == Some(Mode::Watch);
@@ -99,12 +105,13 @@ fn words(args: &MountArgs) -> Vec<String> {
         flag("no-confinement", *no_confinement),
     ];
     let mode = watched.then(|| "--mode=watch".to_owned());
+    let owners = owners.map(|given| format!("--owners={}", word(&given)));
     let name = device_name.as_ref().map(|name| format!("--device-name={name}"));
     if watched {
         of_mount.clear();
     }
     let of_watch = of_watch.into_iter().filter(|_| watched);
-    [mode].into_iter().chain(of_mount).chain(of_watch).chain([name]).flatten().collect()
+    [mode].into_iter().chain(of_mount).chain(of_watch).chain([owners, name]).flatten().collect()
 }
 
 fn word(value: &impl clap::ValueEnum) -> String {
@@ -114,7 +121,7 @@ fn word(value: &impl clap::ValueEnum) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cli::{Durability, Passthrough};
+    use crate::cli::{Durability, Owners, Passthrough};
     use crate::config::Environment;
     use std::time::Duration;
 
@@ -153,6 +160,7 @@ mod tests {
             mode: None,
             read_only: Some(true),
             allow_other: Some(true),
+            owners: Some(Owners::Synced),
             passthrough: Some(Passthrough::Never),
             durability: Some(Durability::Server),
             device_name: Some("pi-2".into()),
@@ -172,6 +180,7 @@ mod tests {
             "--passthrough=never",
             "--durability=server",
             "--cache-size=5368709120",
+            "--owners=synced",
             "--device-name=pi-2",
         ];
         assert_eq!(said, expected);
@@ -197,13 +206,17 @@ mod tests {
         let as_plain = MountChoices { mode: Some(Mode::Watch), ..MountChoices::default() };
         let args = MountArgs { watch, ..world.args(as_plain.clone()) };
         let (args, said) = recall(&args, &world.dirs).unwrap();
-        assert_eq!(args.choices(), MountChoices { device_name: Some("pi-2".into()), ..as_plain });
-        assert_eq!(said, ["--device-name=pi-2"]);
+        let common = MountChoices { device_name: Some("pi-2".into()), owners: Some(Owners::Synced), ..as_plain };
+        assert_eq!(args.choices(), common);
+        assert_eq!(said, ["--owners=synced", "--device-name=pi-2"]);
         world.start(&args, Mode::Watch);
         // Without a word it is a plain folder again.
         let (again, said) = recall(&world.args(MountChoices::default()), &world.dirs).unwrap();
         assert_eq!((again.mode, again.watch), (Some(Mode::Watch), watch));
-        assert_eq!(said, ["--mode=watch", "--scan-interval=90s", "--apply-setid", "--device-name=pi-2"]);
+        assert_eq!(
+            said,
+            ["--mode=watch", "--scan-interval=90s", "--apply-setid", "--owners=synced", "--device-name=pi-2"]
+        );
         assert_eq!((again.read_only, again.durability), (None, None), "what a plain folder cannot be");
         // As a mount it is as it was when it was one.
         let mount = MountChoices { mode: Some(Mode::Mount), ..MountChoices::default() };

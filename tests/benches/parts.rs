@@ -68,6 +68,7 @@ fn page(nodes: u64) -> ChangesPage {
         own: None,
         wanted: Vec::new(),
         touched: Vec::new(),
+        owners: None,
     }
 }
 
@@ -101,6 +102,7 @@ fn kept(nodes: u64, changed: bool) -> Restored {
             offered: false,
             scope: Scope::Shared,
             sent_names: None,
+            owner_here: syncmount_engine::OwnerHere::default(),
         };
         Some((node.id, row))
     };
@@ -253,6 +255,7 @@ impl Server {
                 concluded: false,
                 times: Vec::new(),
                 touched: Vec::new(),
+                owners: Vec::new(),
                 versions: Vec::new(),
                 ops,
             },

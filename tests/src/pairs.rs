@@ -13,7 +13,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use syncmount_common::protocol::changes::Device as Named;
 use syncmount_common::protocol::commit::{ConflictDetails, Op};
-use syncmount_common::{Attrs, DeviceId, Name, NodeId, NodeKind, Placement, SymlinkTarget, Timestamp};
+use syncmount_common::{Attrs, DeviceId, Name, NodeId, NodeKind, Owner, Placement, SymlinkTarget, Timestamp};
 use syncmount_engine::{
     Body, Changed, CommitAnswer, Draft, DraftUpdate, Effect, Engine, Expected, FileBody, Identity, PrepareAnswer,
     RenameMode, Restored,
@@ -139,7 +139,8 @@ fn pick<'a>(lists: &'a str, separator: &str, first: bool) -> &'a str {
 }
 
 /// Plays a pair in every order. `expected` lists what both devices show at the end, separated by `; `: `d/` a directory,
-/// `f=x` a file and its bytes, `g&f` another name of it, `l->t` a symlink, ` {a=x}` extended attributes, ` [600]` behind it a mode that is not the usual one, ` @x` the mtime
+/// `f=x` a file and its bytes, `g&f` another name of it, `l->t` a symlink, ` {a=x}` extended attributes, ` [600]` behind it a mode that is not the usual one,
+/// ` (7)` an owner, ` @x` the mtime
 /// that X has set; ` (conflict x)` in a name stands for a conflict note that names device x. `{new}` and `{old}` are `x` and
 /// `y`, in the order of their clocks; `{first}` is the one that reaches the server first; `{made}` is
 /// the device that made what was there before. Two lists separated by ` | ` are chosen by who came first, X or Y; two
@@ -159,7 +160,7 @@ pub fn play(before: &str, x: &str, y: &str, expected: &str) {
 pub fn play_watched(before: &str, x: &str, y: &str, expected: &str, if_x_watches: &str) {
     // What is known of a node that a plain folder does not show (further names, attributes, rules of these tests) is not
     // its user's to change.
-    let is_shown = |script: &str| !["link ", "attr ", "~"].iter().any(|word| script.contains(word));
+    let is_shown = |script: &str| !["link ", "attr ", "chown ", "~"].iter().any(|word| script.contains(word));
     let can = |shows, script| shows == Shows::Mounted || (is_shown(before) && is_shown(script));
     let plays = WATCHED.into_iter().flat_map(Play::all).filter(|play| play.gap == HOUR);
     let plays = plays.filter(|play| can(play.shows.0, x) && can(play.shows.1, y));
@@ -196,7 +197,7 @@ pub fn keeps_all(before: &str, x: &str, y: &str) {
 pub fn keeps_all_watched(before: &str, x: &str, y: &str) {
     let shows =
         [(Shows::Watched, Shows::Watched), (Shows::WatchedLate, Shows::Mounted), (Shows::Mounted, Shows::WatchedLate)];
-    let is_shown = |script: &str| !["link ", "attr ", "~"].iter().any(|word| script.contains(word));
+    let is_shown = |script: &str| !["link ", "attr ", "chown ", "~"].iter().any(|word| script.contains(word));
     if !(is_shown(x) && is_shown(y)) {
         return;
     }
@@ -287,6 +288,7 @@ impl Side {
         let device = Named { id, name: name.to_owned() };
         let mut engine = Engine::new(Identity { device, seed }, Restored::default());
         apply_rules(&mut engine);
+        engine.apply_owners(shows == Shows::Mounted);
         if shows == Shows::Mounted {
             engine.show_times();
         } else {
@@ -482,6 +484,11 @@ impl Side {
                 self.engine().link(node, parent, name, now).map_err(|error| error.to_string())
             }
             ["attr", path, name, value] => self.set_xattr(path, name, value),
+            ["chown", path, uid] => {
+                let uid = uid.parse().map_err(|_| "no number")?;
+                let node = self.find(path)?;
+                self.engine().set_owner(node, Owner { uid, gid: uid }, now).map_err(|error| error.to_string())
+            }
             ["ln", path, target] => {
                 let target = SymlinkTarget::new(target.as_bytes()).map_err(|error| error.to_string())?;
                 self.create(path, 0o777, Body::Symlink(target)).map(drop)
@@ -606,7 +613,8 @@ impl Side {
                     }
                 }
                 let mode = if state.attrs.mode == usual { String::new() } else { format!(" [{:o}]", state.attrs.mode) };
-                shown.insert(format!("{text}{mode}{}{}", shown_xattrs(state), touched(state, clocks)));
+                let owner = state.xattrs.owner().map(|owner| format!(" ({})", owner.uid)).unwrap_or_default();
+                shown.insert(format!("{text}{mode}{owner}{}{}", shown_xattrs(state), touched(state, clocks)));
                 todo.push((path, child));
             }
         }

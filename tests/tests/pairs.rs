@@ -25,7 +25,8 @@ macro_rules! pairs {
 
 /// Where X ends otherwise if it watches: a new file that took the name of a known one is a new version of that, because
 /// so programs save.
-const AS_WATCHED: [(&str, &str); 2] = [("replace_rename", "g=x"), ("replace_attributes", "f=x [600]")];
+const AS_WATCHED: [(&str, &str); 3] =
+    [("replace_rename", "g=x"), ("replace_attributes", "f=x [600]"), ("replace_owner", "f=x (1)")];
 
 fn as_watched(name: &str, expected: &'static str) -> &'static str {
     AS_WATCHED.iter().find(|(other, _)| *other == name).map_or(expected, |(_, watched)| watched)
@@ -141,6 +142,16 @@ pairs! {
     xattrs_of_one_name: "put f 0", "attr f a 1", "attr f a 2" => "f=0 {a=1} | f=0 {a=2}";
     xattrs_edit: "put f 0", "attr f a 1", "put f y" => "f=y {a=1}";
     xattrs_remove: "put f 0", "attr f a 1", "rm f" => "";
+    owner_owner: "put f 0", "chown f 1", "chown f 2" => "f=0 (1) | f=0 (2)";
+    owner_equal: "put f 0", "chown f 1", "chown f 1" => "f=0 (1)";
+    owner_edit: "put f 0", "chown f 1", "put f y" => "f=y (1)";
+    owner_attributes: "put f 0", "chown f 1", "chmod f 600" => "f=0 [600] (1)";
+    owner_xattrs: "put f 0", "chown f 1", "attr f a 2" => "f=0 (1) {a=2}";
+    owner_rename: "put f 0", "chown f 1", "mv f g" => "g=0 (1)";
+    owner_remove: "put f 0", "chown f 1", "rm f" => "";
+    replace_owner: "put f 0", "put t x; mv t f", "chown f 1" => "f=x";
+    owner_of_directory_new_child: "mkdir d", "chown d 1", "put d/f y" => "d/ (1); d/f=y";
+    owner_edited_edit: "put f 0; chown f 1", "put f x", "put f y" => "f={new} (1); f (conflict {old})={old} (1)";
 
     // Several names of one file.
     link_link: "put f 0", "link f g", "link f h" => "f=0; g&f; h&f";

@@ -11,7 +11,7 @@
 
 use crate::hash::{ChunkHash, ContentHash};
 use crate::ids::{DeviceId, Epoch, FolderId, Seq};
-use crate::node::{Node, TouchedDir};
+use crate::node::{Node, NodeOwner, TouchedDir};
 use crate::protocol::tag;
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -124,6 +124,10 @@ pub struct ChangesPage {
     /// `nodes`. Only for a peer that ignores fields it does not know.
     #[serde(skip_serializing_if = "Vec::is_empty", default)]
     pub touched: Vec<TouchedDir>,
+    /// The owners of those of `nodes` that have one; absent from a server that keeps none, and for a peer that does not ignore fields
+    /// it does not know.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub owners: Option<Vec<NodeOwner>>,
 }
 
 /// A content that the server knows and of which it lacks chunks that it once had.

@@ -15,7 +15,7 @@ use crate::hash::{ChunkHash, ContentHash, FileHash};
 use crate::ids::{Epoch, NodeId, OpId, Rev, Seq};
 use crate::manifest::Manifest;
 use crate::name::Name;
-use crate::node::{Attrs, Node, NodeKind, Placement, SymlinkTarget, TouchedDir};
+use crate::node::{Attrs, Node, NodeKind, NodeOwner, Placement, SymlinkTarget, TouchedDir};
 use crate::protocol::session::Session;
 use crate::protocol::tag;
 use crate::time::Timestamp;
@@ -101,6 +101,10 @@ pub struct CommitRequest {
     /// Of the files that the batch removes those that were conflict copies. Only for a server that ignores what it does not know.
     #[serde(skip_serializing_if = "Vec::is_empty", default)]
     pub versions: Vec<BecomesVersion>,
+    /// Owners of nodes that the batch makes or changes, each once. The owner of any other node stays as it is. Only for a server that
+    /// keeps them ([`super::features::Feature::Owners`]).
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub owners: Vec<NodeOwner>,
     /// What to do. A node appears at most once.
     pub ops: Vec<Op>,
 }

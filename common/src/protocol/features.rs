@@ -17,14 +17,16 @@ pub enum Feature {
     FetchDeltas,
     /// The peer sends a field beyond version 1 only if ignoring it is harmless, and ignores the fields that it does not know.
     ExtraFields,
+    /// A server keeps the owners that a commit tells ([`super::commit::CommitRequest::owners`]).
+    Owners,
 }
 
 /// Every feature of this program.
-pub const ALL: [Feature; 4] =
-    [Feature::ContentDeltas, Feature::ChunkDeltas, Feature::FetchDeltas, Feature::ExtraFields];
+pub const ALL: [Feature; 5] =
+    [Feature::ContentDeltas, Feature::ChunkDeltas, Feature::FetchDeltas, Feature::ExtraFields, Feature::Owners];
 
 /// The value of [`HEADER`] that this program sends: the names of [`ALL`].
-pub const NAMED: &str = "content-deltas, chunk-deltas, fetch-deltas, extra-fields";
+pub const NAMED: &str = "content-deltas, chunk-deltas, fetch-deltas, extra-fields, owners";
 
 impl Feature {
     /// Its name in the header.
@@ -34,6 +36,7 @@ impl Feature {
             Self::ChunkDeltas => "chunk-deltas",
             Self::FetchDeltas => "fetch-deltas",
             Self::ExtraFields => "extra-fields",
+            Self::Owners => "owners",
         }
     }
 

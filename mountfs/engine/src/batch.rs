@@ -107,6 +107,7 @@ impl Engine {
         self.unanswered_touched = true;
         let touched = self.touched_by(&batch.ops);
         let versions = self.become_versions(&batch.ops);
+        let owners = self.owners_told_by(&batch.ops);
         let changed = |op: &Op| self.tree.get(op.id()).map_or(now, |entry| entry.changed);
         let times = batch.ops.iter().map(changed).collect();
         self.in_flight = Some(InFlight { op_id, sent: batch.sent, touched: touched.clone(), fresh });
@@ -124,6 +125,7 @@ impl Engine {
             times,
             touched,
             versions,
+            owners,
             ops: batch.ops,
         })
     }
@@ -486,7 +488,7 @@ fn create_op(id: NodeId, base: Rev, local: &State) -> Part {
         kind: local.kind(),
         names: local.names.to_vec(),
         attrs: local.attrs,
-        xattrs: local.xattrs.clone(),
+        xattrs: local.xattrs.with_owner(None),
         content: content.as_ref().map(|content| content.hash),
         target,
     };
@@ -503,7 +505,8 @@ fn update_op(id: NodeId, base: Rev, local: &State, synced: &State) -> Part {
         attrs.mtime = synced.attrs.mtime;
     }
     let body = if content.is_some() { settled(&local.body) } else { synced.body.clone() };
-    let xattrs = (local.xattrs != synced.xattrs).then(|| local.xattrs.clone());
+    let own = local.xattrs.with_owner(None);
+    let xattrs = (own != synced.xattrs.with_owner(None)).then_some(own);
     let after = State { names: local.names.clone(), attrs, body, xattrs: local.xattrs.clone() };
     let op = Op::Update {
         id,

@@ -6,6 +6,7 @@ use crate::feed::Feed;
 use crate::held::Held;
 use crate::news::{ToldOf, take_last};
 use crate::output::{Changed, Effect, Position, PrepareAnswer, Queued, Record};
+use crate::owners::{OwnerHere, Owners};
 use crate::scope::{NoRules, Rules, Scope};
 use crate::state::{Body, Draft, FileBody, Names, Row, RowSynced, State};
 use crate::times::Times;
@@ -123,6 +124,7 @@ pub struct Engine {
     pub(crate) resting: BTreeMap<NodeId, Timestamp>,
     pub(crate) times: Times,
     pub(crate) copies_removed: u64,
+    pub(crate) owners: Owners,
 }
 
 /// Effects for which room is kept.
@@ -168,6 +170,7 @@ impl Engine {
             resting: BTreeMap::new(),
             times: Times::default(),
             copies_removed: 0,
+            owners: Owners::default(),
         };
         engine.restore(restored.rows);
         engine
@@ -196,6 +199,9 @@ impl Engine {
             }
             if let Some(names) = row.sent_names.filter(|_| synced.is_none()) {
                 self.sent_names.insert(id, names);
+            }
+            if !row.owner_here.is_empty() {
+                self.owners.restore(id, row.owner_here);
             }
             self.tree.set_detached(id, local, synced, row.changed);
             self.tree.set_scope(id, row.scope);
@@ -295,8 +301,8 @@ impl Engine {
     pub fn rows(&self, record: &Record) -> impl Iterator<Item = (NodeId, Option<Row>)> {
         let nodes = record.nodes.iter().copied().chain(record.arrived.ids());
         nodes.map(|id| {
-            let sent_names = self.sent_names.get(&id).cloned();
-            (id, self.tree.get(id).map(|entry| Row { sent_names, ..row_of(entry) }))
+            let (sent_names, owner_here) = (self.sent_names.get(&id).cloned(), self.owners.of(id));
+            (id, self.tree.get(id).map(|entry| Row { sent_names, owner_here, ..row_of(entry) }))
         })
     }
 
@@ -616,6 +622,9 @@ impl Engine {
 
     pub(crate) fn touch(&mut self, id: NodeId) {
         self.touched.insert(id);
+        if self.tree.get(id).is_none() {
+            self.owners.forget(id);
+        }
         self.note_draft(id);
         self.note_names(id);
         self.note_copied(id);
@@ -784,6 +793,7 @@ fn row_of(entry: &Entry) -> Row {
         offered: entry.offered,
         scope: entry.scope,
         sent_names: None,
+        owner_here: OwnerHere::default(),
     }
 }
 

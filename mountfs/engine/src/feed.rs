@@ -15,9 +15,9 @@ use crate::tree::{Entry, Synced};
 use smallvec::smallvec;
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
-use syncmount_common::protocol::changes::{Ask, ChangesPage, Cursor};
+use syncmount_common::protocol::changes::{Ask, ChangesPage, Cursor, PAGE_NODES_MAX};
 use syncmount_common::protocol::commit::Committed;
-use syncmount_common::{Attrs, DeviceId, Name, NodeId, NodeKind, Placement, Timestamp};
+use syncmount_common::{Attrs, DeviceId, Name, NodeId, NodeKind, Owner, Placement, Timestamp};
 
 /// How often a page is held back for hashes before drafts that keep changing count as different.
 const HELD_MAX: u32 = 3;
@@ -37,6 +37,8 @@ pub(crate) struct Feed {
     news: Vec<News>,
     /// Directories whose entries the pages so far have changed, and their mtimes.
     touched: BTreeMap<NodeId, Timestamp>,
+    /// Whether all pages of the state so far are of a server that tells owners.
+    tells_owners: bool,
     complete: Option<End>,
     /// The complete state has been checked: each of its nodes is in `news` once.
     checked: bool,
@@ -81,6 +83,7 @@ impl Feed {
             ahead,
             news: Vec::new(),
             touched: BTreeMap::new(),
+            tells_owners: false,
             complete: None,
             checked: false,
             unsound: None,
@@ -237,13 +240,17 @@ impl Engine {
             return self.refuse(Unsound { node: None, name: None, fault: Fault::Position });
         }
         self.feed.devices.extend(page.devices.into_iter().map(|device| (device.id, device.name)));
-        let Feed { news, writers, touched, .. } = &mut self.feed;
+        let begins = self.begins_state();
+        let Feed { news, writers, touched, tells_owners, .. } = &mut self.feed;
+        *tells_owners = page.owners.is_some() && (begins || *tells_owners);
         // A directory that is told itself is newer than what earlier pages say of it.
         let told: BTreeSet<NodeId> =
             if touched.is_empty() { BTreeSet::new() } else { page.nodes.iter().map(|node| node.id).collect() };
+        let owners: HashMap<NodeId, Owner> =
+            page.owners.iter().flatten().take(PAGE_NODES_MAX).map(|owned| (owned.id, owned.owner)).collect();
         touched.retain(|dir, _| !told.contains(dir));
         touched.extend(page.touched.into_iter().map(|touched| (touched.dir, touched.mtime)));
-        news.extend(page.nodes.iter().map(|node| News::of(node, writers)));
+        news.extend(page.nodes.iter().map(|node| News::of(node, owners.get(&node.id).copied(), writers)));
         if page.more {
             self.feed.partial = Some(page.cursor);
         } else {
@@ -468,6 +475,7 @@ impl Engine {
             queue.push_back(child);
         }
         self.tree.detach(id);
+        self.keep_owner_here(id, new);
         self.put_detached(id, None, None, now);
         self.put_detached(new, Some(local.clone()), None, now);
         self.set_scope(new, scope);
@@ -605,9 +613,12 @@ impl Engine {
             mine: self.feed.writers.device(node.author) == me && entry.is_some_and(Entry::is_shared),
             unanswered: self.unanswered.contains(&node.id),
         };
-        let remote = node.state;
         let synced = entry.and_then(Entry::synced_state).map(Arc::as_ref);
         let local = entry.and_then(|entry| entry.local.as_ref());
+        let known = (synced, local.map(Arc::as_ref));
+        let remote = node.state.clone().map(|told| Self::with_known_owner(told, known));
+        // What is certain to be known here only is told: to a server that was set back, or keeps owners only now.
+        let there = if self.applies_owners() && self.feed.tells_owners { node.state } else { remote.clone() };
         let outgoing = entry.and_then(Entry::outgoing);
         let mut merged = merge(synced, outgoing.map(Arc::as_ref), remote.as_deref(), facts);
         if let (Some(sent), Some(here), Some(there)) = (self.sent_names.get(&node.id), outgoing, &remote)
@@ -623,7 +634,7 @@ impl Engine {
             Some(remote) if **remote == after => remote.clone(),
             _ => Arc::new(after),
         });
-        let synced = Some(Synced { rev: node.rev, content_rev: node.content_rev, state: remote });
+        let synced = Some(Synced { rev: node.rev, content_rev: node.content_rev, state: there });
         let copy = merged.copy.map(|copy| (copy, content_author));
         let step = match local.filter(|_| entry.is_some_and(|entry| !entry.is_shared())) {
             Some(local) => meet_what_stays(local, after, synced, content_author),
@@ -810,6 +821,7 @@ impl Engine {
                             self.tree.detach(child);
                             queue.push_back(child);
                         }
+                        self.keep_owner_here(loser, winner);
                         self.vanish(loser, before, now);
                         if loser == id {
                             break;
@@ -824,6 +836,7 @@ impl Engine {
                             continue;
                         }
                         became.insert(loser, winner);
+                        self.keep_owner_here(loser, winner);
                         self.vanish(loser, before, now);
                         if loser == id {
                             break;
@@ -976,6 +989,7 @@ impl Engine {
         let state = State { names: smallvec![Placement { parent: place.parent, name }], attrs, body, xattrs };
         before.note(to, || None);
         self.put(to, Some(Arc::new(state)), None, now);
+        self.keep_owner_here(home, to);
         if moved {
             self.queue(Effect::DraftMoved { from: id, to });
         }

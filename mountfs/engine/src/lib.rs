@@ -22,6 +22,7 @@ mod local;
 mod news;
 mod observed;
 mod output;
+mod owners;
 mod reconcile;
 #[cfg(test)]
 mod rig;
@@ -37,6 +38,7 @@ pub use engine::{Engine, Identity, Pending, Restored};
 pub use local::{DraftUpdate, Expected, Refusal, RenameMode, Renamed};
 pub use observed::{Observation, Taken};
 pub use output::{Changed, CommitAnswer, Effect, Position, PrepareAnswer, Record};
+pub use owners::OwnerHere;
 pub use reconcile::{Copy, Facts, Kept, Merged, merge};
 pub use scope::{RULES_NAME, Rules, Scope};
 pub use soundness::{Fault, Unsound};

@@ -485,6 +485,7 @@ impl Engine {
         let (copy, ready) = (self.new_id(now), update.ready);
         let state = State { names, attrs, body: draft_of(update, None), xattrs: local.xattrs.clone() };
         self.put(copy, Some(Arc::new(state)), None, now);
+        self.keep_owner_here(id, copy);
         if ready {
             self.to_prepare.push_back((copy, false));
         }

@@ -6,7 +6,7 @@ use crate::state::State;
 use indexmap::IndexSet;
 use std::cmp::Reverse;
 use std::sync::Arc;
-use syncmount_common::{DeviceId, Node, NodeId, NodeKind, Placement, Rev, Timestamp};
+use syncmount_common::{DeviceId, Node, NodeId, NodeKind, Owner, Placement, Rev, Timestamp};
 
 /// A device by its number in [`Writers`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -46,12 +46,13 @@ pub(crate) struct News {
 
 impl News {
     /// The same in less room; who wrote it gets a number.
-    pub(crate) fn of(node: &Node, writers: &mut Writers) -> Self {
+    pub(crate) fn of(node: &Node, owner: Option<Owner>, writers: &mut Writers) -> Self {
+        let owned = |state: State| State { xattrs: state.xattrs.with_owner(owner), ..state };
         Self {
             id: node.id,
             rev: node.rev,
             content_rev: node.content_rev,
-            state: State::of_node(node).map(Arc::new),
+            state: State::of_node(node).map(owned).map(Arc::new),
             author: writers.number(node.author),
             content_author: writers.number(node.content_author),
             changed: node.changed.unwrap_or(UNKNOWN),

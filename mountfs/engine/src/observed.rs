@@ -121,12 +121,14 @@ impl Engine {
         (node, Step { before, after: after.map(Arc::new), synced, copy, leftover: false, changed: None })
     }
 
-    /// A folder shows one name of a file and none of its extended attributes: what it does not show has not changed.
+    /// A folder shows one name of a file and none of its extended attributes, and its owner where owners are applied: what it does
+    /// not show has not changed.
     fn completed(&self, observation: Observation) -> Observation {
         let Some(here) = self.tree.local(observation.node).cloned() else { return observation };
         let Observation { node, mut base, mut found } = observation;
         for state in [&mut base, &mut found].into_iter().flatten() {
-            state.xattrs = here.xattrs.clone();
+            let seen = state.xattrs.owner().filter(|_| self.applies_owners());
+            state.xattrs = here.xattrs.with_owner(seen.or(here.xattrs.owner()));
         }
         let shown = base.as_ref().and_then(|base| base.names.first().cloned());
         if let Some(shown) = shown.filter(|shown| here.names.len() > 1 && here.names.contains(shown)) {

@@ -208,7 +208,13 @@ pub(crate) fn merge_names(
 fn merge_xattrs(synced: Option<&Xattrs>, local: &Xattrs, remote: &Xattrs, mine: bool) -> Xattrs {
     match synced {
         Some(synced) if !mine => Xattrs::merged(synced, local, remote),
-        _ => three_way(synced, local, remote, mine).clone(),
+        Some(_) => three_way(synced, local, remote, mine).clone(),
+        // Nothing says that the owner was taken away.
+        None => {
+            let known = [remote, local].into_iter().find_map(Xattrs::owner);
+            let all = three_way(synced, local, remote, mine);
+            all.with_owner(all.owner().or(known))
+        }
     }
 }
 

@@ -6,7 +6,7 @@ use crate::{
 };
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use syncmount_common::node::TouchedDir;
+use syncmount_common::node::{NodeOwner, TouchedDir};
 use syncmount_common::protocol::changes::{Ask, ChangesPage, Cursor, Device};
 use syncmount_common::protocol::commit::{CommitRequest, Committed, ConflictDetails, Op};
 use syncmount_common::{
@@ -266,8 +266,20 @@ impl Rig {
             own,
             wanted: Vec::new(),
             touched,
+            owners: None,
         };
         self.engine.page(asked, page);
+        self.drive();
+    }
+
+    /// The whole of what is new, from a server that tells these owners; `None`: from one that keeps none.
+    pub(crate) fn owned(&mut self, nodes: Vec<Node>, owners: Option<Vec<NodeOwner>>) {
+        self.seq = nodes.iter().map(|node| node.rev).max().unwrap_or(0).max(self.seq);
+        let (cursor, folder) = (cursor(self.seq), FolderId::from_bytes([9; 16]));
+        let own = self.own.filter(|own| own.seq <= self.seq);
+        let (devices, wanted, touched) = (Vec::new(), Vec::new(), Vec::new());
+        let page = ChangesPage { folder, cursor, more: false, nodes, devices, own, wanted, touched, owners };
+        self.engine.page(self.engine.next_page(), page);
         self.drive();
     }
 
@@ -277,7 +289,17 @@ impl Rig {
         let devices = vec![Device { id: OTHER, name: "there".to_owned() }];
         self.engine.page(
             asked,
-            ChangesPage { folder, cursor: end, more, nodes, devices, own, wanted: Vec::new(), touched: Vec::new() },
+            ChangesPage {
+                folder,
+                cursor: end,
+                more,
+                nodes,
+                devices,
+                own,
+                wanted: Vec::new(),
+                touched: Vec::new(),
+                owners: None,
+            },
         );
     }
 

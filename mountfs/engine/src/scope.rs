@@ -270,9 +270,10 @@ impl Engine {
             return id;
         }
         let Some(local) = self.tree.local(id).cloned() else { return id };
+        let new = self.new_id(now);
+        self.keep_owner_here(id, new);
         self.drop_local(id, now);
         self.resting.insert(id, Timestamp(now.0.saturating_add(REST_NS)));
-        let new = self.new_id(now);
         let state = State { names: smallvec![to.clone()], ..State::clone(&local) };
         self.put_detached(new, Some(Arc::new(state)), None, now);
         self.set_scope(new, Scope::Ignored);

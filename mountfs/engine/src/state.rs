@@ -1,5 +1,6 @@
 //! What one node looks like from one point of view, and the form in which the client keeps it on disk.
 
+use crate::owners::OwnerHere;
 use crate::scope::Scope;
 use serde::{Deserialize, Deserializer, Serialize};
 use smallvec::SmallVec;
@@ -19,7 +20,7 @@ pub struct State {
     pub attrs: Attrs,
     /// What is inside.
     pub body: Body,
-    /// Extended attributes. Kept apart: rows that were written before there were any go on to be read.
+    /// Extended attributes, and the owner that travels. Kept apart: rows that were written before there were any go on to be read.
     #[serde(skip)]
     pub xattrs: Xattrs,
 }
@@ -200,6 +201,9 @@ pub struct Row {
     /// The names with which its creation may have reached the server, if it has had others since. Kept apart as well.
     #[serde(skip)]
     pub sent_names: Option<Names>,
+    /// What this machine alone keeps of its owner. Kept apart as well.
+    #[serde(skip)]
+    pub owner_here: OwnerHere,
 }
 
 /// What both sides agreed on, in the form kept on disk.

@@ -107,6 +107,7 @@ fn join() -> Engine {
             own: None,
             wanted: Vec::new(),
             touched: Vec::new(),
+            owners: None,
         };
         engine.page(engine.next_page(), page);
     }

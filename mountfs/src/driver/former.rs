@@ -325,6 +325,7 @@ mod tests {
                 own: None,
                 wanted: Vec::new(),
                 touched: Vec::new(),
+                owners: None,
             };
             let asked = engine.next_page();
             engine.page(asked, page);

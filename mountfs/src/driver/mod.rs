@@ -157,6 +157,11 @@ impl Client {
         self.change_quietly(|engine, _| engine.show_times())
     }
 
+    /// Whether owners travel: see [`Engine::apply_owners`]. To be called before anything is heard of the server.
+    pub fn apply_owners(&self, applied: bool) {
+        self.engine.write().apply_owners(applied);
+    }
+
     /// Looks at the tree.
     pub fn look<T>(&self, look: impl FnOnce(&Engine) -> T) -> T {
         look(&self.engine.read())

@@ -1,6 +1,7 @@
 //! The tasks that keep a client going: effects of the engine, commits, the feed, and the clock.
 
 use super::{Client, ahead, clock, digest, heal, pins};
+use crate::files::Last;
 use crate::ports::{RemoteError, Scope, Speaker};
 use bytes::Bytes;
 use std::collections::HashSet;
@@ -17,6 +18,10 @@ use tokio_util::sync::CancellationToken;
 
 /// How long the server may hold a poll.
 const POLL_WAIT: Duration = Duration::from_secs(55);
+
+/// Between two questions whether the server is there, while there is something to send and nothing was heard of it yet; the poll of
+/// changes asks as well.
+const FIRST_ANSWER_PAUSE: Duration = Duration::from_secs(2);
 
 /// How long the first change after a pause waits for others to share its commit.
 const GATHER: Duration = Duration::from_micros(300);
@@ -250,6 +255,7 @@ async fn commits(client: Arc<Client>) {
             continue;
         }
         gather().await;
+        hear_first(&client).await;
         let mut in_a_row = 0;
         while let Some((request, speaker)) = client.next_commit() {
             let began = tokio::time::Instant::now();
@@ -267,6 +273,19 @@ async fn commits(client: Arc<Client>) {
                     () = client.hurried.notified() => {}
                 }
             }
+        }
+    }
+}
+
+/// Returns when the server has answered anything: what it takes beyond version 1 must be known before the first commit, or a part of
+/// that would never be told.
+async fn hear_first(client: &Client) {
+    while !client.remote.has_answered() {
+        if let Err(error) = client.remote.folder().await
+            && !client.remote.has_answered()
+        {
+            client.link.failed(&error.to_string());
+            tokio::time::sleep(FIRST_ANSWER_PAUSE).await;
         }
     }
 }
@@ -726,7 +745,7 @@ impl Client {
             return;
         }
         match self.engine.read().local(changed.node) {
-            None => inner.orphan = inner.orphan.or(changed.last_attrs),
+            None => inner.orphan = inner.orphan.or(changed.last_attrs.map(|attrs| Last { attrs, owner: None })),
             // Removed here and brought back by an edit elsewhere: those who had it open go on with what they have.
             Some(_) if inner.orphan.is_some() => {
                 drop(inner);

@@ -8,7 +8,7 @@ use std::io;
 use std::sync::Arc;
 use syncmount_common::hash::FileHash;
 use syncmount_common::{Content, NodeId, Placement, Xattrs};
-use syncmount_engine::{Body, FileBody, Names, Position, Record, Restored, Row, RowSynced, Scope, State};
+use syncmount_engine::{Body, FileBody, Names, OwnerHere, Position, Record, Restored, Row, RowSynced, Scope, State};
 
 const CURSOR: &str = "cursor";
 const AHEAD: &str = "ahead";
@@ -29,6 +29,8 @@ enum Extra {
     Xattrs { local: Xattrs, synced: Xattrs },
     /// The names with which it was sent.
     SentNames(Vec<Placement>),
+    /// What this machine alone keeps of its owner.
+    OwnerHere(OwnerHere),
 }
 
 fn synced_state(row: &mut Row) -> Option<&mut State> {
@@ -53,6 +55,9 @@ fn encode_row(row: &Row) -> io::Result<Vec<u8>> {
     }
     if let Some(names) = &row.sent_names {
         data = postcard::to_extend(&Extra::SentNames(names.to_vec()), data).map_err(other)?;
+    }
+    if !row.owner_here.is_empty() {
+        data = postcard::to_extend(&Extra::OwnerHere(row.owner_here), data).map_err(other)?;
     }
     Ok(data)
 }
@@ -89,6 +94,7 @@ fn decode_row(data: &[u8]) -> io::Result<Row> {
         rest = behind;
         match extra {
             Extra::Scope(scope) => row.scope = scope,
+            Extra::OwnerHere(owner) => row.owner_here = owner,
             Extra::SentNames(names) => row.sent_names = Some(Names::from_vec(names)),
             Extra::Xattrs { local, synced } => {
                 row.local.iter_mut().for_each(|state| Arc::make_mut(state).xattrs = local.clone());
@@ -229,6 +235,7 @@ mod tests {
             offered: false,
             scope: Scope::Shared,
             sent_names: None,
+            owner_here: OwnerHere::default(),
         };
         let mut back = decode_row(&encode_row(&row).unwrap()).unwrap();
         let hash = |state: &State| state.body.content().unwrap().sha256;
@@ -240,6 +247,7 @@ mod tests {
     fn rows_of_the_first_version_and_what_they_have_beside_come_back() {
         let mut xattrs = Xattrs::default();
         xattrs.set(b"user.note", b"value").unwrap();
+        let xattrs = xattrs.with_owner(Some(syncmount_common::Owner { uid: 1, gid: 2 }));
         let none = Xattrs::default();
         let differs = |state| RowSynced::Differs { rev: 1, content_rev: 1, state };
         let row = |local, synced| Row {
@@ -249,17 +257,20 @@ mod tests {
             offered: false,
             scope: Scope::Shared,
             sent_names: None,
+            owner_here: OwnerHere::default(),
         };
         let plain = row(Some(state(none.clone())), RowSynced::Never);
         assert_eq!(encode_row(&plain).unwrap(), postcard::to_stdvec(&plain).unwrap(), "as the first version wrote it");
         let scopes = [Scope::Ignored, Scope::Aside, Scope::Leftover];
         let staying = scopes.map(|scope| Row { scope, ..row(Some(state(xattrs.clone())), RowSynced::Never) });
+        let owner_here = OwnerHere { uid: Some(1), gid: None };
         let others = [
+            Row { owner_here, ..plain.clone() },
             plain,
             row(Some(state(xattrs.clone())), RowSynced::SameAsLocal { rev: 1, content_rev: 1 }),
             row(Some(state(xattrs.clone())), differs(Some(state(none.clone())))),
             row(Some(state(none)), differs(Some(state(xattrs.clone())))),
-            row(None, differs(Some(state(xattrs.clone())))),
+            row(None, differs(Some(state(xattrs)))),
         ];
         for row in staying.into_iter().chain(others) {
             let data = encode_row(&row).unwrap();

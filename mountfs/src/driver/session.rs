@@ -101,7 +101,8 @@ impl Client {
         let is_newer = self.remote.ignores_unknown_fields();
         let concluded = self.folder.get().is_some() && is_newer;
         let session = Some(speaker.session);
-        let request = CommitRequest { session, concluded, ..request };
+        let owners = if self.remote.takes_owners() { request.owners } else { Vec::new() };
+        let request = CommitRequest { session, concluded, owners, ..request };
         let plain = |request| CommitRequest { times: Vec::new(), touched: Vec::new(), versions: Vec::new(), ..request };
         Some((if is_newer { request } else { plain(request) }, speaker))
     }

@@ -5,13 +5,13 @@
 
 use super::shown::Change;
 use super::{Client, content::ReadError};
-use crate::files::{Backing, Inner, OpenFile, Overlay, StagingFile};
+use crate::files::{Backing, Inner, Last, OpenFile, Overlay, StagingFile};
 use crate::system::at;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
-use syncmount_common::{Attrs, Content, NodeId, Timestamp};
+use syncmount_common::{Content, NodeId, Timestamp};
 use syncmount_engine::{Body, DraftUpdate, Engine, Expected, FileBody, Refusal, State};
 
 /// A file that stays open is sent when its writer has been quiet for this long …
@@ -58,7 +58,7 @@ impl Client {
                 mtime: was.attrs.mtime,
                 written: Instant::now(),
                 unsent_since: None,
-                orphan: Some(was.attrs),
+                orphan: Some(Last { attrs: was.attrs, owner: None }),
                 apart: None,
                 shown: Vec::new(),
             })
@@ -238,7 +238,7 @@ impl Client {
             // Removed since: what is written ends with those who have it open.
             Err(Refusal::NotFound) => {
                 self.staging.remove(id)?;
-                inner.orphan = inner.apart.take();
+                inner.orphan = inner.apart.take().map(|attrs| Last { attrs, owner: None });
                 Ok(())
             }
             Err(refusal) => Err(refusal.into()),
@@ -507,7 +507,7 @@ impl Client {
     }
 
     /// Size, mtime and, if it was removed, the last attributes of an open file.
-    pub fn open_attrs(&self, node: NodeId) -> Option<(u64, Timestamp, Option<Attrs>)> {
+    pub fn open_attrs(&self, node: NodeId) -> Option<(u64, Timestamp, Option<Last>)> {
         let file = self.files.get(node)?;
         let inner = file.inner.read();
         let unsaid = inner.generation != inner.told || inner.orphan.is_some();

@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
-use syncmount_common::{Attrs, Content, NodeId, Timestamp};
+use syncmount_common::{Attrs, Content, NodeId, Owner, Timestamp};
 
 /// Where an open file's bytes come from.
 #[derive(Clone, Debug)]
@@ -36,6 +36,15 @@ impl Backing {
     }
 }
 
+/// The last attributes of a node that was removed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Last {
+    /// Mode and mtime.
+    pub attrs: Attrs,
+    /// To whom it belonged, as it was shown; `None`: to the user who mounts the folder.
+    pub owner: Option<Owner>,
+}
+
 /// The changing part of an open file.
 #[derive(Debug)]
 pub struct Inner {
@@ -56,7 +65,7 @@ pub struct Inner {
     /// When the oldest change that may not be sent yet was made.
     pub unsent_since: Option<Instant>,
     /// Set when the node was removed while it was open: its last attributes.
-    pub orphan: Option<Attrs>,
+    pub orphan: Option<Last>,
     /// Set when another device's version took the node while somebody was writing to this one: what the attributes were.
     /// The next byte written makes this version a conflict copy.
     pub apart: Option<Attrs>,

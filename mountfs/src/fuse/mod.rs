@@ -13,7 +13,7 @@ use crate::driver::RESERVE_BYTES;
 use crate::files::Shown;
 #[cfg(target_os = "linux")]
 use crate::mountpoint::MountTable;
-use crate::vfs::{Access, Allocate, DirEntry, Opening, Register, SetAttrs, Sought, Stat, Vfs, VfsError, Way};
+use crate::vfs::{Access, Allocate, DirEntry, Making, Opening, Register, SetAttrs, Sought, Stat, Vfs, VfsError, Way};
 use backing::{Backings, Id, Wraps};
 use errno::errno;
 use fuser::{
@@ -31,7 +31,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
-use syncmount_common::{NodeKind, Timestamp};
+use syncmount_common::{NodeKind, Owner, Timestamp};
 use syncmount_engine::{Refusal, RenameMode};
 
 /// How long the kernel may believe what it was told: until it is told otherwise.
@@ -86,8 +86,7 @@ pub fn mount(vfs: Arc<Vfs>, mountpoint: &Path, runtime: tokio::runtime::Handle, 
         runtime,
         invalidations: invalidations.clone(),
         backings: backings.clone(),
-        uid: rustix::process::geteuid().as_raw(),
-        gid: rustix::process::getegid().as_raw(),
+        nowhere: vfs.ownership().mounter,
         opens_directories: true,
     };
     let session = Session::new(translator, mountpoint, &config)?;
@@ -160,8 +159,8 @@ struct Translator {
     invalidations: notify::Shared,
     /// Whether the kernel shows files by itself, as far as is known.
     backings: Arc<Backings>,
-    uid: u32,
-    gid: u32,
+    /// Of what is not there.
+    nowhere: Owner,
     /// Whether the kernel insists on opening directories.
     opens_directories: bool,
 }
@@ -243,8 +242,8 @@ impl Translator {
             kind: file_type(stat.kind, stat.special),
             perm: stat.mode as u16,
             nlink: stat.links,
-            uid: self.uid,
-            gid: self.gid,
+            uid: stat.owner.uid,
+            gid: stat.owner.gid,
             rdev: 0,
             blksize: 4096,
             flags: 0,
@@ -290,11 +289,6 @@ impl Translator {
             Err(error) => reply.error(logged(&error)),
         }
     }
-
-    /// The owner is the mounting user; asking for exactly that is allowed.
-    fn may_own(&self, uid: Option<u32>, gid: Option<u32>) -> bool {
-        uid.is_none_or(|uid| uid == self.uid) && gid.is_none_or(|gid| gid == self.gid)
-    }
 }
 
 fn logged(error: &VfsError) -> Errno {
@@ -320,6 +314,15 @@ fn with_id<R: Wraps>(shown: &Shown, reply: R, answer: impl FnOnce(R, &BackingId)
         // An open that is not answered fails.
         None => tracing::error!("a file is shown without the kernel's leave"),
     }
+}
+
+/// The user and the group of a caller.
+fn maker(req: &Request) -> Owner {
+    Owner { uid: req.uid(), gid: req.gid() }
+}
+
+fn making(req: &Request, mode: u32, umask: u32) -> Making {
+    Making { mode: mode & !umask, by: maker(req) }
 }
 
 fn access(flags: OpenFlags) -> Access {
@@ -386,6 +389,7 @@ impl Filesystem for Translator {
                     kind: NodeKind::File,
                     special: 0,
                     mode: 0,
+                    owner: self.nowhere,
                     size: 0,
                     allocated: 0,
                     links: 0,
@@ -429,9 +433,6 @@ impl Filesystem for Translator {
         _flags: Option<BsdFileFlags>,
         reply: ReplyAttr,
     ) {
-        if !self.may_own(uid, gid) {
-            return reply.error(errno(&VfsError::Owner));
-        }
         let now = self.vfs.client().now();
         let chosen = |time: TimeOrNow| match time {
             TimeOrNow::SpecificTime(time) => timestamp(time),
@@ -440,7 +441,7 @@ impl Filesystem for Translator {
         let (atime, mtime) = (atime.map(chosen), mtime.map(chosen));
         // A change of owner takes these bits away from everybody's file, a change of size from that of others than root.
         let kill_suid = uid.is_some() || gid.is_some() || (size.is_some() && req.uid() != 0);
-        match self.vfs.setattr(ino.0, SetAttrs { mode, size, atime, mtime, kill_suid }, fh.map(|fh| fh.0)) {
+        match self.vfs.setattr(ino.0, SetAttrs { mode, uid, gid, size, atime, mtime, kill_suid }, fh.map(|fh| fh.0)) {
             Ok(stat) => reply.attr(&TTL, &self.attr(&stat)),
             Err(error) => reply.error(logged(&error)),
         }
@@ -455,7 +456,7 @@ impl Filesystem for Translator {
 
     fn mknod(
         &self,
-        _req: &Request,
+        req: &Request,
         parent: INodeNo,
         name: &OsStr,
         mode: u32,
@@ -466,16 +467,16 @@ impl Filesystem for Translator {
         match mode & S_IFMT {
             0 | S_IFREG => {}
             S_IFIFO | S_IFSOCK => {
-                return self.entry(self.vfs.make_special(parent.0, name.as_bytes(), mode & !umask), reply);
+                return self.entry(self.vfs.make_special(parent.0, name.as_bytes(), making(req, mode, umask)), reply);
             }
             // Devices are for root's own disks.
             _ => return reply.error(Errno::EPERM),
         }
-        self.entry(self.vfs.mknod(parent.0, name.as_bytes(), mode & !umask), reply);
+        self.entry(self.vfs.mknod(parent.0, name.as_bytes(), making(req, mode, umask)), reply);
     }
 
-    fn mkdir(&self, _req: &Request, parent: INodeNo, name: &OsStr, mode: u32, umask: u32, reply: ReplyEntry) {
-        self.entry(self.vfs.mkdir(parent.0, name.as_bytes(), mode & !umask), reply);
+    fn mkdir(&self, req: &Request, parent: INodeNo, name: &OsStr, mode: u32, umask: u32, reply: ReplyEntry) {
+        self.entry(self.vfs.mkdir(parent.0, name.as_bytes(), making(req, mode, umask)), reply);
     }
 
     fn unlink(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
@@ -486,9 +487,9 @@ impl Filesystem for Translator {
         Self::empty(self.vfs.remove(parent.0, name.as_bytes(), true), reply);
     }
 
-    fn symlink(&self, _req: &Request, parent: INodeNo, name: &OsStr, target: &Path, reply: ReplyEntry) {
+    fn symlink(&self, req: &Request, parent: INodeNo, name: &OsStr, target: &Path, reply: ReplyEntry) {
         let target = target.as_os_str().as_bytes();
-        self.entry(self.vfs.symlink(parent.0, name.as_bytes(), target), reply);
+        self.entry(self.vfs.symlink(parent.0, name.as_bytes(), target, maker(req)), reply);
     }
 
     fn rename(
@@ -530,7 +531,7 @@ impl Filesystem for Translator {
 
     fn create(
         &self,
-        _req: &Request,
+        req: &Request,
         parent: INodeNo,
         name: &OsStr,
         mode: u32,
@@ -538,7 +539,7 @@ impl Filesystem for Translator {
         flags: i32,
         reply: ReplyCreate,
     ) {
-        let created = match self.vfs.create(parent.0, name.as_bytes(), mode & !umask) {
+        let created = match self.vfs.create(parent.0, name.as_bytes(), making(req, mode, umask)) {
             // It came from another device since the kernel looked.
             Err(VfsError::Refused(Refusal::Exists)) if flags & libc::O_EXCL == 0 => {
                 let access = Access { write: true, ..access(OpenFlags(flags)) };

@@ -165,7 +165,7 @@ fn check_fuse() -> Result<(), StartError> {
         }
         Err(error) => return Err(StartError::FuseDenied(error)),
     }
-    if !is_root() && fusermount().is_none() {
+    if !crate::system::is_root() && fusermount().is_none() {
         return Err(StartError::NoFusermount);
     }
     Ok(())
@@ -180,7 +180,7 @@ fn check_fuse() -> Result<(), StartError> {
 /// For everybody but root the machine's owner has to allow it.
 fn check_others(allow_other: bool) -> Result<(), StartError> {
     let allows = |text: String| text.lines().any(|line| line.trim() == "user_allow_other");
-    if allow_other && !is_root() && !fs::read_to_string("/etc/fuse.conf").is_ok_and(allows) {
+    if allow_other && !crate::system::is_root() && !fs::read_to_string("/etc/fuse.conf").is_ok_and(allows) {
         return Err(StartError::OthersNotAllowed);
     }
     Ok(())
@@ -189,11 +189,6 @@ fn check_others(allow_other: bool) -> Result<(), StartError> {
 #[cfg(target_os = "macos")]
 fn check_others(_allow_other: bool) -> Result<(), StartError> {
     Ok(())
-}
-
-#[cfg(target_os = "linux")]
-fn is_root() -> bool {
-    rustix::process::geteuid().is_root()
 }
 
 #[cfg(target_os = "linux")]
@@ -239,7 +234,7 @@ pub enum UnmountError {
 /// Takes the mount at `mountpoint` away. `lazy` does it even if files are open: they stay usable as long as the process
 /// behind the mount lives. May be called by that process itself; touches nothing inside of the mount.
 pub fn unmount(mountpoint: &Path, lazy: bool) -> Result<(), UnmountError> {
-    if is_root() {
+    if crate::system::is_root() {
         let lazily = if lazy { UnmountFlags::DETACH } else { UnmountFlags::empty() };
         // Without NOFOLLOW a symlink put in place of the mount point could lead to another mount.
         match rustix::mount::unmount(mountpoint, lazily | UnmountFlags::NOFOLLOW) {
@@ -329,6 +324,7 @@ mod tests {
                 cache_size: 1 << 30,
                 read_only: false,
                 allow_other: false,
+                owners: crate::cli::Owners::User,
                 passthrough: true,
                 durability: crate::cli::Durability::Local,
                 foreground: true,

@@ -16,6 +16,7 @@ pub use kernel::{UnmountError, clear_if_dead, is_dead_mount, prepare, unmount, w
 pub use no_kernel::{clear_if_dead, is_dead_mount};
 pub use table::{FS_NAME, Mount, MountTable};
 
+use crate::cli::Owners;
 use crate::config::{Dirs, MountConfig, StartError};
 use crate::control;
 use std::fs;
@@ -94,6 +95,9 @@ pub fn shown(path: &Path) -> String {
 /// Everything that must hold before a folder is watched. Clears a dead mount of ours, and answers whether there was one.
 pub fn prepare_watch(config: &MountConfig, dirs: &Dirs) -> Result<bool, StartError> {
     let folder = &config.mountpoint;
+    if config.owners == Owners::Synced && !crate::system::is_root() {
+        return Err(StartError::OwnersNeedRoot);
+    }
     #[cfg(all(feature = "mount", unix))]
     let cleared = kernel::make_way(folder, dirs)?;
     #[cfg(not(all(feature = "mount", unix)))]

@@ -107,8 +107,16 @@ impl<R: Remote> Remote for FaultyRemote<R> {
         self.pass(Call::Commit, self.inner.commit(request, chunks))
     }
 
+    fn has_answered(&self) -> bool {
+        self.inner.has_answered()
+    }
+
     fn ignores_unknown_fields(&self) -> bool {
         self.inner.ignores_unknown_fields()
+    }
+
+    fn takes_owners(&self) -> bool {
+        self.inner.takes_owners()
     }
 
     fn takes_content_deltas(&self) -> bool {

@@ -20,7 +20,7 @@ use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 use syncmount_common::delta;
 use syncmount_common::envelope::{self, ENVELOPE_LEN_MAX};
@@ -110,6 +110,8 @@ pub struct HttpRemote {
     counters: Arc<Counters>,
     /// The bits of the [`Features`] that the server's last reply has named.
     features: AtomicU32,
+    /// Whether any reply has come.
+    has_answered: AtomicBool,
     limit: BodyLimit,
 }
 
@@ -139,6 +141,7 @@ impl HttpRemote {
             data: client(base, &headers, proxy_reads)?,
             counters: Arc::default(),
             features: AtomicU32::default(),
+            has_answered: AtomicBool::default(),
             limit: BodyLimit::default(),
         })
     }
@@ -386,6 +389,7 @@ impl HttpRemote {
             reply::check_server(reply.status(), reply.headers(), &self.base.to_string())?;
             let features = named_by(reply.headers());
             self.features.store(features.to_bits(), Ordering::Relaxed);
+            self.has_answered.store(true, Ordering::Release);
             let status = reply.status();
             let incoming = Incoming { reply, features, deadline: deadline.clone(), counters: self.counters.clone() };
             if status.is_success() {
@@ -416,8 +420,16 @@ impl Remote for HttpRemote {
         self.send_commit(request, chunks).boxed()
     }
 
+    fn has_answered(&self) -> bool {
+        self.has_answered.load(Ordering::Acquire)
+    }
+
     fn ignores_unknown_fields(&self) -> bool {
         self.server_has(Feature::ExtraFields)
+    }
+
+    fn takes_owners(&self) -> bool {
+        self.server_has(Feature::Owners)
     }
 
     fn takes_content_deltas(&self) -> bool {

@@ -111,6 +111,7 @@ fn page() -> ChangesPage {
         own: None,
         wanted: Vec::new(),
         touched: Vec::new(),
+        owners: None,
     }
 }
 
@@ -126,6 +127,7 @@ fn batch() -> CommitRequest {
         concluded: false,
         times: Vec::new(),
         touched: Vec::new(),
+        owners: Vec::new(),
         versions: Vec::new(),
         ops: Vec::new(),
     }
@@ -204,7 +206,7 @@ fn what_the_server_takes_is_what_its_last_reply_says() {
     assert_eq!(takes(""), (false, false, false), "an older server is there again");
     assert_eq!(
         server.last().header("syncmount-features"),
-        Some("content-deltas, chunk-deltas, fetch-deltas, extra-fields")
+        Some("content-deltas, chunk-deltas, fetch-deltas, extra-fields, owners")
     );
 }
 

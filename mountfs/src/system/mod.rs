@@ -33,6 +33,15 @@ pub(crate) fn give_back_memory() {
     }
 }
 
+/// Whether this process may do what only root may.
+pub(crate) fn is_root() -> bool {
+    #[cfg(unix)]
+    let is_root = rustix::process::geteuid().is_root();
+    #[cfg(windows)]
+    let is_root = false;
+    is_root
+}
+
 /// What this machine calls itself; empty if it does not say.
 pub(crate) fn host_name() -> String {
     #[cfg(unix)]

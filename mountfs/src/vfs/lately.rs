@@ -37,7 +37,6 @@ impl Lately {
 
 #[cfg(test)]
 mod tests {
-    use crate::cli::Durability;
     use crate::driver::recovery_tests;
     use crate::vfs::{ROOT_INO, Vfs, VfsError};
     use std::sync::Arc;
@@ -58,7 +57,7 @@ mod tests {
         let name = Name::try_from("file").unwrap();
         client.change(|engine, now| engine.create(NodeId::ROOT, name, attrs, body, now)).unwrap().unwrap();
 
-        let vfs = Vfs::new(client.clone(), false, Durability::Local);
+        let vfs = Vfs::for_tests(client.clone());
         let ino = vfs.lookup(ROOT_INO, b"file").unwrap().ino;
         client.change(|engine, now| engine.remove(NodeId::ROOT, b"file", false, now)).unwrap().unwrap();
         let stat = vfs.getattr(ino).unwrap();

@@ -219,8 +219,8 @@ impl Vfs {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cli::Durability;
     use crate::driver::{Client, recovery_tests};
+    use crate::vfs::Making;
     use crate::vfs::ROOT_INO;
     use std::collections::BTreeSet;
     use syncmount_common::{Attrs, Timestamp};
@@ -256,7 +256,7 @@ mod tests {
         let runtime = tokio::runtime::Runtime::new().unwrap();
         let dir = tempfile::tempdir().unwrap();
         let client = recovery_tests::open(dir.path(), &runtime);
-        let vfs = Vfs::new(client.clone(), false, Durability::Local);
+        let vfs = Vfs::for_tests(client.clone());
         let count = 2 * WINDOW_MIN + 1000;
         make(&client, (0..count).map(|number| format!("stays {number}")));
         let mut expected: BTreeSet<String> = (0..count).map(|number| format!("stays {number}")).collect();
@@ -283,7 +283,7 @@ mod tests {
         let runtime = tokio::runtime::Runtime::new().unwrap();
         let dir = tempfile::tempdir().unwrap();
         let client = recovery_tests::open(dir.path(), &runtime);
-        let vfs = Vfs::new(client.clone(), false, Durability::Local);
+        let vfs = Vfs::for_tests(client.clone());
         make(&client, (0..100).map(|number| format!("{number}")));
         let part = |after: u64, count: usize| {
             let listed = vfs.readdir(ROOT_INO, after).unwrap();
@@ -311,7 +311,7 @@ mod tests {
         let runtime = tokio::runtime::Runtime::new().unwrap();
         let dir = tempfile::tempdir().unwrap();
         let client = recovery_tests::open(dir.path(), &runtime);
-        let vfs = Vfs::new(client.clone(), false, Durability::Local);
+        let vfs = Vfs::for_tests(client.clone());
         make(&client, (0..100).map(|number| format!("{number}")));
         let ends_outdated = |between: &dyn Fn()| {
             let mut after = 0;
@@ -334,8 +334,8 @@ mod tests {
         assert!(ends_outdated(&once));
         assert!(!ends_outdated(&once));
         assert_eq!(left.get_mut(), &0);
-        let elsewhere = vfs.mkdir(ROOT_INO, b"dir", 0o755).unwrap().ino;
-        assert!(!ends_outdated(&|| drop(vfs.symlink(elsewhere, b"x", b"y"))));
+        let elsewhere = vfs.mkdir(ROOT_INO, b"dir", Making::TEST).unwrap().ino;
+        assert!(!ends_outdated(&|| drop(vfs.symlink(elsewhere, b"x", b"y", Making::TEST.by))));
     }
 
     #[test]
@@ -343,7 +343,7 @@ mod tests {
         let runtime = tokio::runtime::Runtime::new().unwrap();
         let dir = tempfile::tempdir().unwrap();
         let client = recovery_tests::open(dir.path(), &runtime);
-        let vfs = Vfs::new(client.clone(), false, Durability::Local);
+        let vfs = Vfs::for_tests(client.clone());
         make(&client, (0..100).map(|number| format!("{number}")));
         let all = read(&vfs, 7, |_| ());
         assert_eq!(all.iter().take(2).map(|(_, name)| name.as_str()).collect::<Vec<_>>(), [".", ".."]);
@@ -359,10 +359,10 @@ mod tests {
     fn what_is_no_directory_or_gone_is_not_listed() {
         let runtime = tokio::runtime::Runtime::new().unwrap();
         let dir = tempfile::tempdir().unwrap();
-        let vfs = Vfs::new(recovery_tests::open(dir.path(), &runtime), false, Durability::Local);
-        let link = vfs.symlink(ROOT_INO, b"link", b"somewhere").unwrap().ino;
+        let vfs = Vfs::for_tests(recovery_tests::open(dir.path(), &runtime));
+        let link = vfs.symlink(ROOT_INO, b"link", b"somewhere", Making::TEST.by).unwrap().ino;
         assert!(matches!(vfs.readdir(link, 0), Err(VfsError::Refused(Refusal::NotDir))));
-        let gone = vfs.mkdir(ROOT_INO, b"dir", 0o755).unwrap().ino;
+        let gone = vfs.mkdir(ROOT_INO, b"dir", Making::TEST).unwrap().ino;
         assert_eq!(vfs.readdir(gone, 0).unwrap().len(), 2);
         vfs.remove(ROOT_INO, b"dir", true).unwrap();
         assert!(matches!(vfs.readdir(gone, 0), Err(VfsError::Refused(Refusal::NotFound))));

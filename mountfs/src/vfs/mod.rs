@@ -6,6 +6,7 @@
 mod inodes;
 mod lately;
 mod listing;
+mod owners;
 mod ranges;
 mod shown;
 mod times;
@@ -13,12 +14,13 @@ mod xattr;
 
 pub use inodes::{Inodes, ROOT_INO};
 pub use listing::Listed;
+pub use owners::Ownership;
 pub use ranges::{Allocate, Sought};
 pub use shown::{Access, Opening, Register, Way};
 
-use crate::cli::Durability;
+use crate::cli::{Durability, Owners};
 use crate::driver::{Client, ReadError, WriteError};
-use crate::files::{Backing, OpenFile, Shown};
+use crate::files::{Backing, Last, OpenFile, Shown};
 use crate::system::at;
 use parking_lot::Mutex;
 use std::collections::HashMap;
@@ -28,7 +30,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 use syncmount_common::name::NameError;
 use syncmount_common::node::{MODE_MASK, TYPE_MASK, TargetError};
-use syncmount_common::{Attrs, Content, Name, NodeId, NodeKind, SymlinkTarget, Timestamp, XattrError};
+use syncmount_common::{Attrs, Content, Name, NodeId, NodeKind, Owner, SymlinkTarget, Timestamp, XattrError};
 use syncmount_engine::{Body, Draft, Engine, FileBody, Refusal, RenameMode, State};
 
 /// How long a read waits for the server.
@@ -76,7 +78,7 @@ pub enum VfsError {
     #[error("the handle is not open for this")]
     BadHandle,
     /// EPERM: files here belong to the user who mounted the folder.
-    #[error("files belong to the user who mounted the folder")]
+    #[error("files belong to the user who mounted the folder; with --owners=local or --owners=synced they have owners")]
     Owner,
     /// EINVAL: not a symlink, or a flag that is not known.
     #[error("not possible for this kind of file")]
@@ -115,6 +117,8 @@ pub struct Stat {
     pub special: u32,
     /// Permission bits.
     pub mode: u32,
+    /// The user and the group that it belongs to.
+    pub owner: Owner,
     /// Size in bytes.
     pub size: u64,
     /// How many of them are not in holes, as far as is known.
@@ -141,6 +145,10 @@ impl Stat {
 pub struct SetAttrs {
     /// Permission bits.
     pub mode: Option<u32>,
+    /// The user that it is to belong to.
+    pub uid: Option<u32>,
+    /// The group.
+    pub gid: Option<u32>,
     /// Size in bytes.
     pub size: Option<u64>,
     /// When it was last read.
@@ -149,6 +157,15 @@ pub struct SetAttrs {
     pub mtime: Option<Timestamp>,
     /// The set-user-id and set-group-id bits go, as they do when somebody without privileges changes a file.
     pub kill_suid: bool,
+}
+
+/// A new node's permission bits, and the user and the group of the process that makes it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Making {
+    /// The bits, with the type of a pipe or a socket.
+    pub mode: u32,
+    /// Whose process it is.
+    pub by: Owner,
 }
 
 /// One entry of a listing.
@@ -192,6 +209,7 @@ pub struct Vfs {
     client: Arc<Client>,
     read_only: bool,
     durability: Durability,
+    ownership: Ownership,
     /// What the kernel knows.
     pub inodes: Inodes,
     handles: Mutex<HashMap<u64, Arc<Handle>>>,
@@ -206,11 +224,12 @@ type Result<T, E = VfsError> = std::result::Result<T, E>;
 
 impl Vfs {
     /// A filesystem over a client.
-    pub fn new(client: Arc<Client>, read_only: bool, durability: Durability) -> Self {
+    pub fn new(client: Arc<Client>, read_only: bool, durability: Durability, ownership: Ownership) -> Self {
         Self {
             client,
             read_only,
             durability,
+            ownership,
             inodes: Inodes::default(),
             handles: Mutex::default(),
             listings: listing::Listings::default(),
@@ -224,6 +243,11 @@ impl Vfs {
     /// The client beneath.
     pub fn client(&self) -> &Arc<Client> {
         &self.client
+    }
+
+    /// To whom its nodes belong.
+    pub fn ownership(&self) -> Ownership {
+        self.ownership
     }
 
     fn node(&self, ino: u64) -> Result<NodeId> {
@@ -274,7 +298,8 @@ impl Vfs {
             let entry = engine.entry(node)?;
             let state = entry.local.as_ref()?;
             let links = if state.kind() == NodeKind::Dir { 2 + engine.subdirs(node) } else { state.names.len() as u32 };
-            let stat = stat_of(ino, state, links, entry.changed);
+            let owner = self.ownership.shown(engine, node, state);
+            let stat = stat_of((ino, owner), state, links, entry.changed);
             Some(engine.entries_mtime(node).map_or(stat, |mtime| stat.with_entries(mtime)))
         });
         let stat = match (known, open) {
@@ -282,9 +307,10 @@ impl Vfs {
             (Some(stat), Some((size, mtime, None))) => {
                 Stat { size, allocated: size, atime: mtime, mtime, ctime: stat.ctime.max(mtime), ..stat }
             }
-            (None, Some((size, mtime, Some(attrs)))) => {
-                let (kind, mode) = (NodeKind::File, attrs.mode);
-                Stat { ino, kind, special: 0, mode, size, allocated: size, links: 0, atime: mtime, mtime, ctime: mtime }
+            (None, Some((size, mtime, Some(Last { attrs, owner })))) => {
+                let (kind, mode, owner) = (NodeKind::File, attrs.mode, owner.unwrap_or(self.ownership.mounter));
+                let (atime, ctime) = (mtime, mtime);
+                Stat { ino, kind, special: 0, mode, owner, size, allocated: size, links: 0, atime, mtime, ctime }
             }
             (None, _) => self.stat_of_gone(ino, node)?,
         };
@@ -294,13 +320,17 @@ impl Vfs {
     /// The attributes of a node that was taken away just now.
     fn stat_of_gone(&self, ino: u64, node: NodeId) -> Result<Stat> {
         let was = self.lately.was(node).ok_or(VfsError::Gone)?;
-        Ok(stat_of(ino, &was, 0, was.attrs.mtime))
+        let owner = was.xattrs.owner().filter(|_| self.ownership.owners == Owners::Synced);
+        Ok(stat_of((ino, owner.unwrap_or(self.ownership.mounter)), &was, 0, was.attrs.mtime))
     }
 
     /// Sets attributes. `fh` is the handle by which the file was cut, if it was one.
     pub fn setattr(&self, ino: u64, set: SetAttrs, fh: Option<u64>) -> Result<Stat> {
         self.require_writable()?;
         let node = self.node(ino)?;
+        if set.uid.is_some() || set.gid.is_some() {
+            self.chown(node, set.uid, set.gid, set.kill_suid && set.mode.is_none())?;
+        }
         if let Some(size) = set.size {
             self.truncate(node, size, fh)?;
         }
@@ -311,6 +341,34 @@ impl Vfs {
             self.set_mode_and_times(node, set)?;
         }
         Ok(Stat { ino, ..self.stat(node)? })
+    }
+
+    /// Gives a node away. With `kill_suid` the bits go in the same step: they would mean the new owner.
+    fn chown(&self, node: NodeId, uid: Option<u32>, gid: Option<u32>, kill_suid: bool) -> Result<()> {
+        let mounter = self.ownership.mounter;
+        if self.ownership.owners == Owners::User && uid.is_some_and(|uid| uid != mounter.uid) {
+            return Err(VfsError::Owner);
+        }
+        let new = |now: Owner| Owner { uid: uid.unwrap_or(now.uid), gid: gid.unwrap_or(now.gid) };
+        let given = self.client.change(|engine, now| {
+            let state = engine.local(node).ok_or(Refusal::NotFound)?;
+            let shown = self.ownership.shown(engine, node, state);
+            let attrs = Attrs { mode: without_suid(state.attrs.mode), ..state.attrs };
+            if kill_suid && state.kind() == NodeKind::File && attrs != state.attrs {
+                engine.set_attrs(node, attrs, now)?;
+            }
+            self.ownership.give(engine, node, new(shown), now)
+        })?;
+        match (given, self.client.files.get(node)) {
+            // Removed while it is open: the attributes end with the last handle.
+            (Err(VfsError::Refused(Refusal::NotFound)), Some(file)) => {
+                if let Some(last) = &mut file.inner.write().orphan {
+                    last.owner = Some(new(last.owner.unwrap_or(mounter)));
+                }
+                Ok(())
+            }
+            (given, _) => given,
+        }
     }
 
     /// Takes the set-user-id and set-group-id bits away from a file (the latter only if a group may execute it: otherwise
@@ -344,8 +402,8 @@ impl Vfs {
             // Removed while it is open: the attributes end with the last handle.
             (Err(Refusal::NotFound), Some(file)) => {
                 let mut inner = file.inner.write();
-                if let (Some(attrs), Some(mode)) = (&mut inner.orphan, set.mode) {
-                    attrs.mode = mode & MODE_MASK;
+                if let (Some(last), Some(mode)) = (&mut inner.orphan, set.mode) {
+                    last.attrs.mode = mode & MODE_MASK;
                 }
                 Ok(())
             }
@@ -376,42 +434,48 @@ impl Vfs {
         })
     }
 
-    fn make(&self, parent: u64, name: &[u8], mode: u32, body: Body) -> Result<NodeId> {
+    fn make(&self, parent: u64, name: &[u8], Making { mode, by }: Making, body: Body) -> Result<NodeId> {
         self.require_writable()?;
         let parent = self.node(parent)?;
         let name = Name::new(name)?;
         let (is_dir, is_file) = (body == Body::Dir, body.kind() == NodeKind::File);
         let create = |engine: &mut Engine, now| {
-            // What is made in a directory with the set-group-id bit belongs to its group; only directories pass it on.
+            // Only directories pass the set-group-id bit on.
             let inherited = attrs_of(engine, Some(parent)).map_or(0, |attrs| attrs.mode & SGID);
             let mode = (mode & MODE_MASK) | if is_dir { inherited } else { 0 };
-            engine.create(parent, name, Attrs { mode, mtime: now }, body, now)
+            let owner = self.ownership.of_new(engine, parent, by);
+            let node = engine.create(parent, name, Attrs { mode, mtime: now }, body, now)?;
+            self.ownership.give_new(engine, node, owner, now)?;
+            Ok(node)
         };
         // A new file is not sent before its writer is done.
-        let node = if is_file { self.client.change_quietly(create) } else { self.client.change(create) }??;
-        Ok(node)
+        if is_file { self.client.change_quietly(create) } else { self.client.change(create) }?
     }
 
     /// Makes a directory.
-    pub fn mkdir(&self, parent: u64, name: &[u8], mode: u32) -> Result<Stat> {
-        let node = self.make(parent, name, mode, Body::Dir)?;
+    pub fn mkdir(&self, parent: u64, name: &[u8], making: Making) -> Result<Stat> {
+        let node = self.make(parent, name, making, Body::Dir)?;
         self.remembered(node)
     }
 
     /// Makes a symlink.
-    pub fn symlink(&self, parent: u64, name: &[u8], target: &[u8]) -> Result<Stat> {
-        let node = self.make(parent, name, 0o777, Body::Symlink(SymlinkTarget::new(target)?))?;
+    pub fn symlink(&self, parent: u64, name: &[u8], target: &[u8], by: Owner) -> Result<Stat> {
+        let making = Making { mode: 0o777, by };
+        let node = self.make(parent, name, making, Body::Symlink(SymlinkTarget::new(target)?))?;
         self.remembered(node)
     }
 
-    /// Makes a pipe or a socket, for this machine only. `mode` has its type bits.
-    pub fn make_special(&self, parent: u64, name: &[u8], mode: u32) -> Result<Stat> {
+    /// Makes a pipe or a socket, for this machine only. The mode has its type bits.
+    pub fn make_special(&self, parent: u64, name: &[u8], Making { mode, by }: Making) -> Result<Stat> {
         self.require_writable()?;
         let (parent, name) = (self.node(parent)?, Name::new(name)?);
         let mode = mode & (MODE_MASK | TYPE_MASK);
-        let node = self
-            .client
-            .change(|engine, now| engine.create_special(parent, name, Attrs { mode, mtime: now }, now))??;
+        let node = self.client.change(|engine, now| {
+            let owner = self.ownership.of_new(engine, parent, by);
+            let node = engine.create_special(parent, name, Attrs { mode, mtime: now }, now)?;
+            self.ownership.give_new(engine, node, owner, now)?;
+            Ok::<_, VfsError>(node)
+        })??;
         self.remembered(node)
     }
 
@@ -426,8 +490,8 @@ impl Vfs {
     }
 
     /// Makes an empty file without opening it.
-    pub fn mknod(&self, parent: u64, name: &[u8], mode: u32) -> Result<Stat> {
-        let node = self.make(parent, name, mode, Body::File(FileBody::Draft(Box::new(Draft::empty()))))?;
+    pub fn mknod(&self, parent: u64, name: &[u8], making: Making) -> Result<Stat> {
+        let node = self.make(parent, name, making, Body::File(FileBody::Draft(Box::new(Draft::empty()))))?;
         let file = self.client.open(node, true)?;
         let told = self.client.end_writing(&file);
         self.client.close_file(&file);
@@ -436,12 +500,12 @@ impl Vfs {
     }
 
     /// Makes an empty file and opens it for writing.
-    pub fn create(&self, parent: u64, name: &[u8], mode: u32) -> Result<(Stat, Opening)> {
+    pub fn create(&self, parent: u64, name: &[u8], making: Making) -> Result<(Stat, Opening)> {
         self.require_writable()?;
         // What is made is written as a rule: the tree is told of both at once.
         let staging = self.client.new_staging()?;
         let draft = Draft { staging: Some(staging.id), ..Draft::empty() };
-        let node = match self.make(parent, name, mode, Body::File(FileBody::Draft(Box::new(draft)))) {
+        let node = match self.make(parent, name, making, Body::File(FileBody::Draft(Box::new(draft)))) {
             // After an error of the journal the tree refers to it, and says so with the next record.
             Err(error @ VfsError::Io(_)) => return Err(error),
             Err(error) => {
@@ -474,11 +538,11 @@ impl Vfs {
             return Err(VfsError::ReadOnly);
         }
         let parent = self.node(parent)?;
-        let (node, attrs) = self.client.change(|engine, now| {
-            let attrs = attrs_of(engine, engine.child(parent, name));
-            engine.remove(parent, name, dir, now).map(|node| (node, attrs))
+        let (node, last) = self.client.change(|engine, now| {
+            let last = engine.child(parent, name).and_then(|node| self.last_of(engine, node));
+            engine.remove(parent, name, dir, now).map(|node| (node, last))
         })??;
-        self.orphan(node, attrs);
+        self.orphan(node, last);
         if !dir {
             self.client.note_removed(parent, name);
         }
@@ -486,12 +550,19 @@ impl Vfs {
     }
 
     /// A node that is gone lives on for those who have it open.
-    fn orphan(&self, node: NodeId, attrs: Option<Attrs>) {
-        if let (Some(file), Some(attrs)) = (self.client.files.get(node), attrs)
+    fn orphan(&self, node: NodeId, last: Option<Last>) {
+        if let (Some(file), Some(last)) = (self.client.files.get(node), last)
             && self.client.look(|engine| engine.local(node).is_none())
         {
-            file.inner.write().orphan.get_or_insert(attrs);
+            let mut inner = file.inner.write();
+            let known = inner.orphan.get_or_insert(last);
+            known.owner = known.owner.or(last.owner);
         }
+    }
+
+    fn last_of(&self, engine: &Engine, node: NodeId) -> Option<Last> {
+        let state = engine.local(node)?;
+        Some(Last { attrs: state.attrs, owner: Some(self.ownership.shown(engine, node, state)) })
     }
 
     /// Renames or moves.
@@ -499,20 +570,25 @@ impl Vfs {
         self.require_writable()?;
         let (from_dir, to_dir) = (self.node(from.0)?, self.node(to.0)?);
         let name = Name::new(to.1)?;
-        let pair = self.client.look(|engine| engine.child(from_dir, from.1).zip(engine.child(to_dir, to.1)));
-        if let Some((mover, other)) = pair.filter(|_| mode != RenameMode::NoReplace) {
+        let pair = self.client.look(|engine| {
+            let other = engine.child(to_dir, to.1);
+            engine.child(from_dir, from.1).zip(other.map(|other| (other, self.last_of(engine, other))))
+        });
+        let last = pair.and_then(|(_, (_, last))| last);
+        if let Some((mover, (other, _))) = pair.filter(|_| mode != RenameMode::NoReplace) {
             self.client.sync_replacement(mover)?;
             if mode == RenameMode::Exchange {
                 self.client.sync_replacement(other)?;
             }
         }
         let (renamed, attrs) = self.client.rename((from_dir, from.1), (to_dir, name), mode)?;
+        let owner = last.and_then(|last| last.owner);
         self.client.names_changed();
         for (old, new) in renamed.became {
             self.inodes.moved(old, new);
         }
         if let Some(node) = renamed.replaced {
-            self.orphan(node, attrs);
+            self.orphan(node, attrs.map(|attrs| Last { attrs, owner }));
         }
         Ok(())
     }
@@ -791,13 +867,14 @@ impl Handle {
 }
 
 /// What a state of the tree says of a node.
-fn stat_of(ino: u64, state: &State, links: u32, ctime: Timestamp) -> Stat {
+fn stat_of((ino, owner): (u64, Owner), state: &State, links: u32, ctime: Timestamp) -> Stat {
     let mtime = state.attrs.mtime;
     Stat {
         ino,
         kind: state.kind(),
         special: state.special().unwrap_or(0),
         mode: state.attrs.mode & MODE_MASK,
+        owner,
         size: state.body.size(),
         allocated: ranges::allocated(&state.body),
         links,
@@ -856,9 +933,23 @@ fn attrs_of(engine: &Engine, node: Option<NodeId>) -> Option<Attrs> {
 }
 
 #[cfg(test)]
+impl Making {
+    const TEST: Self = Self { mode: 0o644, by: Owner { uid: 0, gid: 0 } };
+}
+
+#[cfg(test)]
+impl Vfs {
+    fn for_tests(client: Arc<Client>) -> Self {
+        Self::new(client, false, Durability::Local, Ownership { owners: Owners::User, mounter: Making::TEST.by })
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use super::*;
     use crate::driver::recovery_tests;
+
+    const MAKING: Making = Making::TEST;
 
     #[test]
     fn what_takes_a_files_place_survives_a_power_cut_although_it_is_open_still() {
@@ -866,9 +957,9 @@ mod tests {
         for text in ["the new one", ""] {
             let dir = tempfile::tempdir().unwrap();
             let client = recovery_tests::open(dir.path(), &runtime);
-            let vfs = Vfs::new(client.clone(), false, Durability::Local);
+            let vfs = Vfs::for_tests(client.clone());
             let write = |name: &[u8], text: &str| {
-                let (_, Opening { fh, .. }) = vfs.create(ROOT_INO, name, 0o644).unwrap();
+                let (_, Opening { fh, .. }) = vfs.create(ROOT_INO, name, MAKING).unwrap();
                 vfs.write(fh, 0, text.as_bytes(), false, false).unwrap();
                 fh
             };
@@ -879,7 +970,7 @@ mod tests {
             recovery_tests::cut_power(dir.path());
 
             let client = recovery_tests::open(dir.path(), &runtime);
-            let vfs = Vfs::new(client, false, Durability::Local);
+            let vfs = Vfs::for_tests(client);
             let found = vfs.lookup(ROOT_INO, b"document").unwrap();
             let mut buf = Vec::new();
             let len = vfs.read(vfs.open(found.ino, false, false, false).unwrap(), 0, 100, &mut buf).unwrap().unwrap();
@@ -891,16 +982,16 @@ mod tests {
     fn what_is_made_and_not_written_is_an_empty_file_whatever_ends_it() {
         let runtime = tokio::runtime::Runtime::new().unwrap();
         let dir = tempfile::tempdir().unwrap();
-        let open = || Vfs::new(recovery_tests::open(dir.path(), &runtime), false, Durability::Local);
+        let open = || Vfs::for_tests(recovery_tests::open(dir.path(), &runtime));
         let vfs = open();
-        let (closed, Opening { fh, .. }) = vfs.create(ROOT_INO, b"closed", 0o644).unwrap();
+        let (closed, Opening { fh, .. }) = vfs.create(ROOT_INO, b"closed", MAKING).unwrap();
         vfs.release(fh).unwrap();
-        vfs.create(ROOT_INO, b"open", 0o644).unwrap();
-        let (_, Opening { fh, .. }) = vfs.create(ROOT_INO, b"written later", 0o644).unwrap();
+        vfs.create(ROOT_INO, b"open", MAKING).unwrap();
+        let (_, Opening { fh, .. }) = vfs.create(ROOT_INO, b"written later", MAKING).unwrap();
         vfs.fsync(fh).unwrap();
         vfs.write(fh, 0, b"text", false, false).unwrap();
         vfs.release(fh).unwrap();
-        assert!(matches!(vfs.create(ROOT_INO, b"closed", 0o644), Err(VfsError::Refused(Refusal::Exists))));
+        assert!(matches!(vfs.create(ROOT_INO, b"closed", MAKING), Err(VfsError::Refused(Refusal::Exists))));
         let staging_of = |vfs: &Vfs, ino| {
             let node = vfs.node(ino).unwrap();
             vfs.client.look(|engine| engine.local(node).unwrap().body.draft().unwrap().staging)
@@ -914,7 +1005,7 @@ mod tests {
             [&b"closed"[..], b"open", b"written later"].map(|name| size(&vfs, name)),
             [Some(0), Some(0), Some(4)]
         );
-        let (_, Opening { fh, .. }) = vfs.create(ROOT_INO, b"closed again", 0o644).unwrap();
+        let (_, Opening { fh, .. }) = vfs.create(ROOT_INO, b"closed again", MAKING).unwrap();
         vfs.release(fh).unwrap();
         drop(vfs);
         recovery_tests::cut_power(dir.path());

@@ -6,7 +6,8 @@
 use super::beneath::{Found, Spot};
 use super::folder::{Folder, Job, Old};
 use super::host::Host;
-use super::index::{Index, Item, Known};
+use super::index::{Belongs, Index, Item, Known};
+use super::modes::without_setid;
 use super::names;
 use super::observe::{draft_item, rightful};
 use super::part::{Part, clear_part};
@@ -16,7 +17,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
-use syncmount_common::{Attrs, Content, Name, NodeId};
+use syncmount_common::{Attrs, Content, Name, NodeId, Owner};
 use syncmount_engine::{Body, Engine, FileBody, State};
 
 /// How many things are done before a record is kept of them.
@@ -37,6 +38,7 @@ pub(super) struct Announced {
     part: Spot,
     print: Print,
     attrs: Attrs,
+    owner: Option<Owner>,
     known: Known,
 }
 
@@ -75,7 +77,27 @@ pub(crate) fn differs(engine: &Engine, index: &Index, node: NodeId) -> bool {
     let Some(item) = index.get(id) else { return true };
     index.place(item).as_ref() != state.names.first()
         || !same_attrs(item, state)
+        || engine.applies_owners() && is_to_be_given(item.belongs.tree, state)
         || !same_bytes(engine, item, id, node, state)
+}
+
+/// Gives something to an owner; whether it has that. A disk that has no owners, or does not let this process say so, is no reason to
+/// lack it.
+fn give(spot: &Spot, print: &Print, owner: Owner) -> io::Result<bool> {
+    match spot.set_owner(print, owner) {
+        Ok(()) => Ok(true),
+        Err(error) if platform::is_absent(&error) => Err(error),
+        Err(error) => {
+            tracing::debug!(?spot, %error, "it cannot be given to {}:{}", owner.uid, owner.gid);
+            Ok(false)
+        }
+    }
+}
+
+/// Whether it is to belong to another owner than it does as far as this folder knows.
+fn is_to_be_given(has: Option<Owner>, state: &State) -> bool {
+    let owner = state.xattrs.owner();
+    owner.is_some() && owner != has
 }
 
 fn same_attrs(item: &Item, state: &State) -> bool {
@@ -295,7 +317,7 @@ impl<H: Host> Folder<H> {
             if self.restless.contains_key(&path) {
                 return Ok(Outcome::Later(None));
             }
-            return self.start(node, content, state.attrs, dir, None);
+            return self.start(node, content, state, dir, None);
         }
         match self.make_way(dir, name, state, stack)? {
             Way::Same(id) => {
@@ -319,8 +341,9 @@ impl<H: Host> Folder<H> {
         };
         let Some(spot) = self.reach(&path, dir)? else { return Ok(Outcome::Later(None)) };
         let part = self.fresh_part(dir)?;
-        let made = self.make_at(&part, &known, state.attrs).and_then(|(print, attrs)| {
-            let new = Announced { node, dir, part: part.clone(), print, attrs, known: known.clone() };
+        let owner = self.owner_of(state);
+        let made = self.make_at(&part, &known, state.attrs, owner).and_then(|(print, attrs)| {
+            let new = Announced { node, dir, part: part.clone(), print, attrs, owner, known: known.clone() };
             self.put_new(&new, state, name, &spot, &path)
         });
         if !matches!(made, Ok(Outcome::Done)) {
@@ -333,7 +356,13 @@ impl<H: Host> Folder<H> {
     }
 
     /// Makes a directory or a symlink, and tells the attributes that it has there.
-    fn make_at(&self, part: &Spot, known: &Known, mut attrs: Attrs) -> io::Result<(Print, Attrs)> {
+    fn make_at(
+        &self,
+        part: &Spot,
+        known: &Known,
+        mut attrs: Attrs,
+        owner: Option<Owner>,
+    ) -> io::Result<(Print, Attrs)> {
         match known {
             Known::Symlink(target) => part.make_link(target)?,
             _ => {
@@ -343,7 +372,8 @@ impl<H: Host> Folder<H> {
             }
         }
         let print = part.print()?.ok_or(io::ErrorKind::NotFound)?;
-        self.set_attrs(part, &print, attrs)?;
+        let is_given = owner.map_or(Ok(true), |owner| give(part, &print, owner))?;
+        self.set_attrs(part, &print, attrs, is_given)?;
         Ok((part.print()?.ok_or(io::ErrorKind::NotFound)?, attrs))
     }
 
@@ -354,9 +384,12 @@ impl<H: Host> Folder<H> {
         let rows = {
             let mut index = self.index.lock();
             let (id, former) = (index.fresh_id(), index.of_node(new.node));
-            let Announced { node, dir, print, attrs, .. } = *new;
-            let (known, is_mount_point) = (new.known.clone(), Some(false));
-            index.insert(id, Item { parent: dir, name, label, node, print, attrs, known, is_mount_point, touched: 0 });
+            let Announced { node, dir, print, attrs, owner, .. } = *new;
+            let (known, is_mount_point, touched) = (new.known.clone(), Some(false), 0);
+            // What the disk says of it is not known before it is looked at.
+            let belongs = Belongs { disk: None, tree: owner };
+            let item = Item { parent: dir, name, label, node, print, attrs, known, is_mount_point, touched, belongs };
+            index.insert(id, item);
             let ids: Vec<ItemId> = former.into_iter().chain([id]).collect();
             (id, former, index.rows_of(&ids))
         };
@@ -387,13 +420,15 @@ impl<H: Host> Folder<H> {
         let id = self.announce(new, tree_name.clone())?;
         let put = spot.dir().in_writable(|| new.part.rename_new(spot));
         match put.and_then(|()| spot.look()) {
-            Ok(Some(Found { print, touched, .. })) => {
+            Ok(Some(Found { print, touched, owner, .. })) => {
+                let owner = owner.filter(|_| self.owners);
                 let label = tree_name.filter(|label| *label.as_bytes() != **name);
                 self.index.lock().edit(id, |item| {
-                    *item = Item { name: name.clone(), label, print, touched, ..item.clone() };
+                    let belongs = Belongs { disk: owner, ..item.belongs };
+                    *item = Item { name: name.clone(), label, print, touched, belongs, ..item.clone() };
                 });
                 self.note_dir(new.dir);
-                if !same_attrs_as(new.attrs, new.print.kind, state) {
+                if !same_attrs_as(new.attrs, new.print.kind, state) || self.owners && is_to_be_given(new.owner, state) {
                     self.todo.insert(new.node);
                 }
                 return Ok(Outcome::Done);
@@ -577,7 +612,7 @@ impl<H: Host> Folder<H> {
                         _ => None,
                     };
                     let old = Old { root: self.root.clone(), path, known };
-                    self.start(node, content, state.attrs, item.parent, Some(old))
+                    self.start(node, content, state, item.parent, Some(old))
                 }
                 Body::File(FileBody::Clean(_)) => {
                     // A draft that the tree does not have any more: whatever the file is, it is told.
@@ -587,13 +622,17 @@ impl<H: Host> Folder<H> {
                 _ => Ok(Outcome::Later(None)),
             };
         }
-        if !same_attrs(&item, state) {
+        let given = state.xattrs.owner().filter(|_| self.owners && is_to_be_given(item.belongs.tree, state));
+        if !same_attrs(&item, state) || given.is_some() {
             let Some(spot) = self.reach(&path, item.parent)? else { return Ok(Outcome::Later(None)) };
-            if !is_as_known(&spot, &item, item.known != Known::Dir)? {
+            if !is_as_known(&spot, &item, item.known != Known::Dir)? || self.is_given_away(&spot, &item)? {
                 return Ok(self.in_the_way(&path));
             }
-            if item.attrs.mode != state.attrs.mode && item.print.kind != PrintKind::Symlink {
-                spot.set_mode(&item.print, self.modes.on_disk(state.attrs.mode))?;
+            let is_given = given.map_or(Ok(true), |owner| give(&spot, &item.print, owner))?;
+            // To be given away takes the bits away with which a file is executed as its owner.
+            let is_new_mode = item.attrs.mode != state.attrs.mode || given.is_some();
+            if is_new_mode && item.print.kind != PrintKind::Symlink {
+                spot.set_mode(&item.print, self.mode_of(state.attrs, is_given))?;
             }
             if item.attrs.mtime != state.attrs.mtime {
                 spot.set_mtime(item.print.kind, state.attrs.mtime)?;
@@ -602,6 +641,9 @@ impl<H: Host> Folder<H> {
                 self.index.lock().edit(id, |item| {
                     (item.print, item.touched) = (found.print, found.touched);
                     item.attrs = state.attrs;
+                    if given.is_some() {
+                        item.belongs = Belongs { disk: found.owner, tree: given };
+                    }
                 });
             }
         }
@@ -614,10 +656,10 @@ impl<H: Host> Folder<H> {
         self.index.lock().edit(id, |item| item.print.mtime ^= 1);
     }
 
-    fn set_attrs(&self, spot: &Spot, print: &Print, attrs: Attrs) -> io::Result<()> {
+    fn set_attrs(&self, spot: &Spot, print: &Print, attrs: Attrs, is_given: bool) -> io::Result<()> {
         let kind = print.kind;
         if kind != PrintKind::Symlink {
-            spot.set_mode(print, self.modes.on_disk(attrs.mode))?;
+            spot.set_mode(print, self.mode_of(attrs, is_given))?;
         }
         match spot.set_mtime(kind, attrs.mtime) {
             // A time that this disk cannot hold is no reason to lack the file.
@@ -629,12 +671,29 @@ impl<H: Host> Folder<H> {
         }
     }
 
+    /// The permission bits that something gets, which was given to its owner or could not be.
+    fn mode_of(&self, attrs: Attrs, is_given: bool) -> u32 {
+        let mode = self.modes.on_disk(attrs.mode);
+        if is_given { mode } else { without_setid(mode) }
+    }
+
+    /// Whether what is at a place was given to another owner since it was looked at.
+    fn is_given_away(&self, spot: &Spot, item: &Item) -> io::Result<bool> {
+        let Some(known) = item.belongs.disk.filter(|_| self.owners) else { return Ok(false) };
+        Ok(spot.look()?.is_some_and(|found| found.owner.is_some_and(|owner| owner != known)))
+    }
+
+    /// The owner that something gets on the disk.
+    fn owner_of(&self, state: &State) -> Option<Owner> {
+        state.xattrs.owner().filter(|_| self.owners)
+    }
+
     /// Has a content put together.
     fn start(
         &mut self,
         node: NodeId,
         content: &Arc<Content>,
-        attrs: Attrs,
+        state: &State,
         dir: ItemId,
         old: Option<Old>,
     ) -> io::Result<Outcome> {
@@ -645,9 +704,10 @@ impl<H: Host> Folder<H> {
             }
             part => part?,
         };
-        let mode = self.modes.on_disk(attrs.mode);
+        let (attrs, mode) = (state.attrs, self.modes.on_disk(state.attrs.mode));
+        let owner = self.owner_of(state);
         self.running.insert(node, content.hash);
-        self.jobs.push(Job { node, content: content.clone(), attrs, mode, part, old });
+        self.jobs.push(Job { node, content: content.clone(), attrs, mode, owner, part, old });
         Ok(Outcome::Running)
     }
 
@@ -686,6 +746,7 @@ impl<H: Host> Folder<H> {
             part: job.part.clone(),
             print,
             attrs: job.attrs,
+            owner: job.owner,
             known: Known::Content(job.content.hash),
         };
         if let Some(id) = id {
@@ -723,7 +784,7 @@ impl<H: Host> Folder<H> {
     fn put_over(&mut self, new: &Announced, old: ItemId, state: &State) -> io::Result<Outcome> {
         let Some((path, item)) = self.found(old) else { return Ok(Outcome::Later(None)) };
         let Some(spot) = self.reach(&path, item.parent)? else { return Ok(Outcome::Later(None)) };
-        if !is_as_known(&spot, &item, true)? {
+        if !is_as_known(&spot, &item, true)? || self.is_given_away(&spot, &item)? {
             return Ok(self.in_the_way(&path));
         }
         let former = self.index.lock().of_node(new.node);
@@ -736,7 +797,7 @@ impl<H: Host> Folder<H> {
             Err(error) if platform::is_absent(&error) => Ok(None),
             Err(error) => Err(error),
         };
-        let Ok(Some(Found { print, touched, .. })) = replaced else {
+        let Ok(Some(Found { print, touched, owner, .. })) = replaced else {
             self.take_back(id, former, new.node);
             return match replaced {
                 Ok(_) => Ok(self.in_the_way(&path)),
@@ -747,7 +808,8 @@ impl<H: Host> Folder<H> {
         let (dir, name) = (item.parent, item.name);
         let mut index = self.index.lock();
         index.remove(old);
-        index.edit(id, |item| *item = Item { parent: dir, name, label, print, touched, ..item.clone() });
+        let belongs = Belongs { disk: owner.filter(|_| self.owners), tree: new.owner };
+        index.edit(id, |item| *item = Item { parent: dir, name, label, print, touched, belongs, ..item.clone() });
         drop(index);
         self.note_dir(dir);
         self.todo.extend([new.node, item.node]);

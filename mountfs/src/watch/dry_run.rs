@@ -7,6 +7,7 @@ use super::marker::MarkerError;
 use super::names;
 use super::observe::{Doubts, Removals};
 use super::scan::{Rules, Scope};
+use crate::cli::Owners;
 use crate::config::{Dirs, MountConfig, StartError};
 use crate::control::ControlSocket;
 use crate::driver::Client;
@@ -42,6 +43,7 @@ pub fn dry_run(config: &MountConfig) -> anyhow::Result<Vec<String>> {
     let copy = copy_state(&config.cache_dir)?;
     let config = &MountConfig { cache_dir: copy.0.clone(), cache_size: 1 << 20, ..config.clone() };
     let client = open_client(config, remote, runtime.handle())?;
+    client.apply_owners(config.owners == Owners::Synced);
     let rows = client.take_items();
     let root = Root::open(&config.mountpoint)?;
     let (is_known, known_root) = (folder_id(&rows).is_some(), folder_root(&rows));
@@ -54,7 +56,7 @@ pub fn dry_run(config: &MountConfig) -> anyhow::Result<Vec<String>> {
         folder.forget(ROOT_ITEM);
     }
     client.read_feed().with_context(|| format!("{} cannot be asked", config.server))?;
-    let rules = Rules { rested_before: i64::MAX, all: false, clears: false };
+    let rules = Rules { rested_before: i64::MAX, all: false, clears: false, owners: false };
     let seen = folder.scan(&Scope::everything(), rules, &BTreeSet::new());
     folder.take_seen(seen, Removals::All, &mut Doubts::default())?;
     folder.compare_all();

@@ -24,7 +24,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
-use syncmount_common::{Attrs, Content, ContentHash, NodeId, Timestamp};
+use syncmount_common::{Attrs, Content, ContentHash, NodeId, Owner, Timestamp};
 use syncmount_engine::Engine;
 
 /// The pause before something that failed is tried again, at first and at last.
@@ -89,6 +89,8 @@ pub struct Job {
     pub attrs: Attrs,
     /// The permission bits that the file gets.
     pub(crate) mode: u32,
+    /// To whom it is given, if it is.
+    pub(crate) owner: Option<Owner>,
     /// Where it is put together; nothing is there yet.
     pub(crate) part: Spot,
     /// An earlier version, of which chunks may be taken.
@@ -175,6 +177,8 @@ pub struct Folder<H> {
     pub(crate) host: H,
     pub(crate) root: Root,
     pub(crate) modes: Modes,
+    /// Whether it applies the owners that travel, and tells those that the disk has: as the engine does from its start on.
+    pub(crate) owners: bool,
     pub(crate) distrust: Option<Distrust>,
     pub(crate) index: Arc<Mutex<Index>>,
     /// Nodes to compare with the disk.
@@ -217,10 +221,12 @@ impl<H: Host> Folder<H> {
 
     pub(crate) fn at(host: H, root: Root, rows: Vec<(ItemId, Vec<u8>)>) -> io::Result<Self> {
         let index = Index::restore(rows).map_err(io::Error::other)?;
+        let owners = host.look(Engine::applies_owners);
         Ok(Self {
             host,
             root,
             modes: Modes::default(),
+            owners,
             distrust: None,
             index: Arc::new(Mutex::new(index)),
             todo: BTreeSet::new(),
@@ -341,6 +347,7 @@ impl<H: Host> Folder<H> {
 
     /// Looks at the disk.
     pub(crate) fn scan(&self, scope: &Scope, rules: Rules, rested: &BTreeSet<PathBuf>) -> Seen {
+        let rules = Rules { owners: self.owners, ..rules };
         let works = self.works.values().map(|work| work.file).collect();
         let is_nested =
             |path: &Path| matches!(self.reports.get(path), Some(Report::Unavailable(why)) if why == scan::NESTED);
@@ -353,7 +360,7 @@ impl<H: Host> Folder<H> {
         self.look_again = Scope::default();
         let seen = self.scan(
             &Scope::everything(),
-            Rules { rested_before: i64::MAX, all: false, clears: true },
+            Rules { rested_before: i64::MAX, all: false, clears: true, owners: false },
             &BTreeSet::new(),
         );
         let mut doubts = Doubts::default();
@@ -370,7 +377,7 @@ impl<H: Host> Folder<H> {
         let mut doubts = Doubts { passed, renewed, ..Doubts::default() };
         let removals = Removals::Of { missing: &missing, passed: passed_before, finally: false };
         while !scope.is_empty() {
-            let rules = Rules { rested_before: i64::MAX, all: false, clears: true };
+            let rules = Rules { rested_before: i64::MAX, all: false, clears: true, owners: false };
             let seen = self.scan(&scope, rules, &BTreeSet::new());
             dirs.extend(seen.dirs.iter().cloned());
             self.take_seen(seen, removals, &mut doubts)?;

@@ -6,15 +6,15 @@
 //! both can be made again after a crash. It has one name per item and no paths.
 
 use super::names;
-use super::platform::Print;
 #[cfg(test)]
 use super::platform::PrintKind;
+use super::platform::{self, Print};
 use crate::driver::{ItemId, ItemRow, OLD_LEN_MIN};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::path::PathBuf;
 use std::sync::Arc;
-use syncmount_common::{Attrs, Content, ContentHash, Name, NodeId, Placement, SymlinkTarget};
+use syncmount_common::{Attrs, Content, ContentHash, Name, NodeId, Owner, Placement, SymlinkTarget};
 use syncmount_engine::{Body, FileBody, Names, State};
 
 /// Directories within each other.
@@ -82,6 +82,33 @@ pub(crate) struct Item {
     /// this program has touched it. Kept in the same way.
     #[serde(skip)]
     pub(crate) touched: i64,
+    /// To whom it belongs. Kept in the same way.
+    #[serde(skip)]
+    pub(crate) belongs: Belongs,
+}
+
+/// To whom something in the folder belongs, where owners are applied.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub(crate) struct Belongs {
+    /// What the disk said; `None` if it was not looked at for that.
+    pub(crate) disk: Option<Owner>,
+    /// What the tree has for that; a disk may keep another.
+    pub(crate) tree: Option<Owner>,
+}
+
+impl Belongs {
+    /// What it is when the disk says `disk`: what the user has set is what the disk shows otherwise than before. Of what was not
+    /// looked at before, an owner counts that is not this process's and that the tree has not: nothing else says whose it is.
+    pub(crate) fn seen(old: Option<&Item>, disk: Option<Owner>, in_tree: Option<Owner>) -> Self {
+        let before = old.map(|old| old.belongs);
+        let tree = match before {
+            None => disk,
+            Some(Self { disk: Some(before), .. }) if disk.is_some_and(|disk| disk != before) => disk,
+            Some(Self { disk: None, tree: None }) if in_tree.is_none() => disk.filter(|disk| *disk != platform::own()),
+            Some(Self { tree, .. }) => tree,
+        };
+        Self { disk, tree }
+    }
 }
 
 mod bytes_as_arc {
@@ -102,17 +129,20 @@ impl Item {
     fn of_row(row: &[u8]) -> Result<Self, postcard::Error> {
         let (item, rest): (Self, _) = postcard::take_from_bytes(row)?;
         let (is_mount_point, rest) = if rest.is_empty() { (None, rest) } else { postcard::take_from_bytes(rest)? };
-        let touched = if rest.is_empty() { 0 } else { postcard::from_bytes(rest)? };
-        Ok(Self { is_mount_point, touched, ..item })
+        let (touched, rest) = if rest.is_empty() { (0, rest) } else { postcard::take_from_bytes(rest)? };
+        let belongs = if rest.is_empty() { Belongs::default() } else { postcard::from_bytes(rest)? };
+        Ok(Self { is_mount_point, touched, belongs, ..item })
     }
 
     /// What is kept of it.
     fn to_row(&self) -> Option<Vec<u8>> {
         let row = postcard::to_stdvec(self).ok()?;
-        if self.is_mount_point.is_none() && self.touched == 0 {
+        let is_plain = self.belongs == Belongs::default();
+        if is_plain && self.is_mount_point.is_none() && self.touched == 0 {
             return Some(row);
         }
-        postcard::to_extend(&(self.is_mount_point, self.touched), row).ok()
+        let row = postcard::to_extend(&(self.is_mount_point, self.touched), row).ok()?;
+        if is_plain { Some(row) } else { postcard::to_extend(&self.belongs, row).ok() }
     }
 
     /// Its name in the tree.
@@ -315,7 +345,7 @@ impl Index {
             names.push(item.name.clone());
             at = item.parent;
         }
-        Some(names.iter().rev().map(|name| super::platform::os_name(name)).collect())
+        Some(names.iter().rev().map(|name| platform::os_name(name)).collect())
     }
 
     /// Puts an item, in the place of what was known of it. Another one that stood for its node stands for nothing then.
@@ -441,7 +471,7 @@ impl Index {
             }
             Known::Draft => draft.cloned().unwrap_or_else(unknown_bytes),
         };
-        let xattrs = syncmount_common::Xattrs::default();
+        let xattrs = syncmount_common::Xattrs::default().with_owner(item.belongs.tree);
         Some(State { names: Names::from_buf([self.place(item)?]), attrs: item.attrs, body, xattrs })
     }
 
@@ -482,6 +512,7 @@ mod tests {
             node: NodeId::from_bytes([node; 16]),
             print,
             attrs: Attrs { mode: 0o644, mtime: Timestamp(5) },
+            belongs: Belongs::default(),
             known,
             is_mount_point: None,
             touched: 0,

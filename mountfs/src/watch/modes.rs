@@ -7,6 +7,11 @@
 /// Set user id, set group id.
 const SETID: u32 = 0o6000;
 
+/// The mode of what could not be given to its owner.
+pub(crate) const fn without_setid(mode: u32) -> u32 {
+    mode & !SETID
+}
+
 /// How permission bits travel between tree and disk.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub(crate) struct Modes {

@@ -8,7 +8,7 @@ use super::distrust::Distrust;
 use super::folder::{Folder, Report};
 use super::hash;
 use super::host::Host;
-use super::index::{DEPTH_MAX, Index, Item, Known, ROOT_ITEM};
+use super::index::{Belongs, DEPTH_MAX, Index, Item, Known, ROOT_ITEM};
 use super::modes::Modes;
 use super::names;
 use super::platform::{self, PrintKind};
@@ -644,13 +644,15 @@ impl<'a> Telling<'a> {
         let label = old.as_ref().filter(keeps_label).and_then(|old| old.label.clone());
         let name = label.clone().unwrap_or(name);
         let attrs = attrs_of(seen, old.as_ref(), self.modes, self.now);
+        let in_tree = old.as_ref().and_then(|old| self.engine.local(old.node)?.xattrs.owner());
+        let belongs = Belongs::seen(old.as_ref(), seen.owner, in_tree);
         let Some(item) = old else {
             let Some(parent) = self.living_dir(seen.dir) else { return };
             let place = Placement { parent, name };
             if !self.bind(seen, &place) {
                 let node = self.engine.fresh_id(self.now);
                 let (known, body) = self.new_bytes(seen, generation);
-                self.enter(seen, None, node, label, attrs, known, (place, body));
+                self.enter(seen, None, node, label, (attrs, belongs), known, (place, body));
             }
             return;
         };
@@ -658,7 +660,9 @@ impl<'a> Telling<'a> {
         let (known, body) = self.found_bytes(seen, &item, base.as_ref(), generation);
         let is_same = |parent: &NodeId| {
             let is_there = |base: &State| base.names[..] == [Placement { parent: *parent, name: name.clone() }];
-            base.as_ref().is_some_and(|base| is_there(base) && base.attrs == attrs && base.body == body)
+            base.as_ref().is_some_and(|base| {
+                is_there(base) && base.attrs == attrs && base.xattrs.owner() == belongs.tree && base.body == body
+            })
         };
         // Only what was changed brings a directory back that is gone from the tree.
         let parent = self.node_of(seen.dir).filter(is_same).or_else(|| self.living_dir(seen.dir));
@@ -668,9 +672,9 @@ impl<'a> Telling<'a> {
             // A symlink never changes: another target is another node.
             self.observations.push(Observation { node: item.node, base, found: None });
             let node = self.engine.fresh_id(self.now);
-            return self.enter(seen, None, node, label, attrs, known, (place, body));
+            return self.enter(seen, None, node, label, (attrs, belongs), known, (place, body));
         }
-        self.enter(seen, base, item.node, label, attrs, known, (place, body));
+        self.enter(seen, base, item.node, label, (attrs, belongs), known, (place, body));
     }
 
     /// What the bytes of a known item are now.
@@ -744,7 +748,7 @@ impl<'a> Telling<'a> {
         base: Option<State>,
         node: NodeId,
         label: Option<Name>,
-        attrs: Attrs,
+        (attrs, belongs): (Attrs, Belongs),
         known: Known,
         (place, body): (Placement, Body),
     ) {
@@ -752,7 +756,7 @@ impl<'a> Telling<'a> {
         if base.is_none() {
             self.new.insert(node);
         }
-        let xattrs = base.as_ref().map(|base| base.xattrs.clone()).unwrap_or_default();
+        let xattrs = base.as_ref().map(|base| base.xattrs.clone()).unwrap_or_default().with_owner(belongs.tree);
         let mut base = base;
         let mut found = State { names: Names::from_buf([place]), attrs, body, xattrs };
         if let Some(distrust) = self.distrust {
@@ -763,7 +767,8 @@ impl<'a> Telling<'a> {
         }
         let (parent, name, print, touched) = (seen.dir, seen.name.clone(), seen.print, seen.touched);
         let is_mount_point = Some(seen.is_mount_point);
-        self.items.push((seen.id, Item { parent, name, label, node, print, attrs, known, is_mount_point, touched }));
+        self.items
+            .push((seen.id, Item { parent, name, label, node, print, attrs, known, is_mount_point, touched, belongs }));
     }
 
     /// What the tree has at this place already and was not seen here yet is the same thing: nothing happened.
@@ -792,7 +797,9 @@ impl<'a> Telling<'a> {
         let (parent, name, print, touched) = (seen.dir, seen.name.clone(), seen.print, seen.touched);
         let is_mount_point = Some(seen.is_mount_point);
         let label = None;
-        self.items.push((seen.id, Item { parent, name, label, node, print, attrs, known, is_mount_point, touched }));
+        let belongs = Belongs { disk: None, tree: None };
+        self.items
+            .push((seen.id, Item { parent, name, label, node, print, attrs, known, is_mount_point, touched, belongs }));
         true
     }
 

@@ -3,6 +3,7 @@
 use super::beneath::Spot;
 use super::folder::Job;
 use super::index::Known;
+use super::modes::without_setid;
 use super::platform::{self, Print};
 use std::fs::File;
 use std::io;
@@ -14,7 +15,16 @@ pub struct Part(pub(super) Print);
 impl Part {
     /// Of what was put together for `job`: its mode and mtime are set, and it is synced.
     pub fn finish(job: &Job, file: &File) -> io::Result<Self> {
-        platform::set_file_mode(file, job.mode)?;
+        let given = job.owner.map_or(Ok(()), |owner| platform::set_file_owner(file, owner));
+        let mode = match given {
+            Ok(()) => job.mode,
+            // A disk that has no owners is no reason to lack the file, but it must not be executed as another one's.
+            Err(error) => {
+                tracing::debug!(part = ?job.part, %error, "it cannot be given to {:?}", job.owner);
+                without_setid(job.mode)
+            }
+        };
+        platform::set_file_mode(file, mode)?;
         platform::set_file_mtime(file, job.attrs.mtime)?;
         file.sync_all()?;
         Print::of_file(file).map(Self)

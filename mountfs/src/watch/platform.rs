@@ -8,7 +8,7 @@ use std::io;
 #[cfg(unix)]
 use std::os::unix::fs::MetadataExt as _;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
-use syncmount_common::Timestamp;
+use syncmount_common::{Owner, Timestamp};
 
 /// What kind of thing lies somewhere.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -148,6 +148,16 @@ pub(crate) fn set_file_mode(file: &File, mode: u32) -> io::Result<()> {
     system::set_file_mode(file, mode)
 }
 
+/// The user and the group of this process, to whom belongs what it makes.
+pub(crate) fn own() -> Owner {
+    system::own()
+}
+
+/// Gives an open file to a user and a group, as far as the system has them.
+pub(crate) fn set_file_owner(file: &File, owner: Owner) -> io::Result<()> {
+    system::set_file_owner(file, owner)
+}
+
 /// Sets the mtime of an open file.
 pub(crate) fn set_file_mtime(file: &File, mtime: Timestamp) -> io::Result<()> {
     file.set_modified(system_time(mtime))
@@ -168,6 +178,7 @@ mod system {
     use std::io;
     use std::os::unix::ffi::{OsStrExt, OsStringExt};
     use std::os::unix::fs::PermissionsExt;
+    use syncmount_common::Owner;
 
     pub(super) const LOCKED: &[i32] = &[libc::ETXTBSY, libc::EBUSY];
 
@@ -185,6 +196,14 @@ mod system {
         Some(name.as_bytes())
     }
 
+    pub(super) fn own() -> Owner {
+        Owner { uid: rustix::process::geteuid().as_raw(), gid: rustix::process::getegid().as_raw() }
+    }
+
+    pub(super) fn set_file_owner(file: &File, owner: Owner) -> io::Result<()> {
+        std::os::unix::fs::fchown(file, Some(owner.uid), Some(owner.gid))
+    }
+
     pub(super) fn set_file_mode(file: &File, mode: u32) -> io::Result<()> {
         file.set_permissions(Permissions::from_mode(mode))
     }
@@ -195,6 +214,7 @@ mod system {
     use std::ffi::{OsStr, OsString};
     use std::fs::File;
     use std::io;
+    use syncmount_common::Owner;
 
     /// Access denied, sharing violation, lock violation.
     pub(super) const LOCKED: &[i32] = &[5, 32, 33];
@@ -207,6 +227,15 @@ mod system {
 
     pub(super) fn name_bytes(name: &OsStr) -> Option<&[u8]> {
         name.to_str().map(str::as_bytes)
+    }
+
+    /// No file has such an owner.
+    pub(super) fn own() -> Owner {
+        Owner { uid: u32::MAX, gid: u32::MAX }
+    }
+
+    pub(super) fn set_file_owner(_: &File, _: Owner) -> io::Result<()> {
+        Ok(())
     }
 
     pub(super) fn set_file_mode(_: &File, _: u32) -> io::Result<()> {

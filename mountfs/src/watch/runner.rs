@@ -499,7 +499,7 @@ impl Runner {
             .filter(|(_, since)| now.duration_since(**since) >= QUIET_MAX)
             .map(|(path, _)| path.clone())
             .collect();
-        let rules = Rules { rested_before: rested_before(), all: verify, clears: true };
+        let rules = Rules { rested_before: rested_before(), all: verify, clears: true, owners: false };
         self.folder.reports.retain(|path, _| !is_in(scope, path));
         let seen = self.folder.scan(scope, rules, &rested);
         self.folder.restless.retain(|path, _| !is_in(scope, path) || seen.restless.contains(path));

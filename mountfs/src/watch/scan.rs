@@ -15,8 +15,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use syncmount_common::SymlinkTarget;
 use syncmount_common::node::LEVELS_MAX;
+use syncmount_common::{Owner, SymlinkTarget};
 
 /// Why nothing is concluded about a directory in which file systems are mounted and unmounted.
 pub(crate) const NO_DISK: &str = "a disk was mounted here and is not any more, so nothing is concluded from what is missing; mount it \
@@ -88,6 +88,8 @@ pub(crate) struct Sighting {
     pub(crate) target: Option<SymlinkTarget>,
     /// It is the root of a file system that is mounted there.
     pub(crate) is_mount_point: bool,
+    /// To whom it belongs, if that is looked at.
+    pub(crate) owner: Option<Owner>,
 }
 
 /// What was seen.
@@ -136,6 +138,8 @@ pub(crate) struct Rules {
     pub(crate) all: bool,
     /// What a killed process was putting together is removed.
     pub(crate) clears: bool,
+    /// It is looked to whom things belong.
+    pub(crate) owners: bool,
 }
 
 /// What is known of directories of which something else is to be thought than of others.
@@ -395,15 +399,18 @@ impl<'a> Scan<'a> {
     }
 
     fn unchanged_dir(&mut self, dir: ItemId, name: &[u8], found: &Found) -> Option<ItemId> {
-        let Found { print, is_mount_point, .. } = found;
+        let Found { print, is_mount_point, owner, .. } = found;
         if print.kind != PrintKind::Dir {
             return None;
         }
         let index = self.index.lock();
         let id = index.child(dir, name)?;
         let is_proved = |item: &Item| item.is_mount_point != Some(true) || self.apart.proved.contains(&id);
-        let item =
-            index.get(id).filter(|item| item.print == *print && is_proved(item) && !self.claimed.contains_key(&id));
+        let is_as_before = |item: &Item| {
+            let is_given = self.rules.owners && item.belongs.disk != *owner;
+            item.print == *print && !is_given && is_proved(item) && !self.claimed.contains_key(&id)
+        };
+        let item = index.get(id).filter(|item| is_as_before(item));
         let same = item.is_some();
         if item.is_some_and(|item| item.is_mount_point != Some(*is_mount_point)) {
             self.seen.mounts.push((id, *is_mount_point));
@@ -433,7 +440,8 @@ impl<'a> Scan<'a> {
             return None;
         }
         self.seen.looked_at += 1;
-        let Found { mut print, mut touched, is_mount_point } = found;
+        let Found { mut print, mut touched, is_mount_point, owner } = found;
+        let owner = owner.filter(|_| self.rules.owners);
         let child = self.index.lock().child(dir, &name);
         if names::is_ours(&name) {
             let index = self.index.lock();
@@ -474,11 +482,13 @@ impl<'a> Scan<'a> {
             let mut index = self.index.lock();
             let item = index.get(id).filter(|item| item.print == print);
             let last = item.map(|item| item.touched);
+            let is_given = owner.is_some() && item.is_some_and(|item| item.belongs.disk != owner);
             may_be_edited = print.kind == PrintKind::File && last.is_some_and(|last| last != 0 && last != touched);
             if last == Some(0) {
                 index.note_touched(id, touched);
             }
-            if last.is_some() && !may_be_edited && !(self.rules.all && print.kind == PrintKind::File) {
+            let is_to_be_seen = may_be_edited || is_given || self.rules.all && print.kind == PrintKind::File;
+            if last.is_some() && !is_to_be_seen {
                 // One that was proved just now is listed as those that have not changed are.
                 return (deep && is_mount_point).then(|| (id, path.to_path_buf()));
             }
@@ -516,7 +526,7 @@ impl<'a> Scan<'a> {
         let id = known.unwrap_or_else(|| self.index.lock().fresh_id());
         self.claimed.insert(id, dir);
         self.told.insert(path.to_path_buf());
-        self.seen.sightings.push(Sighting { dir, name, id, print, touched, target, is_mount_point });
+        self.seen.sightings.push(Sighting { dir, name, id, print, touched, target, is_mount_point, owner });
         let is_listed = print.kind == PrintKind::Dir && (known.is_none() || !is_in_place || deep);
         is_listed.then(|| (id, path.to_path_buf()))
     }

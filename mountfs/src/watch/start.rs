@@ -7,6 +7,7 @@ use super::index::{ROOT_ITEM, folder_id, folder_root, folder_row};
 use super::marker::{Marker, MarkerError};
 use super::modes::Modes;
 use super::runner::{Habits, QUIET_MAX, Runner, State};
+use crate::cli::Owners;
 use crate::config::{Dirs, MountConfig, StartError, create_private_dir};
 use crate::control::{ControlHandler, ControlServer, ControlSocket};
 use crate::driver::{Client, OpenError, Pump};
@@ -104,6 +105,7 @@ pub fn run(config: &MountConfig, options: Options, ready: &Ready) -> anyhow::Res
     let remote = Arc::new(config.remote(&url)?);
     let patience = runtime.spawn(say_now_and_then(ready.clone(), "looking at the folder"));
     let client = open_client(config, remote.clone(), runtime.handle())?;
+    client.apply_owners(config.owners == Owners::Synced);
     let first = !client.look(Engine::has_joined);
     if first {
         runtime.block_on(check_server(&remote, config))?;

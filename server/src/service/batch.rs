@@ -7,13 +7,13 @@ use super::record::Beside;
 use super::{Result, ServiceError};
 use std::collections::{HashMap, HashSet};
 use syncmount_common::manifest::FILE_SIZE_MAX;
-use syncmount_common::node::{MODE_MASK, NAMES_MAX};
+use syncmount_common::node::{MODE_MASK, NAMES_MAX, NodeOwner};
 use syncmount_common::protocol::changes::{Cursor, Device};
 use syncmount_common::protocol::commit::{CommitRequest, NewContent, OPS_MAX, Op, TOUCHED_MAX};
 use syncmount_common::protocol::session::Session;
 use syncmount_common::{
-    Attrs, ContentHash, Epoch, Extent, FileHash, Manifest, Name, NodeId, NodeKind, OpId, Placement, SymlinkTarget,
-    Timestamp,
+    Attrs, ContentHash, Epoch, Extent, FileHash, Manifest, Name, NodeId, NodeKind, OpId, Owner, Placement,
+    SymlinkTarget, Timestamp,
 };
 
 /// The longest name of a device, in characters.
@@ -32,6 +32,8 @@ pub(super) struct Batch {
     /// When each operation was done; empty if that is not known.
     pub(super) times: Vec<Timestamp>,
     pub(super) beside: Beside,
+    /// Owners of nodes that the operations make or change.
+    pub(super) owners: HashMap<NodeId, Owner>,
     pub(super) ops: Vec<Op>,
 }
 
@@ -56,6 +58,7 @@ impl Batch {
             times,
             touched,
             versions,
+            owners,
             ops,
         } = request;
         if ops.len() > OPS_MAX {
@@ -89,6 +92,7 @@ impl Batch {
             return Err(ServiceError::Invalid("`versions` names a node twice".to_owned()));
         }
         let beside = Beside { touched, set, versions };
+        let owners = checked_owners(owners, &ops)?;
         check_device(&device)?;
         let mut seen = HashSet::new();
         for (index, op) in ops.iter().enumerate() {
@@ -98,7 +102,23 @@ impl Batch {
             }
         }
         let contents = contents.into_iter().map(described).collect::<Result<_>>()?;
-        Ok(Self { op_id, epoch, device, session, known, contents, concluded, times, beside, ops })
+        Ok(Self { op_id, epoch, device, session, known, contents, concluded, times, beside, owners, ops })
+    }
+}
+
+fn checked_owners(told: Vec<NodeOwner>, ops: &[Op]) -> Result<HashMap<NodeId, Owner>> {
+    let named = told.len();
+    if let Some(NodeOwner { id, .. }) = told.iter().find(|told| !told.owner.is_valid()) {
+        return Err(ServiceError::Invalid(format!("`owners` gives node {id} an owner that cannot be")));
+    }
+    let owners: HashMap<NodeId, Owner> = told.into_iter().map(|told| (told.id, told.owner)).collect();
+    if owners.len() < named {
+        return Err(ServiceError::Invalid("`owners` names a node twice".to_owned()));
+    }
+    let changed: HashSet<NodeId> = ops.iter().filter(|op| !is_removal(op)).map(Op::id).collect();
+    match owners.keys().find(|id| !changed.contains(id)) {
+        Some(id) => Err(ServiceError::Invalid(format!("`owners` names node {id}, which the batch does not change"))),
+        None => Ok(owners),
     }
 }
 

@@ -12,7 +12,7 @@ use bytes::Bytes;
 use futures::TryStreamExt as _;
 use std::collections::{BTreeSet, HashSet};
 use std::pin::pin;
-use syncmount_common::node::TouchedDir;
+use syncmount_common::node::{NodeOwner, TouchedDir};
 use syncmount_common::protocol::changes::{
     ChangesPage, Cursor, Device, INLINE_LEN_MAX, INLINE_TOTAL_MAX, PAGE_NODES_MAX,
 };
@@ -85,7 +85,7 @@ impl Service {
             match look.await? {
                 Look::Page(page) => {
                     self.1.keep(charge);
-                    return Ok(Ok(page));
+                    return Ok(Ok(*page));
                 }
                 Look::Strayed(position) => return Ok(Err(position)),
                 Look::Costs(cost) => {
@@ -178,7 +178,7 @@ type Page = (ChangesPage, Vec<Wanted>);
 
 /// What comes of reading a page.
 enum Look {
-    Page(Page),
+    Page(Box<Page>),
     /// The position that is of this epoch but not of its history.
     Strayed(Cursor),
     /// The page takes about so many bytes of memory, which are more than it has.
@@ -246,7 +246,7 @@ impl Poll {
             Err(strayed) => return Ok(Look::Strayed(strayed)),
         };
         let cost = page_cost(&page);
-        Ok(if cost > room { Look::Costs(cost) } else { Look::Page(page) })
+        Ok(if cost > room { Look::Costs(cost) } else { Look::Page(Box::new(page)) })
     }
 
     /// The page; or the position that is of this epoch but not of its history.
@@ -271,7 +271,11 @@ impl Poll {
             NodesPage { end: nodes.last().filter(|_| more).map_or(folder.seq, |node| node.rev), nodes, more };
         let touched = if self.extra { page.touched(tx, folder.key, since)? } else { Vec::new() };
         let NodesPage { nodes, end, more } = page;
-        let told = |node: Node| Node { changed: node.changed.filter(|_| self.extra), ..for_travel(node) };
+        let owners = self.extra.then(|| nodes.iter().filter_map(owned).collect());
+        let told = |node: Node| {
+            let (xattrs, changed) = (node.xattrs.with_owner(None), node.changed.filter(|_| self.extra));
+            Node { xattrs, changed, ..for_travel(node) }
+        };
         let nodes: Vec<_> = nodes.into_iter().map(told).collect();
         let riders = self.riders(&nodes);
         let cursor = cursor_at(tx, &folder, end, key)?;
@@ -282,7 +286,7 @@ impl Poll {
         };
         let own = own.map(|(seq, tag)| key.cursor(&folder, seq, tag));
         let wanted = if self.extra { wanted(tx, folder.key, from)? } else { Vec::new() };
-        Ok(Ok((ChangesPage { folder: folder.id, cursor, more, nodes, devices, own, wanted, touched }, riders)))
+        Ok(Ok((ChangesPage { folder: folder.id, cursor, more, nodes, devices, own, wanted, touched, owners }, riders)))
     }
 
     /// The chunks that ride along. A client fetches the others by hash.
@@ -301,6 +305,10 @@ impl Poll {
         }
         riders
     }
+}
+
+fn owned(node: &Node) -> Option<NodeOwner> {
+    Some(NodeOwner { id: node.id, owner: node.xattrs.owner()? })
 }
 
 /// Whether a position is of this epoch but not of its history; an error if it is of another one.

@@ -245,7 +245,8 @@ impl Application<'_> {
                 }
                 let (content, target, names) = (content.map(reference), target.clone(), names.clone());
                 let (content_rev, content_author, deleted) = (rev, author, false);
-                let (id, kind, attrs, xattrs) = (*id, *kind, *attrs, xattrs.clone());
+                let xattrs = xattrs.with_owner(self.batch.owners.get(id).copied());
+                let (id, kind, attrs) = (*id, *kind, *attrs);
                 let node = Node {
                     id,
                     rev,
@@ -263,9 +264,11 @@ impl Application<'_> {
                 };
                 (node, true)
             }
-            (Op::Update { names, attrs, xattrs, content, .. }, Some(node)) => {
+            (Op::Update { id, names, attrs, xattrs, content, .. }, Some(node)) => {
                 let node = Node { rev, author, ..node.clone() };
-                let node = Node { xattrs: xattrs.clone().unwrap_or(node.xattrs), ..node };
+                let owner = self.batch.owners.get(id).copied().or(node.xattrs.owner());
+                let xattrs = xattrs.as_ref().unwrap_or(&node.xattrs).with_owner(owner);
+                let node = Node { xattrs, ..node };
                 (updated(node, names.as_deref(), attrs.as_ref(), content.as_ref())?, names.is_some())
             }
             (Op::Remove { .. }, Some(node)) => {

@@ -214,6 +214,7 @@ mod tests {
             concluded: false,
             times: Vec::new(),
             touched: Vec::new(),
+            owners: Vec::new(),
             versions: Vec::new(),
             ops,
         };

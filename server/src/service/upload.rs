@@ -153,6 +153,7 @@ impl Service {
             concluded: false,
             times: Vec::new(),
             touched: Vec::new(),
+            owners: Vec::new(),
             versions: Vec::new(),
             ops,
         }

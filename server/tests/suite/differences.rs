@@ -52,7 +52,7 @@ async fn a_content_that_is_told_by_its_difference_is_as_any_other() {
     let (served, base) = with_a_file().await;
     let features = served.get("/healthz").send().await.unwrap();
     let features: Vec<_> = features.headers().get_all("syncmount-features").iter().collect();
-    assert_eq!(features, ["content-deltas, chunk-deltas, fetch-deltas, extra-fields"]);
+    assert_eq!(features, ["content-deltas, chunk-deltas, fetch-deltas, extra-fields, owners"]);
     let target = manifest((0..100).map(|number| if number == 50 { 100 } else { number }));
     let name = target.content_hash();
     let told = delta::between(&base, &target).unwrap();

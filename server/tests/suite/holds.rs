@@ -73,6 +73,7 @@ impl Folder {
             concluded,
             times: Vec::new(),
             touched: Vec::new(),
+            owners: Vec::new(),
             versions: Vec::new(),
             ops,
         };

@@ -23,6 +23,7 @@ mod hostile;
 mod liar;
 mod losses;
 mod negotiation;
+mod owners;
 #[cfg(unix)]
 mod process;
 mod program;

@@ -75,6 +75,6 @@ async fn every_reply_names_the_features_also_one_that_refuses() {
     for path in ["/healthz", "/v1/folders", "/no/such/path", "/v1/chunks/zz"] {
         let reply = served.get(path).send().await.unwrap();
         let named = reply.headers().get_all(HEADER).iter().collect::<Vec<_>>();
-        assert_eq!(named, ["content-deltas, chunk-deltas, fetch-deltas, extra-fields"], "{path}");
+        assert_eq!(named, ["content-deltas, chunk-deltas, fetch-deltas, extra-fields, owners"], "{path}");
     }
 }

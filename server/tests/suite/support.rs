@@ -191,6 +191,7 @@ pub fn request(epoch: Epoch, ops: Vec<Op>) -> CommitRequest {
         concluded: false,
         times: Vec::new(),
         touched: Vec::new(),
+        owners: Vec::new(),
         versions: Vec::new(),
         ops,
     }

@@ -4,11 +4,11 @@
 use super::Choices;
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use syncmount_common::node::TouchedDir;
+use syncmount_common::node::{NodeOwner, TouchedDir};
 use syncmount_common::protocol::changes::{ChangesPage, Cursor, Device};
 use syncmount_common::protocol::commit::{Committed, ConflictDetails, MissingDetails};
 use syncmount_common::{
-    Attrs, Content, DeviceId, Epoch, Extent, FolderId, Manifest, Name, Node, NodeId, NodeKind, Placement,
+    Attrs, Content, DeviceId, Epoch, Extent, FolderId, Manifest, Name, Node, NodeId, NodeKind, Owner, Placement,
     SymlinkTarget, Timestamp,
 };
 use syncmount_engine::{
@@ -37,6 +37,7 @@ pub(super) fn pages(data: &[u8]) {
     let device = Device { id: DeviceId::from_bytes([1; 16]), name: "here".to_owned() };
     let mut engine = Engine::new(Identity { device, seed: 7 }, Restored::default());
     engine.show_times();
+    engine.apply_owners(data.len().is_multiple_of(2));
     let mut play = Play { engine, now: 1, seq: 0, epoch: 1, written: BTreeSet::new(), stagings: 0 };
     for _ in 0..STEPS_MAX {
         if choices.is_empty() {
@@ -86,7 +87,14 @@ impl Play {
         // Of what does not cost a choice, so that what was found before is found again.
         let mtime = Timestamp([0, i64::MAX, i64::MIN, self.now][(self.seq % 4) as usize]);
         let touched = vec![TouchedDir { dir: node_id((self.seq % u64::from(NODES)) as u8), mtime }];
-        let page = ChangesPage { folder, cursor, more, nodes, devices, own: None, wanted: Vec::new(), touched };
+        // In the same way: owners of nodes that the page has and has not, some that cannot be.
+        let of = |id: u8| NodeOwner {
+            id: node_id(id),
+            owner: Owner { uid: [0, 1, u32::MAX][(self.seq % 3) as usize], gid: self.now as u32 },
+        };
+        let is_told = |id: &u8| (self.seq + u64::from(*id)).is_multiple_of(2);
+        let owners = (!self.seq.is_multiple_of(5)).then(|| (0..NODES).filter(is_told).map(of).collect());
+        let page = ChangesPage { folder, cursor, more, nodes, devices, own: None, wanted: Vec::new(), touched, owners };
         self.engine.page(self.engine.next_page(), page);
     }
 

@@ -161,6 +161,7 @@ impl World {
                 concluded: false,
                 times: Vec::new(),
                 touched: Vec::new(),
+                owners: Vec::new(),
                 versions: Vec::new(),
                 ops: ops.to_vec(),
             };

@@ -269,6 +269,7 @@ impl Forger {
             concluded: false,
             times: Vec::new(),
             touched: Vec::new(),
+            owners: Vec::new(),
             versions: Vec::new(),
             ops,
         }

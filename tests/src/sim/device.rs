@@ -178,6 +178,8 @@ pub struct Device {
     pub lives: u64,
     /// Names that end in `~` stay here.
     pub ignores: bool,
+    /// Whether it applies the owners that travel.
+    pub applies_owners: bool,
 }
 
 /// What the driver does when rules may have changed.
@@ -215,6 +217,7 @@ impl Device {
             cursor: None,
             lives: 0,
             ignores: false,
+            applies_owners: false,
         }
     }
 
@@ -258,6 +261,7 @@ impl Device {
         let restored = self.disk.restore();
         let in_doubt = !restored.unanswered.is_empty();
         let mut engine = Engine::new(Identity { device: self.named.clone(), seed }, restored);
+        engine.apply_owners(self.applies_owners);
         if in_doubt {
             engine.look_first();
         }

@@ -136,6 +136,7 @@ impl World {
         device.disk.set_back(&backup);
         device.disk.trusts_cache = backup.trusts_cache;
         device.ignores = self.devices[index].ignores;
+        device.applies_owners = self.devices[index].applies_owners;
         device.forget_memory();
         self.devices.push(device);
         self.ledger.upheaval = true;

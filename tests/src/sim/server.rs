@@ -12,7 +12,7 @@ use std::task::{Context, Poll, Waker};
 use syncmount_common::protocol::changes::{Ask, ChangesPage, Cursor, PAGE_NODES_MAX};
 use syncmount_common::protocol::commit::{CommitRequest, Committed, Op};
 use syncmount_common::{
-    ChunkHash, ContentHash, DeviceId, Node, NodeId, NodeKind, Placement, Rev, Seq, Timestamp, envelope,
+    ChunkHash, ContentHash, DeviceId, Node, NodeId, NodeKind, Owner, Placement, Rev, Seq, Timestamp, envelope,
 };
 use syncmount_engine::State;
 use syncmount_server::FIRST_FOLDER;
@@ -229,8 +229,8 @@ impl Server {
         if self.stores.answered.insert(*request.op_id.as_bytes()) {
             request.ops.iter().for_each(|op| self.note(op));
             let since = Cursor { epoch: request.epoch, seq: self.stores.end, tag: 0 };
-            let made = at_once(self.service.changes(FIRST_FOLDER, Some(since), PAGE_NODES_MAX, 0))?;
-            let revs = made.page.nodes.iter().map(|node| (node.rev, (node.id, State::of_node(node))));
+            let made = owned(self.page(Some(since))?);
+            let revs = made.iter().map(|node| (node.rev, (node.id, State::of_node(node))));
             self.stores.revs.extend(revs);
             self.stores.end = self.stores.end.max(done.last_seq);
             self.commits += 1;
@@ -281,7 +281,7 @@ impl Server {
     }
 
     fn page(&self, since: Option<Cursor>) -> Result<ChangesPage> {
-        at_once(self.service.changes(FIRST_FOLDER, since, PAGE_NODES_MAX, 0)).map(|changes| changes.page)
+        self.changes(Ask { since, known: None }, PAGE_NODES_MAX)
     }
 
     /// Chunks arrive.
@@ -298,10 +298,11 @@ impl Server {
         let mut since = None;
         loop {
             let page = self.page(since)?;
-            nodes.extend(page.nodes);
-            since = Some(page.cursor);
-            if !page.more {
-                return Ok((nodes, page.cursor));
+            let (cursor, more) = (page.cursor, page.more);
+            nodes.extend(owned(page));
+            since = Some(cursor);
+            if !more {
+                return Ok((nodes, cursor));
             }
         }
     }
@@ -317,4 +318,11 @@ impl Server {
         }
         Ok(out)
     }
+}
+
+/// The nodes of a page with their owners, as states have them.
+fn owned(page: ChangesPage) -> Vec<Node> {
+    let owners: BTreeMap<NodeId, Owner> = page.owners.iter().flatten().map(|owned| (owned.id, owned.owner)).collect();
+    let with_owner = |node: Node| Node { xattrs: node.xattrs.with_owner(owners.get(&node.id).copied()), ..node };
+    page.nodes.into_iter().map(with_owner).collect()
 }

@@ -5,7 +5,7 @@ use super::device::{Backing, OpenFile, update};
 use super::view;
 use super::world::{Event, World};
 use std::sync::Arc;
-use syncmount_common::{Attrs, Name, NodeId, NodeKind, SymlinkTarget, Timestamp};
+use syncmount_common::{Attrs, Name, NodeId, NodeKind, Owner, SymlinkTarget, Timestamp};
 use syncmount_engine::{Body, Draft, Engine, FileBody, Refusal, RenameMode, Renamed};
 
 const NAMES: [&str; 5] = ["a", "b", "c.txt", "d", "e"];
@@ -208,7 +208,9 @@ impl World {
         let what = || format!("sets {name} of {:?} to {value:?}", found.id);
         self.call(index, what, |engine, now| {
             let mut xattrs = engine.local(found.id).map(|state| state.xattrs.clone()).unwrap_or_default();
-            if value[0] == 0 {
+            if name == "user.b" && value[0] > 0 && engine.applies_owners() {
+                xattrs = xattrs.with_owner(Some(Owner { uid: value[0].into(), gid: 7 }));
+            } else if value[0] == 0 {
                 xattrs.remove(name.as_bytes());
             } else if xattrs.set(name.as_bytes(), &value).is_err() {
                 return Err(Refusal::NotFound);

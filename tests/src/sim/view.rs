@@ -132,6 +132,12 @@ fn path(live: &BTreeMap<NodeId, &Node>, place: &Placement) -> Option<String> {
     None
 }
 
+/// The same tree as it is where owners are not applied.
+pub fn without_owners(view: &View) -> View {
+    let plain = |seen: &Seen| Seen { xattrs: seen.xattrs.with_owner(None), ..seen.clone() };
+    view.iter().map(|(path, seen)| (path.clone(), plain(seen))).collect()
+}
+
 /// The first difference between two trees, for people.
 pub fn difference(a: &View, b: &View) -> Option<String> {
     let paths = a.keys().chain(b.keys());

@@ -221,6 +221,7 @@ impl World {
             self.rng = Rng::of(&[self.seed, index as u64]);
             self.devices[index].disk.trusts_cache = self.planted == Some(Planted::CacheTrusted);
             self.devices[index].ignores = self.scenario.ignores && index % 2 == 0;
+            self.devices[index].applies_owners = index != 1;
             self.set_clock(index);
             let late = if self.rng.chance(800) { 0 } else { self.rng.delay_ms(1_000, 1_000_000) };
             let tick = self.rng.delay_ms(1, 1_000);

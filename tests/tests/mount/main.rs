@@ -26,6 +26,7 @@ mod new_versions;
 mod nobody;
 mod offline;
 mod open_files;
+mod owners;
 mod passthrough;
 mod pins;
 mod power_cut;

@@ -7,6 +7,7 @@ use std::fs;
 use std::net::TcpListener;
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::Path;
+use std::process::Command;
 use syncmount_tests::support::*;
 
 /// The sentence with which a start of this device with these words fails. Leaves nothing behind.
@@ -302,7 +303,7 @@ impl Snoop {
         Self { url, heard }
     }
 
-    fn run(&self, command: &mut std::process::Command) -> Said {
+    fn run(&self, command: &mut Command) -> Said {
         run(command.env("http_proxy", &self.url).env("all_proxy", &self.url))
     }
 
@@ -370,4 +371,17 @@ fn what_went_on_in_clear_goes_on_and_says_so() {
     device.wait_synced();
     assert_eq!(proxy.heard(), "", "a token in clear goes through no proxy unasked");
     device.ask("umount", &[]).good();
+}
+
+#[test]
+fn owners_of_a_plain_folder_that_is_not_roots() {
+    let world = World::new();
+    let device = nobodys(&world, "A");
+    let mut command = Command::new("setpriv");
+    device.environment(&mut command);
+    command.args(["--reuid=65534", "--regid=65534", "--clear-groups"]).arg(device.home.join("syncmount"));
+    command.arg("watch").arg(&device.folder).args(["--once", "--owners", "synced", "--server", &world.server().url()]);
+    let said = run(command.arg("--token-file").arg(device.home.join("token")));
+    assert_eq!(said.code, Some(2), "{said:?}");
+    assert!(said.stderr.contains("--owners=synced is for root in a plain folder"), "{said:?}");
 }

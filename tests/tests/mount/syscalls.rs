@@ -344,8 +344,6 @@ fn modes_times_and_owners() {
 
         let own = fs::metadata(a.path("file")).unwrap();
         chown(a.path("file"), Some(own.uid()), Some(own.gid())).unwrap();
-        fails(chown(a.path("file"), Some(own.uid() + 1), None), libc::EPERM);
-        fails(chown(a.path("file"), None, Some(own.gid() + 1)), libc::EPERM);
 
         a.wait_synced();
         until("the times at B", || {

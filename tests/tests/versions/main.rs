@@ -96,6 +96,7 @@ scenarios! {
     both_make_one_file_offline
     one_edits_what_the_other_removes
     links_arrive
+    owners_survive_devices_and_servers_that_know_none
     attributes_arrive
     holes_stay_holes
     names_are_bytes

@@ -6,7 +6,7 @@ use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions};
 use std::io::Write as _;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, symlink};
+use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, chown, symlink};
 use std::path::Path;
 use std::process::Command;
 use syncmount::status::ProblemKind;
@@ -230,6 +230,32 @@ pub(super) fn links_arrive(pair: Pair) {
     assert_eq!(fs::metadata(b.path("file")).unwrap().ino(), fs::metadata(b.path("other name")).unwrap().ino());
     fs::write(b.path("other name"), "2").unwrap();
     until_reads(&a.path("file"), b"2");
+}
+
+/// Programs of before owners do not know the option; with the others they are kept, at least on the machine where they were set.
+pub(super) fn owners_survive_devices_and_servers_that_know_none(pair: Pair) {
+    let knows = |version| matches!(version, Version::Current).then_some("--owners=synced");
+    let world = pair.world();
+    let options = |version| knows(version).into_iter().collect::<Vec<&str>>();
+    let (a, b) = (pair.a(&world, &options(pair.client)), pair.b(&world, &options(pair.server)));
+    for (index, device) in [&a, &b].into_iter().enumerate() {
+        let (name, other) = (format!("of {index}"), [&b, &a][index]);
+        fs::write(device.path(&name), "one").unwrap();
+        let is_known = knows([pair.client, pair.server][index]).is_some();
+        if is_known {
+            chown(device.path(&name), Some(54_321), Some(54_322)).unwrap();
+        }
+        device.wait_synced();
+        until_reads(&other.path(&name), b"one");
+        setxattr(other.path(&name), "user.note", b"x", XattrFlags::empty()).unwrap();
+        fs::write(other.path(&name), "two, from the other device").unwrap();
+        other.wait_synced();
+        until_reads(&device.path(&name), b"two, from the other device");
+        let found = fs::metadata(device.path(&name)).unwrap();
+        let expected = if is_known { (54_321, 54_322) } else { (0, 0) };
+        assert_eq!((found.uid(), found.gid()), expected);
+    }
+    become_same(&a, &b);
 }
 
 pub(super) fn attributes_arrive(pair: Pair) {

@@ -12,6 +12,7 @@ mod folder;
 mod hints;
 mod large_files;
 mod lying_server;
+mod owners;
 mod random;
 mod restarts;
 mod roots;

@@ -26,7 +26,7 @@ use std::fs::File;
 use std::io;
 use std::path::{Component, Path};
 use std::sync::Arc;
-use syncmount_common::{SymlinkTarget, Timestamp};
+use syncmount_common::{Owner, SymlinkTarget, Timestamp};
 
 /// How many names are tried for a directory that only this process may enter.
 const WORK_NAMES: u32 = 16;
@@ -40,6 +40,8 @@ pub(crate) struct Found {
     pub(crate) touched: i64,
     /// It is the root of a file system that is mounted there.
     pub(crate) is_mount_point: bool,
+    /// The user and the group that it belongs to, on systems that have them as numbers.
+    pub(crate) owner: Option<Owner>,
 }
 
 /// The calls that a walk is made of.
@@ -302,6 +304,12 @@ impl Spot {
     /// else than what looked like `print`.
     pub(crate) fn set_mode(&self, print: &Print, mode: u32) -> io::Result<()> {
         self.dir.0.set_mode_of(&self.name, print, mode)
+    }
+
+    /// Gives what is there to a user and a group, as far as the system has them; a symlink itself. Nothing happens to anything else
+    /// than what looked like `print`.
+    pub(crate) fn set_owner(&self, print: &Print, owner: Owner) -> io::Result<()> {
+        self.dir.0.set_owner_of(&self.name, print, owner)
     }
 
     /// Sets the mtime of what is there: a file, a directory or a symlink itself.

@@ -4,14 +4,14 @@ use super::{Calls, Found};
 use crate::watch::platform::{Print, PrintKind};
 use parking_lot::RwLock;
 use rustix::fd::{AsFd as _, BorrowedFd, OwnedFd};
-use rustix::fs::{AtFlags, CWD, Mode, OFlags, Timespec, Timestamps};
+use rustix::fs::{AtFlags, CWD, Gid, Mode, OFlags, Timespec, Timestamps, Uid};
 use rustix::io::Errno;
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io;
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::path::{Path, PathBuf};
-use syncmount_common::{SymlinkTarget, Timestamp};
+use syncmount_common::{Owner, SymlinkTarget, Timestamp};
 
 /// Whether two files can change places in one step.
 pub(super) const CAN_EXCHANGE: bool = cfg!(any(target_os = "linux", target_vendor = "apple"));
@@ -255,6 +255,25 @@ impl Handle {
         }
     }
 
+    /// By a handle of the very thing: a name may be another's by then. A file with a second name is refused, which may be
+    /// elsewhere, where another user could not have it given away.
+    pub(super) fn set_owner_of(&self, name: &OsStr, print: &Print, owner: Owner) -> io::Result<()> {
+        let (uid, gid) = (Some(Uid::from_raw(owner.uid)), Some(Gid::from_raw(owner.gid)));
+        let flags = if cfg!(target_os = "linux") {
+            UNREAD
+        } else {
+            OFlags::RDONLY.union(OFlags::NOFOLLOW).union(OFlags::NONBLOCK)
+        };
+        let handle = rustix::fs::openat(&self.0, name, flags | OFlags::CLOEXEC, Mode::empty())?;
+        if !look(handle.as_fd(), OsStr::new(""))?.print.same_file(print) {
+            return Err(io::ErrorKind::NotFound.into());
+        }
+        if print.kind == PrintKind::File && rustix::fs::fstat(&handle)?.st_nlink > 1 {
+            return Err(io::Error::other("it has several names"));
+        }
+        chown_handle(handle.as_fd(), uid, gid)
+    }
+
     pub(super) fn set_mtime(&self, name: &OsStr, _: PrintKind, mtime: Timestamp) -> io::Result<()> {
         let (seconds, nanoseconds) = mtime.parts();
         let time = Timespec { tv_sec: seconds as _, tv_nsec: nanoseconds as _ };
@@ -330,6 +349,16 @@ fn by_number(handle: BorrowedFd<'_>, mode: u32) -> io::Result<()> {
     Ok(rustix::fs::fchmod(handle, Mode::from_raw_mode(mode as _))?)
 }
 
+#[cfg(target_os = "linux")]
+fn chown_handle(handle: BorrowedFd<'_>, uid: Option<Uid>, gid: Option<Gid>) -> io::Result<()> {
+    Ok(rustix::fs::chownat(handle, "", uid, gid, AtFlags::EMPTY_PATH)?)
+}
+
+#[cfg(not(target_os = "linux"))]
+fn chown_handle(handle: BorrowedFd<'_>, uid: Option<Uid>, gid: Option<Gid>) -> io::Result<()> {
+    Ok(rustix::fs::fchown(handle, uid, gid)?)
+}
+
 /// What has a name in an open directory (the directory itself without one).
 #[allow(clippy::unnecessary_cast, clippy::useless_conversion, reason = "the types of these numbers differ")]
 #[cfg(target_os = "linux")]
@@ -344,7 +373,8 @@ fn look(dir: BorrowedFd<'_>, name: &OsStr) -> io::Result<Found> {
                 Print::of_parts(kind(found.st_mode), found.st_size as u64, mtime, found.st_mode, found.st_ino, 0);
             let touched = nanoseconds(found.st_ctime as i64, found.st_ctime_nsec as i64);
             let is_mount_point = print.kind == PrintKind::Dir && rustix::fs::fstat(dir)?.st_dev != found.st_dev;
-            return Ok(Found { print, touched, is_mount_point });
+            let owner = Some(Owner { uid: found.st_uid, gid: found.st_gid });
+            return Ok(Found { print, touched, is_mount_point, owner });
         }
         found => found?,
     };
@@ -360,7 +390,8 @@ fn look(dir: BorrowedFd<'_>, name: &OsStr) -> io::Result<Found> {
             let device = rustix::fs::fstat(dir)?.st_dev;
             (found.stx_dev_major, found.stx_dev_minor) != (rustix::fs::major(device), rustix::fs::minor(device))
         };
-    Ok(Found { print, touched: time(found.stx_ctime), is_mount_point })
+    let owner = Some(Owner { uid: found.stx_uid, gid: found.stx_gid });
+    Ok(Found { print, touched: time(found.stx_ctime), is_mount_point, owner })
 }
 
 #[allow(clippy::unnecessary_cast, clippy::useless_conversion, reason = "the types of these numbers differ")]
@@ -380,7 +411,8 @@ fn look(dir: BorrowedFd<'_>, name: &OsStr) -> io::Result<Found> {
     let print = Print::of_parts(kind(mode), found.st_size as u64, mtime, mode, found.st_ino as u64, birth);
     let touched = nanoseconds(found.st_ctime as i64, found.st_ctime_nsec as i64);
     let is_mount_point = print.kind == PrintKind::Dir && rustix::fs::fstat(dir)?.st_dev != found.st_dev;
-    Ok(Found { print, touched, is_mount_point })
+    let owner = Some(Owner { uid: found.st_uid, gid: found.st_gid });
+    Ok(Found { print, touched, is_mount_point, owner })
 }
 
 fn nanoseconds(seconds: i64, nanoseconds: i64) -> i64 {

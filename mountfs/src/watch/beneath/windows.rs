@@ -14,7 +14,7 @@ use std::os::windows::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use syncmount_common::{SymlinkTarget, Timestamp};
+use syncmount_common::{Owner, SymlinkTarget, Timestamp};
 
 /// Whether two files can change places in one step.
 pub(super) const CAN_EXCHANGE: bool = false;
@@ -106,7 +106,7 @@ impl Handle {
     pub(super) fn look(&self, name: &OsStr) -> io::Result<Found> {
         let facts = windows::facts(&windows::open_for_attributes(&self.path.join(name))?)?;
         // This system tells no other time. What is mounted in a directory is a reparse point, of which nothing is shared.
-        Ok(Found { print: Print::of_facts(&facts), touched: facts.modified, is_mount_point: false })
+        Ok(Found { print: Print::of_facts(&facts), touched: facts.modified, is_mount_point: false, owner: None })
     }
 
     pub(super) fn names(&self, take: &mut dyn FnMut(OsString) -> bool) -> io::Result<()> {
@@ -192,6 +192,10 @@ impl Handle {
         let mut options = OpenOptions::new();
         options.read(true).write(true).create(create).custom_flags(FILE_FLAG_OPEN_REPARSE_POINT);
         options.open(self.path.join(name))
+    }
+
+    pub(super) fn set_owner_of(&self, _: &OsStr, _: &Print, _: Owner) -> io::Result<()> {
+        Ok(())
     }
 
     pub(super) fn set_mode_of(&self, _: &OsStr, _: &Print, _: u32) -> io::Result<()> {
