@@ -568,7 +568,11 @@ fn whatever_goes_away_and_comes_back_removes_nothing() {
     inner.mount(&a.path("disk"));
     let b = world.mount("B");
     a.mount();
-    let mut ground = Ground { a: &a, b: &b, outer, inner, files: Files::new(), dice, count: 0 };
+    // The disk is known by what is on it: what nothing of is left on, because all was moved away while the folder was not watched, is
+    // taken for another one, as it says.
+    fs::write(a.path("disk/kept"), "kept").unwrap();
+    let files = Files::from([(PathBuf::from("disk/kept"), b"kept".to_vec())]);
+    let mut ground = Ground { a: &a, b: &b, outer, inner, files, dice, count: 0 };
     let rounds = sized(6, 400);
     for _ in 0..rounds {
         for _ in 0..ground.dice.random_range(0..8) {
