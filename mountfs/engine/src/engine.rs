@@ -573,6 +573,7 @@ impl Engine {
     /// Replaces what is known about a node whose places are free.
     pub(crate) fn put(&mut self, id: NodeId, local: Option<Arc<State>>, synced: Option<Synced>, now: Timestamp) {
         self.note_sent_names(id, local.as_deref(), synced.as_ref());
+        self.unsettle(id, local.as_deref());
         self.tree.set(id, local, synced, now);
         self.touch(id);
     }
@@ -586,6 +587,7 @@ impl Engine {
         now: Timestamp,
     ) {
         self.note_sent_names(id, local.as_deref(), synced.as_ref());
+        self.unsettle(id, local.as_deref());
         self.tree.set_detached(id, local, synced, now);
         self.touch(id);
     }

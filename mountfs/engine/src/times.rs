@@ -8,7 +8,7 @@ use crate::engine::{Engine, is_dir};
 use crate::output::Effect;
 use crate::state::State;
 use crate::tree::{Entry, Synced};
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use syncmount_common::node::TouchedDir;
 use syncmount_common::protocol::commit::{Op, TOUCHED_MAX};
@@ -24,6 +24,9 @@ pub(crate) struct Times {
     pub(crate) shown: bool,
     /// Mtimes of directories because of changes that the server has not taken yet.
     here: HashMap<NodeId, Timestamp>,
+    /// Directories whose mtime, with what `here` says, counts all that was done to their entries here, as long as something
+    /// is to be sent. When a node was changed does not tell when its name was.
+    settled: HashSet<NodeId>,
 }
 
 /// An mtime behind another one.
@@ -85,12 +88,29 @@ impl Engine {
         } else {
             self.times.here.insert(dir, at);
         }
+        self.times.settled.insert(dir);
+    }
+
+    /// Before a node changes: its names may, without a call that says when.
+    pub(crate) fn unsettle(&mut self, id: NodeId, after: Option<&State>) {
+        if self.times.settled.is_empty() {
+            return;
+        }
+        let before = self.tree.get(id).and_then(|entry| entry.local.as_ref());
+        let (before, after) =
+            (before.map_or(&[][..], |state| &state.names), after.map_or(&[][..], |state| &state.names));
+        for dir in dirs_between(before, after) {
+            self.times.settled.remove(&dir);
+        }
     }
 
     /// A program sets the mtime of a directory: changes of its entries before that do not count. Returns what the server will have
     /// before it hears of that.
     pub(crate) fn mtime_is_set(&mut self, dir: NodeId, synced: Option<Synced>) -> Option<Synced> {
         self.times.here.remove(&dir);
+        if self.times.shown {
+            self.times.settled.insert(dir);
+        }
         let on_its_way = self.in_flight.as_ref().and_then(|batch| batch.touches(dir));
         match (on_its_way, synced) {
             (Some(mtime), Some(Synced { state: Some(state), rev, content_rev })) => {
@@ -137,13 +157,17 @@ impl Engine {
     }
 
     /// The mtime of a directory with changes that are sent, the last of which was made at `at`: as it shows here, or what it was set
-    /// to since if the server has that.
+    /// to since if the server has that. A node that was changed after its name was is no change of its directory.
     fn mtime_to_tell(&self, dir: NodeId, at: Timestamp) -> Timestamp {
         let agreed = |entry: &Entry| {
             let local = entry.local.as_ref()?.attrs.mtime;
             entry.synced_state().filter(|synced| synced.attrs.mtime == local).map(|_| local)
         };
-        let set = self.tree.get(dir).and_then(agreed).filter(|_| self.is_set_since(dir, at));
+        let set = self
+            .tree
+            .get(dir)
+            .and_then(agreed)
+            .filter(|_| self.times.settled.contains(&dir) || self.is_set_since(dir, at));
         self.times.here.get(&dir).copied().or(set).unwrap_or(at)
     }
 
@@ -157,6 +181,9 @@ impl Engine {
             if let Some(was) = was.filter(|was| was != mtime) {
                 self.agree_on_mtime(*dir, (*mtime).max(behind(was)));
             }
+        }
+        if self.tree.dirty_len() == 0 {
+            self.times.settled = HashSet::new();
         }
     }
 
@@ -343,6 +370,66 @@ mod tests {
         rig.take(&request);
         assert_eq!(shown(&rig, dir), attrs.mtime);
         assert!(rig.sync().is_empty());
+    }
+
+    #[test]
+    fn what_is_done_to_a_node_after_its_name_does_not_move_the_mtime_of_its_directory() {
+        let mut rig = Rig::new();
+        rig.engine.show_times();
+        let dir = rig.mkdir(ROOT, "dir");
+        rig.sync();
+        let attrs = Attrs { mode: 0o755, mtime: Timestamp(5) };
+        let within = rig.engine.create(dir, name("within"), attrs, crate::Body::Dir, later(7000)).unwrap();
+        let request = rig.send().unwrap();
+        rig.engine.set_attrs(dir, attrs, later(8000)).unwrap();
+        rig.take(&request);
+        // The time is sent alone, while what is in the directory is not ready to go.
+        let draft = crate::Draft { ready: true, size: 1, ..crate::Draft::empty() };
+        let body = crate::Body::File(crate::FileBody::Draft(Box::new(draft)));
+        let file = rig.engine.create(dir, name("a"), attrs, body, later(7500)).unwrap();
+        rig.engine.set_attrs(dir, attrs, later(8000)).unwrap();
+        assert_eq!(rig.sync().concat().len(), 1);
+        for (node, at) in [(file, 9000), (within, 9500)] {
+            rig.engine.set_attrs(node, Attrs { mode: 0o700, mtime: Timestamp(6) }, later(at)).unwrap();
+        }
+        rig.engine.prepared(file, 0, crate::PrepareAnswer::Ready(Arc::new(crate::rig::content(1))), NOW);
+        let request = rig.send().unwrap();
+        assert_eq!(request.touched, [TouchedDir { dir, mtime: attrs.mtime }]);
+        rig.take(&request);
+        assert_eq!(shown(&rig, dir), attrs.mtime);
+        assert!(rig.sync().is_empty());
+        // Neither does that of one that nobody has set go on.
+        make(&mut rig, dir, "b", later(10_000));
+        let other = rig.engine.create(dir, name("c"), attrs, crate::Body::Dir, later(11_000)).unwrap();
+        rig.engine.set_attrs(other, Attrs { mode: 0o700, mtime: Timestamp(6) }, later(12_000)).unwrap();
+        assert_eq!(rig.send().unwrap().touched, [TouchedDir { dir, mtime: later(11_000) }]);
+    }
+
+    #[test]
+    fn a_copy_that_a_conflict_makes_moves_the_mtime_of_its_directory_though_that_was_set() {
+        let mut rig = Rig::new();
+        rig.engine.show_times();
+        let dir = rig.mkdir(ROOT, "dir");
+        let file = rig.file(dir, "a", 1);
+        rig.sync();
+        // Something is not ready to go, so that it is still known what was set.
+        let draft = crate::Draft { ready: true, size: 1, ..crate::Draft::empty() };
+        let body = crate::Body::File(crate::FileBody::Draft(Box::new(draft)));
+        rig.engine.create(ROOT, name("waits"), Attrs { mode: 0o600, mtime: NOW }, body, NOW).unwrap();
+        make(&mut rig, dir, "b", later(-9000));
+        rig.engine.set_attrs(dir, Attrs { mode: 0o755, mtime: Timestamp(5) }, later(-8000)).unwrap();
+        rig.sync();
+        rig.edit(file, 2, NOW.0 + 1);
+        rig.news(vec![rig.theirs(file, dir, "a", Some(3))]);
+        assert_eq!(rig.names(dir).len(), 3, "{:?}", rig.names(dir));
+        let touched: Vec<TouchedDir> = std::iter::from_fn(|| {
+            let request = rig.send()?;
+            rig.take(&request);
+            Some(request.touched)
+        })
+        .flatten()
+        .collect();
+        assert!(touched.iter().any(|touched| touched.dir == dir && touched.mtime > Timestamp(5)), "{touched:?}");
     }
 
     #[test]

@@ -36,8 +36,11 @@ use syncmount_engine::{Refusal, RenameMode};
 
 /// How long the kernel may believe what it was told: until it is told otherwise.
 const TTL: Duration = Duration::from_secs(86_400);
-/// Attributes of a file that somebody writes to change without a word to the kernel's cache of another name.
+/// For what the kernel is to ask for again each time.
 const TTL_NONE: Duration = Duration::ZERO;
+/// For answers to `setattr` and `link`: the kernel takes their attributes without a look at what it was told since they were made
+/// (unlike those of `lookup` and `getattr`). If a version of another device comes in between, its size and time show a second later.
+const TTL_SHORT: Duration = Duration::from_secs(1);
 
 const GENERATION: Generation = Generation(0);
 const MAX_WRITE: u32 = 1024 * 1024;
@@ -442,7 +445,7 @@ impl Filesystem for Translator {
         // A change of owner takes these bits away from everybody's file, a change of size from that of others than root.
         let kill_suid = uid.is_some() || gid.is_some() || (size.is_some() && req.uid() != 0);
         match self.vfs.setattr(ino.0, SetAttrs { mode, uid, gid, size, atime, mtime, kill_suid }, fh.map(|fh| fh.0)) {
-            Ok(stat) => reply.attr(&TTL, &self.attr(&stat)),
+            Ok(stat) => reply.attr(&TTL_SHORT, &self.attr(&stat)),
             Err(error) => reply.error(logged(&error)),
         }
     }
@@ -709,7 +712,10 @@ impl Filesystem for Translator {
     }
 
     fn link(&self, _req: &Request, ino: INodeNo, newparent: INodeNo, newname: &OsStr, reply: ReplyEntry) {
-        self.entry(self.vfs.link(ino.0, newparent.0, newname.as_bytes()), reply);
+        match self.vfs.link(ino.0, newparent.0, newname.as_bytes()) {
+            Ok(stat) => reply.entry(&TTL_SHORT, &self.attr(&stat), GENERATION),
+            Err(error) => reply.error(logged(&error)),
+        }
     }
 
     fn setxattr(
