@@ -15,7 +15,14 @@ use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
+mod examples;
+
 const EXIT_CODES: &str = "\
+Examples:
+  syncmount login https://files.example.org
+  syncmount ~/Sync --server https://files.example.org
+  syncmount ~/Sync                      # as at the last start
+
 Exit codes: 0 done, 1 failed (one sentence on stderr says why and what to do), 2 wrong usage.
 
 A folder that has the name of a command is given with a path: `syncmount ./status`.";
@@ -345,23 +352,31 @@ impl WatchChoices {
 #[derive(Subcommand, Debug, PartialEq)]
 pub enum Command {
     /// Keep a plain folder in step, where there is no FUSE
+    #[command(after_help = examples::WATCH)]
     Watch(WatchArgs),
     /// Ask for a server's token, check it and save it
+    #[command(after_help = examples::LOGIN)]
     Login(LoginArgs),
     /// Forget a server's token
+    #[command(after_help = examples::LOGOUT)]
     Logout(LogoutArgs),
     /// Show what a mount is doing; without FOLDER, all running mounts
+    #[command(after_help = examples::STATUS)]
     Status(StatusArgs),
     /// Keep files and directories on this machine, with all that is and will be in them
+    #[command(after_help = examples::PIN)]
     Pin(PinArgs),
     /// The end of that: they may make room for others again
+    #[command(after_help = examples::UNPIN)]
     Unpin(UnpinArgs),
     /// Say that what lies at a path of a watched folder is right, although a disk is gone from there
+    #[command(after_help = examples::ACCEPT)]
     Accept(AcceptArgs),
     /// Send what is pending, then unmount
-    #[command(visible_alias = "unmount")]
+    #[command(visible_alias = "unmount", after_help = examples::UMOUNT)]
     Umount(UmountArgs),
     /// Return when nothing is pending
+    #[command(after_help = examples::WAIT)]
     Wait(WaitArgs),
     /// Have a folder come up with your session
     #[command(subcommand)]
@@ -405,7 +420,7 @@ pub struct StatusArgs {
 }
 
 /// `syncmount pin PATH…`.
-#[derive(Args, Debug, PartialEq)]
+#[derive(Args, Debug, PartialEq, Default)]
 pub struct PinArgs {
     /// Files and directories in folders that are mounted
     #[arg(value_name = "PATH", required = true)]
@@ -416,6 +431,12 @@ pub struct PinArgs {
     /// For programs: one JSON array
     #[arg(long, requires = "list")]
     pub json: bool,
+    /// Return when all of it is here
+    #[arg(long, conflicts_with = "list")]
+    pub wait: bool,
+    /// How long to wait, like 30s, 5m or 1h
+    #[arg(long, value_name = "TIME", value_parser = parse_timeout, default_value = "unlimited", requires = "wait")]
+    pub timeout: Timeout,
 }
 
 /// `syncmount accept PATH…`.
@@ -464,8 +485,10 @@ pub struct WaitArgs {
 #[derive(Subcommand, Debug, PartialEq)]
 pub enum ServiceCommand {
     /// Write the service for a folder, or say the command that makes it
+    #[command(after_help = examples::INSTALL)]
     Install(ServiceArgs),
     /// Remove the service of a folder, or say the command that does
+    #[command(after_help = examples::UNINSTALL)]
     Uninstall(ServiceArgs),
 }
 
@@ -488,6 +511,7 @@ pub struct ServiceArgs {
 #[derive(Subcommand, Debug, PartialEq)]
 pub enum CacheCommand {
     /// Read everything in a cache and drop what is damaged; it is fetched again when somebody reads it
+    #[command(after_help = examples::VERIFY)]
     Verify(VerifyArgs),
 }
 
@@ -585,7 +609,7 @@ fn parse_interval(text: &str) -> Result<Duration, String> {
 }
 
 /// How long to wait; `None` means as long as it takes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub struct Timeout(pub Option<Duration>);
 
 /// The longest timeout: a year. Longer ones are taken for mistakes.
@@ -675,6 +699,26 @@ mod tests {
         let mut command = Cli::command();
         command.build();
         assert!(command.get_subcommands().map(clap::Command::get_name).eq(COMMANDS));
+    }
+
+    #[test]
+    fn each_help_has_examples_that_can_be_typed() {
+        fn look(command: &clap::Command, path: &str) -> usize {
+            let inner: Vec<&clap::Command> =
+                command.get_subcommands().filter(|inner| inner.get_name() != "help").collect();
+            let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+            let lines: Vec<&str> = help.lines().filter_map(|line| line.strip_prefix("  ")).collect();
+            assert!(!lines.is_empty() || !inner.is_empty(), "{path} has no examples");
+            for line in &lines {
+                assert!(line.starts_with(path) && help.starts_with("Examples:"), "{path}: {line}");
+                let words = line.split(" #").next().unwrap().split_whitespace();
+                if let Err(error) = Cli::try_parse_from(words) {
+                    panic!("{line}: {error}");
+                }
+            }
+            inner.iter().map(|inner| look(inner, &format!("{path} {}", inner.get_name()))).sum::<usize>() + lines.len()
+        }
+        assert!(look(&Cli::command(), "syncmount") > 20);
     }
 
     #[test]

@@ -8,17 +8,23 @@ use crate::config::{self, Dirs, StartError};
 use crate::control::{self, ControlClient, ControlError, Drained};
 use crate::driver::{self, OpenError};
 use crate::mountpoint::{self, MountTable};
-use crate::progress::{DrainProgress, VerifyProgress};
+use crate::progress::{DrainProgress, PinProgress, VerifyProgress};
 use crate::status::{self, Mode, Pin, Status};
 use crate::store::StateError;
 use crate::terminal;
 use crate::verify_report::VerifyReport;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// With a time limit, how long `umount` waits for the process to end after the mount has gone.
 const END_MIN: Duration = Duration::from_secs(10);
+
+/// How often it is asked how far pins are.
+const LOOK_PAUSE: Duration = Duration::from_millis(200);
+
+/// How long a list waits for what is not counted.
+const COUNT_MAX: Duration = Duration::from_secs(10);
 
 /// Why a command did not do what it says; one sentence each.
 #[derive(Debug, thiserror::Error)]
@@ -104,6 +110,37 @@ pub enum CommandError {
         /// Its sentence.
         error: Box<ControlError>,
     },
+    /// The server cannot be used at present.
+    #[error("{mountpoint} is not connected to {server}: {trouble}; what is done there is kept and sent later")]
+    NotConnected {
+        /// The mount point.
+        mountpoint: String,
+        /// The server's URL.
+        server: String,
+        /// Why.
+        trouble: String,
+    },
+    /// Of several folders, some are of no use at present.
+    #[error("{count} of {all} folders cannot be used or are not connected; the lines above say why")]
+    NotAllWell {
+        /// How many.
+        count: usize,
+        /// Of how many.
+        all: usize,
+    },
+    /// There is no room for what is pinned.
+    #[error(
+        "{path}: {files} files that are pinned do not fit; mount it with a larger --cache-size, or unpin something"
+    )]
+    NoRoom {
+        /// As it was given.
+        path: PathBuf,
+        /// How many files.
+        files: u64,
+    },
+    /// A pin ended while it was waited for.
+    #[error("{0} is not pinned any more")]
+    PinEnded(PathBuf),
     /// stdout failed.
     #[error("cannot write to stdout: {0}")]
     Output(#[from] io::Error),
@@ -116,14 +153,25 @@ pub async fn status(args: &StatusArgs, dirs: &Dirs) -> Result<(), CommandError> 
     let mut client = connect(dirs, &mountpoint).await?;
     let status = client.status().await?;
     if args.json {
-        return Ok(terminal::say_json(&status)?);
+        terminal::say_json(&status)?;
+    } else {
+        terminal::say(status.describe(status::now()))?;
     }
-    Ok(terminal::say(status.describe(status::now()))?)
+    check_connected(&status)
+}
+
+fn check_connected(status: &Status) -> Result<(), CommandError> {
+    if status.connected {
+        return Ok(());
+    }
+    let trouble = status.trouble.clone().unwrap_or_else(|| "it has not answered yet".into());
+    Err(CommandError::NotConnected { mountpoint: status.mountpoint.clone(), server: status.server.clone(), trouble })
 }
 
 async fn status_of_all(json: bool, dirs: &Dirs) -> Result<(), CommandError> {
-    let (alive, silent) = control::running(dirs).await?;
-    for error in silent {
+    let (alive, errors) = control::running(dirs).await?;
+    let silent = errors.len();
+    for error in errors {
         terminal::complain(error);
     }
     let dead = dead_mounts(dirs)?;
@@ -131,15 +179,20 @@ async fn status_of_all(json: bool, dirs: &Dirs) -> Result<(), CommandError> {
         terminal::complain(CommandError::Dead(path.clone()));
     }
     if json {
-        return Ok(terminal::say_json(&alive)?);
-    }
-    if alive.is_empty() && dead.is_empty() {
+        terminal::say_json(&alive)?;
+    } else if alive.is_empty() && dead.is_empty() {
         terminal::say("Nothing is mounted.")?;
+    } else {
+        for status in &alive {
+            terminal::say(status.describe(status::now()))?;
+        }
     }
-    for status in &alive {
-        terminal::say(status.describe(status::now()))?;
+    let ill = alive.iter().filter(|status| !status.connected).count() + dead.len() + silent;
+    match (ill, alive.len() + dead.len() + silent, &alive[..]) {
+        (0, ..) => Ok(()),
+        (1, 1, [status]) => check_connected(status),
+        (count, all, _) => Err(CommandError::NotAllWell { count, all }),
     }
-    Ok(())
 }
 
 fn dead_mounts(dirs: &Dirs) -> Result<Vec<PathBuf>, StartError> {
@@ -161,6 +214,7 @@ pub async fn umount(args: &UmountArgs, dirs: &Dirs) -> Result<(), CommandError> 
         other => other?,
     };
     let limit = args.timeout.0;
+    let mut all_sent = false;
     match drain(&mut client, limit).await? {
         Drained::TimedOut(status) if !args.force => {
             return Err(CommandError::StillMounted { mountpoint, mode: status.mode, left: status.pending() });
@@ -175,8 +229,9 @@ pub async fn umount(args: &UmountArgs, dirs: &Dirs) -> Result<(), CommandError> 
         }
         Drained::All(status) => {
             client.stop(args.force).await?;
-            if let Err(error) = check_unsent(&mountpoint, &status) {
-                terminal::complain(error);
+            match check_unsent(&mountpoint, &status) {
+                Ok(()) => all_sent = true,
+                Err(error) => terminal::complain(error),
             }
         }
         Drained::Ended => terminal::complain(CommandError::Ended(mountpoint.clone())),
@@ -187,7 +242,12 @@ pub async fn umount(args: &UmountArgs, dirs: &Dirs) -> Result<(), CommandError> 
     }
     // A process that was killed in between leaves its mount behind.
     mountpoint::clear_if_dead(&mountpoint)?;
-    Ok(())
+    let path = mountpoint.display();
+    Ok(if all_sent {
+        terminal::say(format_args!("{path}: ended; the server has everything"))?
+    } else {
+        terminal::say(format_args!("{path}: ended; what was not sent is kept for the next start"))?
+    })
 }
 
 fn clear(mountpoint: &Path) -> Result<(), CommandError> {
@@ -201,7 +261,10 @@ pub async fn wait(args: &WaitArgs, dirs: &Dirs) -> Result<(), CommandError> {
     let mountpoint = folder_meant(&args.mountpoint, dirs)?;
     let mut client = connect(dirs, &mountpoint).await?;
     match drain(&mut client, args.timeout.0).await? {
-        Drained::All(status) => check_unsent(&mountpoint, &status),
+        Drained::All(status) => {
+            check_unsent(&mountpoint, &status)?;
+            Ok(terminal::say(format_args!("{}: the server has everything", mountpoint.display()))?)
+        }
         Drained::TimedOut(status) => Err(CommandError::StillPending { left: status.pending() }),
         Drained::Ended => Err(CommandError::Ended(mountpoint)),
     }
@@ -276,7 +339,11 @@ fn verify_unused(cache_dir: &Path) -> Result<VerifyReport, CommandError> {
 
 /// `syncmount pin PATH…`.
 pub async fn pin(args: &PinArgs, dirs: &Dirs) -> Result<(), CommandError> {
-    if args.list { list_pins(args, dirs).await } else { set_pins(&args.paths, true, dirs).await }
+    if args.list {
+        return list_pins(args, dirs).await;
+    }
+    set_pins(&args.paths, true, dirs).await?;
+    if args.wait { wait_for_pins(args, dirs).await } else { Ok(()) }
 }
 
 /// `syncmount unpin PATH…`.
@@ -292,6 +359,39 @@ async fn set_pins(paths: &[PathBuf], keep: bool, dirs: &Dirs) -> Result<(), Comm
         let mut client = connect(dirs, &mountpoint).await?;
         let pinned = client.pin(inode_number(&metadata), keep).await;
         pinned.map_err(|error| CommandError::Refused { path: given.clone(), error: Box::new(error) })?;
+        let done = if keep { "pinned" } else { "not pinned any more" };
+        terminal::say(format_args!("{}: {done}", path.display()))?;
+    }
+    Ok(())
+}
+
+/// Waits until what was pinned just now is here.
+async fn wait_for_pins(args: &PinArgs, dirs: &Dirs) -> Result<(), CommandError> {
+    let begin = Instant::now();
+    let mut progress = PinProgress::new();
+    for given in &args.paths {
+        let (path, mountpoint) = folder_of(given, dirs)?;
+        let below = path.strip_prefix(&mountpoint).unwrap_or(Path::new("")).to_path_buf();
+        let mut client = connect(dirs, &mountpoint).await?;
+        loop {
+            let pins = client.pins().await?;
+            let Some(pin) = pins.iter().find(|pin| Path::new(&pin.path) == below) else {
+                return Err(CommandError::PinEnded(given.clone()));
+            };
+            if pin.counted && pin.missing_files == 0 {
+                break;
+            }
+            if pin.left_out > 0 {
+                return Err(CommandError::NoRoom { path: given.clone(), files: pin.left_out });
+            }
+            if args.timeout.0.is_some_and(|limit| begin.elapsed() >= limit) {
+                return Err(CommandError::StillPending { left: pin.describe() });
+            }
+            progress.update(pin, &client.status().await?);
+            tokio::time::sleep(LOOK_PAUSE).await;
+        }
+        progress.finish();
+        terminal::say(format_args!("{}: all of it is here", path.display()))?;
     }
     Ok(())
 }
@@ -301,8 +401,7 @@ async fn list_pins(args: &PinArgs, dirs: &Dirs) -> Result<(), CommandError> {
     for given in &args.paths {
         let (_, mountpoint) = folder_of(given, dirs)?;
         if all.iter().all(|(known, _)| *known != mountpoint) {
-            let pins = connect(dirs, &mountpoint).await?.pins().await?;
-            all.push((mountpoint, pins));
+            all.push((mountpoint.clone(), counted_pins(&mountpoint, dirs).await?));
         }
     }
     let pins = all.into_iter().flat_map(|(_, pins)| pins);
@@ -313,6 +412,19 @@ async fn list_pins(args: &PinArgs, dirs: &Dirs) -> Result<(), CommandError> {
         terminal::say(pin.describe())?;
     }
     Ok(())
+}
+
+/// The pins of a folder. What has been pinned a moment ago is waited for until it is counted.
+async fn counted_pins(mountpoint: &Path, dirs: &Dirs) -> Result<Vec<Pin>, CommandError> {
+    let mut client = connect(dirs, mountpoint).await?;
+    let begin = Instant::now();
+    loop {
+        let pins = client.pins().await?;
+        if pins.iter().all(|pin| pin.counted) || begin.elapsed() >= COUNT_MAX {
+            return Ok(pins);
+        }
+        tokio::time::sleep(LOOK_PAUSE).await;
+    }
 }
 
 /// The folder that is meant: also a watched one that is not at its path at present.
@@ -342,6 +454,7 @@ pub async fn accept(args: &AcceptArgs, dirs: &Dirs) -> Result<(), CommandError> 
         let below = path.strip_prefix(&folder).unwrap_or(Path::new("")).to_path_buf();
         let accepted = connect(dirs, &folder).await?.accept(below).await;
         accepted.map_err(|error| CommandError::Refused { path: given.clone(), error: Box::new(error) })?;
+        terminal::say(format_args!("{}: accepted; it is compared with what the server has", path.display()))?;
     }
     Ok(())
 }
@@ -410,7 +523,7 @@ mod tests {
             Err("it is not pinned".into())
         }
         fn pins(&self) -> Vec<Pin> {
-            vec![Pin { path: "a".into(), files: 1, ..Pin::default() }]
+            vec![Pin { path: "a".into(), files: 1, counted: true, ..Pin::default() }]
         }
         fn verify_cache(&self, progress: &mut dyn FnMut(VerifyReport) -> bool) -> Result<VerifyReport, String> {
             let half = VerifyReport { contents: 2, good: 1, ..VerifyReport::default() };
@@ -508,7 +621,7 @@ mod tests {
         let world = World::new();
         let inside = world.root.path().join("inside");
         std::fs::write(&inside, "").unwrap();
-        let args = |list| PinArgs { paths: vec![inside.clone()], list, json: false };
+        let args = |list| PinArgs { paths: vec![inside.clone()], list, ..PinArgs::default() };
         assert!(matches!(pin(&args(false), &world.dirs).await, Err(CommandError::InNoFolder(_))));
         let missing = UnpinArgs { paths: vec![world.root.path().join("none")] };
         assert!(matches!(unpin(&missing, &world.dirs).await, Err(CommandError::NoPath { .. })));
@@ -516,6 +629,18 @@ mod tests {
         let error = unpin(&UnpinArgs { paths: vec![inside.clone()] }, &world.dirs).await.unwrap_err().to_string();
         assert!(error.ends_with("inside: it is not pinned"), "{error}");
         pin(&args(true), &world.dirs).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_status_without_a_connection_fails_after_it_has_been_printed() {
+        let world = World::new();
+        let trouble = Some("no connection".to_owned());
+        let _server = world.serve(Status { connected: false, trouble, ..sample() });
+        for mountpoint in [None, Some(world.root.path().to_path_buf())] {
+            let said = status(&StatusArgs { mountpoint, json: true }, &world.dirs).await;
+            let error = said.unwrap_err().to_string();
+            assert!(error.contains("is not connected to http://h: no connection"), "{error}");
+        }
     }
 
     #[tokio::test]

@@ -232,12 +232,14 @@ impl ControlHandler for Running {
     fn pins(&self) -> Vec<Pin> {
         let pins = self.client.pinned();
         pins.into_iter()
-            .map(|Pinned { path, files, bytes, missing_files, missing_bytes }| Pin {
+            .map(|Pinned { path, files, bytes, missing_files, missing_bytes, left_out, counted }| Pin {
                 path,
                 files,
                 bytes,
                 missing_files,
                 missing_bytes,
+                left_out,
+                counted,
             })
             .collect()
     }

@@ -38,7 +38,8 @@ pub(crate) fn run(args: &MountArgs) -> anyhow::Result<()> {
         return mount::run(&config, &ready);
     }
     let arguments: Vec<_> = std::env::args_os().skip(1).collect();
-    Ok(background::start(&config, &arguments, |why| terminal::complain(format_args!("{why}")))?)
+    background::start(&config, &arguments, |why| terminal::complain(format_args!("{why}")))?;
+    watching::say_begun(&config, "mounted")
 }
 
 /// The same in the process that [`background::start`] has started.

@@ -1,6 +1,6 @@
 //! What a person sees while everything pending is sent or the cache is read: a bar on a terminal, a line where there is none.
 
-use crate::status::Status;
+use crate::status::{Pin, Status};
 use crate::terminal;
 use crate::verify_report::VerifyReport;
 use indicatif::{HumanBytes, ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -8,7 +8,8 @@ use std::io::{self, IsTerminal};
 use syncmount_common::text::shown;
 
 const VERIFY_TEMPLATE: &str = "Reading {wide_bar} {pos}/{len}, {msg}";
-const TEMPLATE: &str = "Sending {wide_bar} {bytes}/{total_bytes}, {msg}";
+const TEMPLATE: &str = "Sending {wide_bar} {bytes}/{total_bytes}, {bytes_per_sec}, {eta} to go, {msg}";
+const PIN_TEMPLATE: &str = "Fetching {wide_bar} {bytes}/{total_bytes}, {bytes_per_sec}, {eta} to go{msg}";
 
 /// Shows how a drain goes, on stderr.
 #[derive(Debug)]
@@ -64,6 +65,53 @@ impl DrainProgress {
 }
 
 impl Default for DrainProgress {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// Shows how what is pinned arrives, on stderr.
+#[derive(Debug)]
+pub struct PinProgress {
+    bar: Option<ProgressBar>,
+    offline_said: bool,
+}
+
+impl PinProgress {
+    /// A bar if stderr is a terminal.
+    pub fn new() -> Self {
+        let bar = io::stderr().is_terminal().then(|| {
+            let style = ProgressStyle::with_template(PIN_TEMPLATE).unwrap_or_else(|_| ProgressStyle::default_bar());
+            ProgressBar::with_draw_target(Some(0), ProgressDrawTarget::stderr()).with_style(style)
+        });
+        Self { bar, offline_said: false }
+    }
+
+    /// Shows how much of a pin is here.
+    pub fn update(&mut self, pin: &Pin, status: &Status) {
+        let waits = !status.connected;
+        if let Some(bar) = &self.bar {
+            bar.set_length(pin.bytes);
+            bar.set_position(pin.bytes - pin.missing_bytes.min(pin.bytes));
+            bar.set_message(if waits {
+                format!("; waiting for the server: {}", trouble(status))
+            } else {
+                String::new()
+            });
+        } else if waits && !std::mem::replace(&mut self.offline_said, true) {
+            terminal::complain(format_args!("waiting for {}: {}", status.server, trouble(status)));
+        }
+    }
+
+    /// Takes the bar away.
+    pub fn finish(&self) {
+        if let Some(bar) = &self.bar {
+            bar.finish_and_clear();
+        }
+    }
+}
+
+impl Default for PinProgress {
     fn default() -> Self {
         Self::new()
     }

@@ -83,6 +83,9 @@ pub struct Status {
     pub bytes_received: u64,
     /// When the process started.
     pub since: Timestamp,
+    /// The file that its log is written to; none if that goes to stderr.
+    #[serde(default)]
+    pub log: Option<String>,
 }
 
 /// How much is pinned, each content once.
@@ -109,12 +112,25 @@ pub struct Pin {
     pub missing_files: u64,
     /// Their bytes.
     pub missing_bytes: u64,
+    /// Files for which `--cache-size` leaves no room.
+    #[serde(default)]
+    pub left_out: u64,
+    /// Whether what is in it has been counted; else the numbers are 0.
+    #[serde(default = "yes")]
+    pub counted: bool,
+}
+
+fn yes() -> bool {
+    true
 }
 
 impl Pin {
     /// The pin as a person reads it.
     pub fn describe(&self) -> String {
         let path = if self.path.is_empty() { "." } else { &self.path };
+        if !self.counted {
+            return format!("{}: not counted yet", shown(path));
+        }
         let what = format!("{}, {}", counted(self.files, "file", "files"), HumanBytes(self.bytes));
         match self.missing_files {
             0 => format!("{}: {what}", shown(path)),
@@ -225,6 +241,7 @@ impl Status {
             bytes_sent: 0,
             bytes_received: 0,
             since,
+            log: config.log_file.as_ref().map(|path| path.to_string_lossy().into_owned()),
         }
     }
 
@@ -299,6 +316,9 @@ impl Status {
         }
         if !self.confined.is_empty() {
             line("confined", &self.confined);
+        }
+        if let Some(log) = &self.log {
+            line("log", &shown(log));
         }
         if let Some(error) = &self.last_error {
             line("last error", &format!("{} ago: {}", age(error.at, now), shown(&error.message)));
@@ -381,6 +401,7 @@ pub(crate) mod tests {
             bytes_sent: 0,
             bytes_received: 5 << 20,
             since: Timestamp::from_parts(1000, 0),
+            log: Some("/state/log".into()),
         }
     }
 
@@ -397,7 +418,7 @@ pub(crate) mod tests {
             "pinned": {"files": 2, "bytes": 4096, "missing_bytes": 0}, "last_error": {"at": 5, "message": "x"},
             "problems": [{"kind": "set_aside", "path": "a", "reason": "because"}], "problems_more": 0,
             "passed_through": 0, "copies_removed": 0, "requests": 3, "bytes_sent": 0, "bytes_received": 5242880, "since": 1000000000000u64,
-            "confined": "",
+            "confined": "", "log": "/state/log",
         });
         assert_eq!(json, expected);
         assert_eq!(serde_json::from_value::<Status>(json).unwrap(), status);
@@ -436,6 +457,7 @@ pub(crate) mod tests {
   cache      1.00 MiB of 10.00 GiB
   pinned     2 files, 4.00 KiB
   moved      0 B sent, 5.00 MiB received in 2 minutes
+  log        /state/log
   last error 2 minutes ago: no\\u{1b}way
   not sent   a/b: the server is full
   held back  7 removals

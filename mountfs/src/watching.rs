@@ -95,7 +95,15 @@ fn refuse_mount_only(args: &MountArgs) -> Result<(), StartError> {
 #[cfg(unix)]
 fn go_into_background(config: &MountConfig) -> anyhow::Result<()> {
     let arguments: Vec<_> = std::env::args_os().skip(1).collect();
-    Ok(background::start(config, &arguments, |why| terminal::complain(format_args!("{why}")))?)
+    background::start(config, &arguments, |why| terminal::complain(format_args!("{why}")))?;
+    say_begun(config, "kept in step")
+}
+
+/// What there is now, and where its log is.
+#[cfg(unix)]
+pub(crate) fn say_begun(config: &MountConfig, how: &str) -> anyhow::Result<()> {
+    let log = config.log_file.as_ref().map_or_else(String::new, |log| format!("; log: {}", log.display()));
+    Ok(terminal::say(format_args!("{}: {how}{log}", config.mountpoint.display()))?)
 }
 
 #[cfg(not(unix))]

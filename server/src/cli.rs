@@ -3,6 +3,7 @@
 //! A part of the library so that the server is compiled once, not for the program again.
 
 mod admin;
+mod examples;
 
 use crate::config::LISTEN_DEFAULT;
 use crate::config::RESERVE_DEFAULT;
@@ -21,7 +22,13 @@ use tracing_subscriber::EnvFilter;
 
 /// Holds shared folders and serves them to syncmount clients.
 #[derive(Parser)]
-#[command(name = "syncmount-server", version, args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
+#[command(
+    name = "syncmount-server",
+    version,
+    after_help = examples::SERVE,
+    args_conflicts_with_subcommands = true,
+    subcommand_negates_reqs = true
+)]
 struct Cli {
     #[command(subcommand)]
     command: Option<Command>,
@@ -131,8 +138,10 @@ enum Command {
     #[command(subcommand)]
     Folder(Folder),
     /// Lists the newest commits of a folder: which changes, when, by whom, how many nodes made (+), changed (~), removed (-)
+    #[command(after_help = examples::HISTORY)]
     History(admin::History),
     /// Brings a folder back to an earlier state, as new changes; an undo can be undone
+    #[command(after_help = examples::UNDO)]
     Undo(admin::Undo),
     /// Devices that are kept from removing a large part of a folder
     #[command(subcommand)]
@@ -142,26 +151,33 @@ enum Command {
     /// Every folder begins a new history, so that every client reads it again and merges what it has; nothing that is
     /// missing here is taken for removed. A server notices by itself when a client knows more than it does; this command
     /// makes sure before the first one comes.
+    #[command(after_help = examples::RESTORED)]
     Restored(Unnamed),
     /// Checks every chunk, the index and every row of the database; exit code 0 if all is well, 1 if not
+    #[command(after_help = examples::CHECK)]
     Check(admin::Check),
 }
 
 #[derive(Subcommand)]
 enum Token {
     /// Makes a token and prints it, once
+    #[command(after_help = examples::TOKEN_ADD)]
     Add(Named),
     /// Lists the tokens' names
+    #[command(after_help = examples::TOKEN_LIST)]
     List(Unnamed),
     /// Makes a token worthless
+    #[command(after_help = examples::TOKEN_REVOKE)]
     Revoke(Named),
 }
 
 #[derive(Subcommand)]
 enum Folder {
     /// Makes a folder
+    #[command(after_help = examples::FOLDER_ADD)]
     Add(Named),
     /// Lists the folders
+    #[command(after_help = examples::FOLDER_LIST)]
     List(Unnamed),
 }
 
@@ -340,4 +356,29 @@ fn stop_signal() -> std::io::Result<impl Future<Output = ()> + Send> {
             std::future::pending::<()>().await;
         }
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory as _;
+
+    #[test]
+    fn each_help_has_examples_that_can_be_typed() {
+        fn look(command: &clap::Command, path: &str) -> usize {
+            let inner: Vec<&clap::Command> =
+                command.get_subcommands().filter(|inner| inner.get_name() != "help").collect();
+            let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+            let lines: Vec<&str> = help.lines().filter_map(|line| line.strip_prefix("  ")).collect();
+            assert!(!lines.is_empty() || !inner.is_empty(), "{path} has no examples");
+            for line in &lines {
+                assert!(line.starts_with(path) && help.starts_with("Examples:"), "{path}: {line}");
+                if let Err(error) = Cli::try_parse_from(line.split_whitespace()) {
+                    panic!("{line}: {error}");
+                }
+            }
+            inner.iter().map(|inner| look(inner, &format!("{path} {}", inner.get_name()))).sum::<usize>() + lines.len()
+        }
+        assert!(look(&Cli::command(), "syncmount-server") > 12);
+    }
 }

@@ -536,6 +536,11 @@ impl Engine {
         }
     }
 
+    /// The bytes of a file if they are to be sent.
+    pub fn unsent_bytes(&self, id: NodeId) -> u64 {
+        self.unsent.get(&id).copied().unwrap_or(0)
+    }
+
     /// Files that could not be sent, with the reason.
     pub fn problems(&self) -> impl Iterator<Item = (NodeId, &str)> + '_ {
         self.failed.iter().map(|(id, (_, reason))| (*id, reason.as_str()))

@@ -99,7 +99,11 @@ impl Client {
 
     /// Tells of what failed on this machine. `what` says in a sentence what did not happen.
     pub(super) fn report(&self, what: &str, result: io::Result<()>) {
-        if let Err(error) = result {
+        let Err(error) = result else { return };
+        if self.state.is_closed() {
+            // What comes after an end in order is done again at the next start.
+            tracing::debug!("{what}: {error}");
+        } else {
             self.link.failed(&format!("{what}: {error}"));
             tracing::error!("{what}: {error}");
         }

@@ -88,6 +88,8 @@ pub struct Client {
     fleeting: fleeting::Fleeting,
     followers: ahead::Followers,
     outbox: outbox::Outbox,
+    /// How many bytes of files that are being sent the server has.
+    advances: Mutex<HashMap<NodeId, u64>>,
     server_room: server_room::ServerRoom,
     counted: Mutex<kept::Counted>,
     /// Files that the server has and whose staging file is here still: they were open and the cache had no room for them.
@@ -255,7 +257,11 @@ impl Client {
 
     /// How much is not at the server yet.
     pub fn pending(&self) -> Pending {
-        self.engine.read().pending()
+        let engine = self.engine.read();
+        let pending = engine.pending();
+        let advances = self.advances.lock();
+        let sent: u64 = advances.iter().map(|(node, bytes)| engine.unsent_bytes(*node).min(*bytes)).sum();
+        Pending { bytes: pending.bytes - sent, ..pending }
     }
 
     /// Paths of the conflict copies made since the start that are still there.

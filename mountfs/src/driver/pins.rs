@@ -84,6 +84,10 @@ pub struct Pinned {
     pub missing_files: u64,
     /// Their bytes.
     pub missing_bytes: u64,
+    /// Files for which the cache has no room.
+    pub left_out: u64,
+    /// Whether a survey has been there since it was pinned; else there are no numbers.
+    pub counted: bool,
 }
 
 /// What the last survey has found of all pins together.
@@ -278,6 +282,9 @@ impl Client {
             if let Some(former) = book.add(node, place) {
                 kept.push(record(former, None)?);
             }
+            // What an earlier pin of it held is not what this one has.
+            let path = engine.path(node);
+            self.pins.survey.lock().pins.retain(|pin| Some(&pin.path) != path.as_ref());
             Ok(kept)
         })?;
         self.keep_pins(kept)?;
@@ -510,7 +517,7 @@ impl<'a> Walk<'a> {
     }
 
     fn pin(&mut self, node: NodeId, is_inner: bool, path: String) {
-        let mut found = Pinned { path, ..Pinned::default() };
+        let mut found = Pinned { path, counted: true, ..Pinned::default() };
         let mut todo = vec![node];
         while !todo.is_empty() {
             let some: Vec<NodeId> = todo.drain(todo.len().saturating_sub(SURVEY_STEP)..).collect();
@@ -542,6 +549,7 @@ impl<'a> Walk<'a> {
             }
         }
         found.missing_files += u64::from(is_missing);
+        found.left_out += u64::from(is_left_out);
         self.survey.all.left_out += u64::from(is_left_out && !is_inner);
     }
 

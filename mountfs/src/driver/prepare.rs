@@ -153,6 +153,7 @@ impl Client {
         let unchanged = || self.require_unchanged(node, generation);
         let ahead = if upload_all && !upload { self.take_ahead(overlay, unchanged)? } else { None };
         let mut cutter = Cutter::new(self, overlay, upload_all, beneath);
+        cutter.cut.advance = Some(Advance { client: self, node });
         cutter.holes = self.holes_beneath(overlay)?;
         match (self.reusable(overlay)?, &ahead) {
             (Some(base), _) => cutter.change(&base, unchanged)?,
@@ -211,6 +212,26 @@ struct Cut<'a> {
     /// How many bytes the hasher has been given; nothing before `at` is missing.
     hashed: u64,
     uploads: Uploads<'a>,
+    /// Told how far the server has the file, if anything is to know.
+    advance: Option<Advance<'a>>,
+}
+
+/// How many bytes from the start of a file the server has while it is sent; forgotten when the sending ends.
+struct Advance<'a> {
+    client: &'a Client,
+    node: NodeId,
+}
+
+impl Advance<'_> {
+    fn note(&self, bytes: u64) {
+        self.client.advances.lock().insert(self.node, bytes);
+    }
+}
+
+impl Drop for Advance<'_> {
+    fn drop(&mut self) {
+        self.client.advances.lock().remove(&self.node);
+    }
 }
 
 impl Cut<'_> {
@@ -220,7 +241,16 @@ impl Cut<'_> {
         let at = self.at;
         self.at += chunk.len() as u64;
         self.extents.push(Extent::Chunk { hash, len: chunk.len() as u32 });
-        self.uploads.take(hash, at, chunk)
+        self.uploads.take(hash, at, chunk)?;
+        self.note_advance();
+        Ok(())
+    }
+
+    /// Everything before `at` is at the server, but for what is on its way.
+    fn note_advance(&self) {
+        if let Some(advance) = self.advance.as_ref().filter(|_| self.uploads.upload) {
+            advance.note(self.at.saturating_sub(self.uploads.on_their_way()));
+        }
     }
 
     /// The next bytes of the file, as far as they are not hashed yet.
@@ -255,6 +285,7 @@ impl Cut<'_> {
             (Some(Extent::Hole { len: before }), Extent::Hole { len }) => *before += len,
             (_, extent) => self.extents.push(extent),
         }
+        self.note_advance();
     }
 }
 
@@ -285,7 +316,7 @@ impl<'a> Cutter<'a> {
         hasher: Option<FileHasher>,
         uploads: Uploads<'a>,
     ) -> Self {
-        let cut = Cut { extents: Vec::new(), at, hasher, hashed: at, uploads };
+        let cut = Cut { extents: Vec::new(), at, hasher, hashed: at, uploads, advance: None };
         Self { client, overlay, sizes, chunker: Chunker::new(sizes), hashed_holes: 0, holes: Vec::new(), cut }
     }
 
@@ -583,7 +614,8 @@ struct Uploads<'a> {
     beneath: Option<Beneath>,
     gathered: Vec<Fresh>,
     bytes: usize,
-    running: Vec<tokio::task::JoinHandle<Result<(), RemoteError>>>,
+    /// Those that are being sent, with their raw bytes.
+    running: Vec<(tokio::task::JoinHandle<Result<(), RemoteError>>, usize)>,
 }
 
 /// A chunk that the server is not known to have.
@@ -705,23 +737,30 @@ impl<'a> Uploads<'a> {
         if self.client.server_room.is_closed() {
             return Err(RemoteError::StorageFull.into());
         }
-        self.bytes = 0;
+        let bytes = std::mem::take(&mut self.bytes);
         let chunks = std::mem::take(&mut self.gathered);
         let (client, base) = (self.client.clone(), self.base.clone());
-        self.running.push(self.client.runtime.spawn(async move {
+        let sent = self.client.runtime.spawn(async move {
             let hashes: Vec<ChunkHash> = chunks.iter().map(|chunk| chunk.hash).collect();
             let missing: std::collections::HashSet<_> = client.remote.missing(&hashes).await?.into_iter().collect();
             hashes.iter().filter(|hash| !missing.contains(hash)).for_each(|hash| client.known.note(hash));
             let wanted: Vec<_> = chunks.into_iter().filter(|chunk| missing.contains(&chunk.hash)).collect();
             if wanted.is_empty() { Ok(()) } else { client.put_fresh(base, wanted).await }
-        }));
+        });
+        self.running.push((sent, bytes));
         Ok(())
     }
 
     fn wait_one(&mut self) -> Result<(), PrepareError> {
-        let oldest = self.running.remove(0);
+        let (oldest, _) = self.running.remove(0);
         self.client.runtime.block_on(oldest).map_err(io::Error::other)??;
         Ok(())
+    }
+
+    /// Raw bytes of chunks that the server has not taken yet.
+    fn on_their_way(&self) -> u64 {
+        let running = self.running.iter().filter(|(sent, _)| !sent.is_finished()).map(|(_, bytes)| bytes);
+        (self.bytes + running.sum::<usize>()) as u64
     }
 
     fn finish(&mut self) -> Result<(), PrepareError> {

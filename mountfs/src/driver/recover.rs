@@ -114,6 +114,7 @@ impl Client {
             fleeting: fleeting::Fleeting::default(),
             followers: ahead::Followers::default(),
             outbox: Outbox::default(),
+            advances: Mutex::default(),
             server_room: super::server_room::ServerRoom::default(),
             counted: Mutex::default(),
             unsettled: Mutex::default(),

@@ -277,6 +277,11 @@ impl State {
         session.end().map_err(|error| StateError::io(Path::new("session"), error))
     }
 
+    /// Whether it takes nothing any more, because it was closed in order.
+    pub fn is_closed(&self) -> bool {
+        self.shared.queue.lock().stopping
+    }
+
     fn stop(&self) {
         self.shared.queue.lock().stopping = true;
         self.shared.wake.notify_all();

@@ -1,6 +1,6 @@
 //! What whoever runs a server does beside it: history, undo, holds, a restored backup, check and repair.
 
-use super::{Unnamed, say};
+use super::{Unnamed, examples, say};
 use crate::FIRST_FOLDER;
 use crate::data::Data;
 use crate::service::{Denied, PastCommit, PresentHold, Scrubbed};
@@ -14,10 +14,13 @@ use syncmount_common::{Seq, Timestamp};
 #[derive(Subcommand)]
 pub(crate) enum Holds {
     /// Lists what is held back, or allowed to go on: device, its id, state, since when, how much, token
+    #[command(after_help = examples::HOLDS_LIST)]
     List(InFolder),
     /// Lets a device, and all others with its token, remove what they like for the next hour
+    #[command(after_help = examples::HOLDS_ALLOW)]
     Allow(OfDevice),
     /// Keeps refusing those removes, and puts back what they took away before they were held
+    #[command(after_help = examples::HOLDS_DENY)]
     Deny(OfDevice),
 }
 
@@ -94,8 +97,13 @@ fn time_text(time: Timestamp) -> String {
 pub(crate) async fn undo(command: Undo) -> Result<()> {
     let service = Data::visit(&command.of.place.data)?;
     let done = service.undo(&command.of.folder, command.to, command.dry_run).await?;
-    let verb = if command.dry_run { "would be" } else { "are" };
-    say(&format!("{} nodes {verb} back, {} changed, {} removed", done.created, done.changed, done.removed))
+    let verb = match (command.dry_run, done.created) {
+        (true, _) => "would be",
+        (false, 1) => "is",
+        (false, _) => "are",
+    };
+    let back = if done.created == 1 { "1 entry".to_owned() } else { format!("{} entries", done.created) };
+    say(&format!("{back} {verb} back, {} changed, {} removed", done.changed, done.removed))
 }
 
 /// Tells every client that the store comes from a backup.

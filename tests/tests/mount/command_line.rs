@@ -3,6 +3,7 @@
 use rustix::process::{Pid, Signal, kill_process};
 use std::fs;
 use std::process::Stdio;
+use std::time::Duration;
 use syncmount::status::{Phase, Status};
 use syncmount_tests::support::*;
 
@@ -53,7 +54,10 @@ fn a_status_says_what_there_is() {
         let status = device.status();
         assert_eq!((status.pending_files, status.pending_bytes), (1, 100_000));
         assert!(status.last_error.is_some());
-        assert!(device.ask("status", &[]).good().contains("1 file"), "{:?}", device.ask("status", &[]));
+        for said in [device.ask("status", &[]), device.syncmount(&["status"])] {
+            assert!(said.code == Some(1) && said.stdout.contains("1 file"), "{said:?}");
+            assert!(said.stderr.contains("is not connected to"), "{said:?}");
+        }
     });
     device.wait_synced();
     let status = device.status();
@@ -84,6 +88,86 @@ fn umount_sends_first_and_says_what_is_left_when_time_runs_out() {
     a.ask("umount", &[]).good();
     assert!(!a.is_mounted() && a.processes().is_empty());
     until("the file at B", || fs::read_to_string(b.path("file")).map_err(|error| error.to_string()));
+}
+
+#[test]
+fn each_success_is_one_line_and_an_end_in_order_is_nothing_to_warn_of() {
+    let world = World::new();
+    for (device, is_watched) in [(world.device("A"), false), (world.device("B").watched(), true)] {
+        let said = device.try_mount();
+        let one_line = |said: &Said, what: &str| {
+            assert!(said.code == Some(0) && said.stderr.is_empty(), "{said:?}");
+            assert!(said.stdout.lines().count() == 1 && said.stdout.contains(what), "{said:?}");
+        };
+        one_line(&said, "; log: ");
+        let log = device.status().log.expect("it has a log");
+        assert!(said.stdout.trim_end().ends_with(&log) && fs::metadata(&log).is_ok(), "{said:?}");
+        let status = device.ask("status", &[]).stdout;
+        assert!(status.contains(&format!("log        {log}")), "{status}");
+        for number in 0..40 {
+            fs::write(device.path(format!("f{number}")), [1; 70_000]).unwrap();
+        }
+        one_line(&device.ask("wait", &[]), ": the server has everything");
+        if !is_watched {
+            one_line(&run(device.program().arg("pin").arg(device.path("f1"))), "f1: pinned");
+            one_line(&run(device.program().arg("unpin").arg(device.path("f1"))), "f1: not pinned any more");
+        }
+        one_line(&device.ask("umount", &[]), ": ended; the server has everything");
+        let log = fs::read_to_string(&log).unwrap();
+        assert!(!log.contains("WARN") && !log.contains("ERROR"), "{log}");
+        device.mount();
+        device.ask("umount", &[]).good();
+        let log = device.log_tail();
+        assert!(!log.contains("WARN") && !log.contains("ERROR"), "{log}");
+    }
+}
+
+#[test]
+fn what_is_left_to_send_of_a_large_file_shrinks_while_it_is_sent() {
+    const SIZE: u64 = 48 << 20;
+    let mut dice = Dice::new("what_is_left_to_send_of_a_large_file");
+    let world = World::new();
+    let (liar, device) = world.device_behind_liar("A");
+    device.mount();
+    device.wait_synced();
+    liar.lie(|asked, _| {
+        if asked.is_framed {
+            std::thread::sleep(Duration::from_millis(200));
+        }
+    });
+    fs::write(device.path("large"), bytes(&mut dice, SIZE as usize)).unwrap();
+    let mut seen = Vec::new();
+    until("the end", || {
+        let status = device.status();
+        if status.pending_files == 1 {
+            seen.push(status.pending_bytes);
+        }
+        if status.pending_files + status.pending_nodes == 0 { Ok(()) } else { Err(format!("{seen:?}")) }
+    });
+    seen.dedup();
+    assert!(seen.iter().filter(|left| **left > 0 && **left < SIZE).count() > 2, "{seen:?}");
+    assert!(seen.windows(2).all(|pair| pair[0] > pair[1]), "{seen:?}");
+}
+
+#[test]
+fn an_undo_at_the_server_reaches_a_device_that_only_listens() {
+    let world = World::new();
+    let a = world.mount("A");
+    fs::write(a.path("f1"), "one").unwrap();
+    a.wait_synced();
+    let history = world.server().command(&["history"]);
+    let last = history.lines().next().unwrap().split_whitespace().next().unwrap().rsplit('.').next().unwrap();
+    fs::remove_file(a.path("f1")).unwrap();
+    a.wait_synced();
+    // It holds a request at the server by now, and none would be made for most of a minute.
+    until("a held request", || match (a.status().requests, std::thread::sleep(Duration::from_secs(1))) {
+        (before, ()) if a.status().requests == before => Ok(()),
+        (before, ()) => Err(before.to_string()),
+    });
+    let before = a.status().requests;
+    assert_eq!(world.server().command(&["undo", "--to", last]), "1 entry is back, 0 changed, 0 removed");
+    until("the file", || fs::read_to_string(a.path("f1")).map_err(|error| error.to_string()));
+    assert!(a.status().requests - before < 5, "the answer to the request it held has told it");
 }
 
 #[test]

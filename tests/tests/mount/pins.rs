@@ -72,7 +72,7 @@ fn what_is_pinned_is_fetched_and_stays_whatever_else_is_read() {
             becomes(&b.path(name), "pinned");
         }
         assert_eq!((state(&b.path("dir")), state(&b.path("other"))), ("pinned".into(), "remote".into()));
-        let all = Pin { path: "dir".into(), files: 2, bytes: 4 * MIB as u64, ..Pin::default() };
+        let all = Pin { path: "dir".into(), files: 2, bytes: 4 * MIB as u64, counted: true, ..Pin::default() };
         until("the list", || match pins(b) {
             found if found == [all.clone()] => Ok(()),
             other => Err(format!("{other:?}")),
@@ -172,6 +172,33 @@ fn more_pinned_than_there_is_room_for_is_told_and_everything_can_be_read() {
             [] => Ok(()),
             other => Err(format!("{other:?}")),
         });
+    });
+}
+
+#[test]
+fn who_pins_can_wait_until_it_is_here_and_a_list_counts_what_was_pinned_just_now() {
+    on_two_devices("who_pins_can_wait", |world, _, b, _| {
+        for name in ["dir", "dir/below"] {
+            pin(b, "pin", name).good();
+            let found = pins(b);
+            let found = found.iter().find(|pin| pin.path == name).unwrap();
+            assert!(found.counted && found.files > 0, "{found:?}");
+        }
+        let wait = |name: &str| run(b.program().args(["pin", "--wait", "--timeout", "60s"]).arg(b.path(name)));
+        let said = wait("other");
+        assert!(said.good().ends_with("other: all of it is here\n"), "{said:?}");
+        assert_eq!(state(&b.path("other")), "pinned");
+        // Without the server it waits no longer than it may, and says what it waits for.
+        world.while_offline(|| {
+            until("the end of the connection", || if b.status().connected { Err("still".into()) } else { Ok(()) });
+            let said = run(b.program().args(["pin", "--wait", "--timeout", "1s"]).arg(b.path("much 1")));
+            assert!(said.code == Some(1) && said.stderr.contains("the time ran out; left: much 1: 1 file"), "{said:?}");
+            assert!(said.stderr.contains("waiting for"), "{said:?}");
+        });
+        assert!(wait("much 1").good().contains("all of it is here"));
+        // What does not fit is not waited for.
+        let said = run(b.program().args(["pin", "--wait"]).arg(&b.folder));
+        assert!(said.code == Some(1) && said.stderr.contains("--cache-size"), "{said:?}");
     });
 }
 
