@@ -19,6 +19,8 @@ pub mod portable;
 pub mod protocol;
 pub mod text;
 pub mod time;
+#[cfg(feature = "usage")]
+pub mod usage;
 pub mod xattr;
 
 pub use hash::{ChunkHash, ContentHash, FileHash};

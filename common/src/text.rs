@@ -36,6 +36,15 @@ pub fn shown_bytes(bytes: &[u8]) -> String {
     escaped(bytes, push)
 }
 
+/// An error and its causes in one sentence; causes that it has named already are not repeated.
+pub fn with_causes<'a>(chain: impl Iterator<Item = &'a (dyn std::error::Error + 'static)>) -> String {
+    chain.fold(String::new(), |said, cause| match (said.as_str(), cause.to_string()) {
+        ("", cause) => cause,
+        (_, cause) if said.contains(&cause) => said,
+        (_, cause) => format!("{said}: {cause}"),
+    })
+}
+
 /// The same of several lines with columns, whose parts from elsewhere are [`shown`] already.
 pub fn shown_lines(text: &str) -> String {
     escaped(text.as_bytes(), |out, c| if matches!(c, '\n' | '\t') { out.push(c) } else { push(out, c) })

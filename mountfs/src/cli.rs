@@ -538,7 +538,8 @@ impl Cli {
         let words: Vec<OsString> = words.into_iter().collect();
         // The process in the background has another working directory, and its words have been read once.
         let is_child = words.iter().any(|word| word == "--background-child");
-        let slip = words.get(1).and_then(|word| slip(word.to_str()?)).filter(|_| !is_child);
+        let goes_on = words.get(2).and_then(|word| word.to_str()).is_some_and(|word| !word.starts_with('-'));
+        let slip = words.get(1).and_then(|word| slip(word.to_str()?, goes_on)).filter(|_| !is_child);
         match slip {
             Some(slip) => Err(Self::command().error(ErrorKind::InvalidSubcommand, slip)),
             None => Self::try_parse_from(words),
@@ -574,21 +575,22 @@ fn folder_to_mount(path: PathBuf) -> Result<PathBuf, String> {
     }
 }
 
-/// What to say of a first word that is nearly a command, and nothing that is there.
-fn slip(word: &str) -> Option<String> {
+/// What to say of a first word that is nearly a command, or has another behind it as a command has, and nothing that is there.
+fn slip(word: &str, goes_on: bool) -> Option<String> {
     let is_command = COMMANDS.contains(&word) || word == "unmount" || word.starts_with('-');
     let is_missing = || std::fs::symlink_metadata(word).is_err_and(|error| error.kind() == io::ErrorKind::NotFound);
-    let meant = meant(word).filter(|_| !is_command && is_missing())?;
-    Some(format!(
-        "there is no directory and no command `{word}`; did you mean `{meant}`? A folder is given as ./{word}"
-    ))
+    if is_command || word.contains(std::path::is_separator) || !is_missing() {
+        return None;
+    }
+    let none = format!("there is no directory and no command `{word}`");
+    match meant(word) {
+        Some(meant) => Some(format!("{none}; did you mean `{meant}`? A folder is given as ./{word}")),
+        None => goes_on.then(|| format!("{none}; `syncmount --help` lists the commands")),
+    }
 }
 
 /// The command that a word without a slash is nearly.
 fn meant(word: &str) -> Option<String> {
-    if word.contains(std::path::is_separator) {
-        return None;
-    }
     let elsewhere = ELSEWHERE.iter().find(|(name, _)| *name == word).map(|(_, here)| (*here).to_owned());
     elsewhere.or_else(|| {
         let far = |name: &&str| strsim::damerau_levenshtein(name, word);

@@ -35,6 +35,9 @@ pub enum CommandError {
     /// The mount's process cannot be asked, or refused.
     #[error(transparent)]
     Control(#[from] ControlError),
+    /// Nothing is there.
+    #[error("{0} does not exist; `syncmount status` lists the folders of this machine")]
+    NoFolder(PathBuf),
     /// There is no mount.
     #[error("{0} is not mounted; mount it with `syncmount {0}`")]
     NotMounted(PathBuf),
@@ -432,7 +435,7 @@ fn folder_meant(given: &Path, dirs: &Dirs) -> Result<PathBuf, CommandError> {
     match mountpoint::find_mounted(given) {
         Err(StartError::MountpointMissing(path)) => match place_of_missing(given) {
             Some(place) if control::is_served(dirs, &place)? => Ok(place),
-            _ => Err(StartError::MountpointMissing(path).into()),
+            _ => Err(CommandError::NoFolder(path)),
         },
         found => Ok(found?),
     }
@@ -571,10 +574,7 @@ mod tests {
             assert!(matches!(result, Err(CommandError::NotMounted(_))), "{result:?}");
         }
         let missing = StatusArgs { mountpoint: Some(world.root.path().join("none")), json: true };
-        assert!(matches!(
-            status(&missing, &world.dirs).await,
-            Err(CommandError::Start(StartError::MountpointMissing(_)))
-        ));
+        assert!(matches!(status(&missing, &world.dirs).await, Err(CommandError::NoFolder(_))));
     }
 
     #[tokio::test]

@@ -22,8 +22,8 @@ pub fn init_quiet() -> Result<(), StartError> {
 pub fn init(log_file: Option<&Path>, verbose: u8) -> Result<(), StartError> {
     let default = match verbose {
         // That a mount is gone already when its end is noticed is how it ends in order; other ends are told elsewhere.
-        0 => "info,fuser::mnt=error",
-        1 => "info,fuser::mnt=error,syncmount=debug,syncmount_engine=debug",
+        0 => "info,fuser=error",
+        1 => "info,fuser=error,syncmount=debug,syncmount_engine=debug",
         _ => "trace",
     };
     set_up(log_file, default)

@@ -18,10 +18,24 @@ use syncmount::commands::{self, CommandError};
 use syncmount::config::{Dirs, StartError};
 use syncmount::login::{self, LoginError};
 use syncmount::{logging, service, terminal};
+use syncmount_common::text::with_causes;
+use syncmount_common::usage;
+
+/// Exit code of wrong usage.
+const USAGE: u8 = 2;
 
 fn main() -> ExitCode {
     abort_on_panic();
-    let cli = Cli::of(std::env::args_os()).unwrap_or_else(|error| error.exit());
+    let cli = match Cli::of(std::env::args_os()) {
+        Ok(cli) => cli,
+        Err(error) => match usage::sentence(&error) {
+            Some(sentence) => {
+                terminal::complain(sentence);
+                return USAGE.into();
+            }
+            None => error.exit(),
+        },
+    };
     let result = match (cli.command, cli.mount) {
         #[cfg(unix)]
         (Some(Command::Watch(args)), _) if args.background_child => {
@@ -79,13 +93,8 @@ fn run_command(command: &Command) -> anyhow::Result<()> {
     })
 }
 
-/// An error and its causes in one sentence; causes that it has named already are not repeated.
 fn sentence(error: &anyhow::Error) -> String {
-    error.chain().fold(String::new(), |said, cause| match (said.as_str(), cause.to_string()) {
-        ("", cause) => cause,
-        (_, cause) if said.contains(&cause) => said,
-        (_, cause) => format!("{said}: {cause}"),
-    })
+    with_causes(error.chain())
 }
 
 fn exit_code(error: &anyhow::Error) -> u8 {

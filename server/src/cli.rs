@@ -16,7 +16,8 @@ use std::io::{IsTerminal as _, Write as _};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 use std::process::ExitCode;
-use syncmount_common::text::{LogLines, shown, shown_lines};
+use syncmount_common::text::{LogLines, shown, shown_lines, with_causes};
+use syncmount_common::usage;
 use syncmount_confine::Held;
 use tracing_subscriber::EnvFilter;
 
@@ -199,27 +200,39 @@ struct Unnamed {
 /// At least what the largest chunk takes on its way out, at most what is counted.
 fn reserve(text: &str) -> Result<u64, String> {
     let mib = text.parse().ok().filter(|mib| *mib <= 1 << 20);
-    mib.ok_or_else(|| "the reserve is a number of MiB from 0 to 1048576".to_owned())
+    mib.ok_or_else(|| "write a number of MiB from 0 to 1048576".to_owned())
 }
 
 fn mib(text: &str) -> Result<u64, String> {
     let memory = text.parse::<u64>().ok().filter(|memory| (64..=65_536).contains(memory));
-    memory.ok_or_else(|| "memory is a number of MiB from 64 to 65536".to_owned())
+    memory.ok_or_else(|| "write a number of MiB from 64 to 65536".to_owned())
 }
 
 fn places(text: &str) -> Result<usize, String> {
     let places = text.parse::<usize>().ok().filter(|places| (2..=1_000_000).contains(places));
-    places.ok_or_else(|| "connections are a number from 2 to 1000000".to_owned())
+    places.ok_or_else(|| "write a number from 2 to 1000000".to_owned())
 }
 
 fn part(text: &str) -> Result<f64, String> {
     let part = text.parse::<f64>().ok().filter(|part| (0.0..=1.0).contains(part));
-    part.ok_or_else(|| "a part is a number from 0 to 1".to_owned())
+    part.ok_or_else(|| "write a number from 0 to 1".to_owned())
 }
+
+/// Exit code of wrong usage.
+const USAGE: u8 = 2;
 
 /// Does what the words that this process was started with say.
 pub fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => match usage::sentence(&error) {
+            Some(sentence) => {
+                complain(&sentence);
+                return USAGE.into();
+            }
+            None => error.exit(),
+        },
+    };
     keep_private();
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
     let colours = std::io::stderr().is_terminal();
@@ -228,7 +241,7 @@ pub fn main() -> ExitCode {
     match run(cli) {
         Ok(code) => code,
         Err(error) => {
-            complain(&format!("{error:#}"));
+            complain(&with_causes(error.chain()));
             ExitCode::FAILURE
         }
     }
@@ -241,11 +254,13 @@ fn keep_private() {
 }
 
 /// An address with its port. A port alone is one of this machine that no other machine reaches.
-fn address(text: &str) -> Result<String, std::convert::Infallible> {
-    Ok(match text.parse::<u16>() {
-        Ok(port) => format!("{}:{port}", Ipv4Addr::LOCALHOST),
-        Err(_) => text.to_owned(),
-    })
+fn address(text: &str) -> Result<String, String> {
+    if let Ok(port) = text.parse::<u16>() {
+        return Ok(format!("{}:{port}", Ipv4Addr::LOCALHOST));
+    }
+    let has_port = text.rsplit_once(':').is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok());
+    let form = || "write ADDRESS:PORT, like 127.0.0.1:8080, or a port of this machine, from 0 to 65535".to_owned();
+    has_port.then(|| text.to_owned()).ok_or_else(form)
 }
 
 fn run(cli: Cli) -> Result<ExitCode> {

@@ -57,6 +57,9 @@ pub enum DataError {
     /// There is nothing there yet.
     #[error("{} holds no server's data: start `syncmount-server --data {}` first", .0.display(), .0.display())]
     Missing(PathBuf),
+    /// Something else has the name.
+    #[error("{} is no directory: name another one with --data", .0.display())]
+    NotADirectory(PathBuf),
     /// The key of cursors cannot be read.
     #[error("{} is damaged: put it back from a backup, or remove it and a new one is made at the next start", .0.display())]
     CursorKey(PathBuf),
@@ -264,6 +267,9 @@ fn lock(directory: &Path) -> Result<File, DataError> {
 }
 
 fn make_private(directory: &Path) -> Result<(), DataError> {
+    if std::fs::metadata(directory).is_ok_and(|found| !found.is_dir()) {
+        return Err(DataError::NotADirectory(directory.to_owned()));
+    }
     private::make_directory(directory).map_err(io_error(directory, "making it"))
 }
 

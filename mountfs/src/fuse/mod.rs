@@ -7,6 +7,7 @@ mod backing;
 mod errno;
 #[cfg(target_os = "linux")]
 mod helper;
+mod killed;
 mod notify;
 
 use crate::driver::RESERVE_BYTES;
@@ -23,6 +24,7 @@ use fuser::{
     ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen, ReplyPoll,
     ReplyStatfs, ReplyWrite, ReplyXattr, Request, Session, SessionACL, TimeOrNow, WriteFlags,
 };
+use killed::Waiting;
 use notify::{Invalidations, ListingEnd};
 use std::ffi::OsStr;
 use std::fs::File;
@@ -566,7 +568,7 @@ impl Filesystem for Translator {
 
     fn read(
         &self,
-        _req: &Request,
+        req: &Request,
         _ino: INodeNo,
         fh: FileHandle,
         offset: u64,
@@ -589,10 +591,13 @@ impl Filesystem for Translator {
         });
         let Some(reply) = waits else { return self.invalidations.push_astray(&self.vfs, opened.as_ref()) };
         let (vfs, invalidations) = (self.vfs.clone(), self.invalidations.clone());
+        let reply = Waiting::of(req.pid(), reply, &self.runtime);
         self.runtime.spawn_blocking(move || {
-            match vfs.read_wait(fh.0, offset, size as usize) {
-                Ok(data) => reply.data(&data),
-                Err(error) => reply.error(logged(&error)),
+            let read = vfs.read_wait(fh.0, offset, size as usize);
+            match (reply.take(), read) {
+                (Some(reply), Ok(data)) => reply.data(&data),
+                (Some(reply), Err(error)) => reply.error(logged(&error)),
+                (None, _) => {}
             }
             invalidations.push_astray(&vfs, opened.as_ref());
         });
@@ -620,13 +625,19 @@ impl Filesystem for Translator {
         self.invalidations.push_astray(&self.vfs, opened.as_ref());
     }
 
-    fn flush(&self, _req: &Request, _ino: INodeNo, fh: FileHandle, _lock_owner: LockOwner, reply: ReplyEmpty) {
+    fn flush(&self, req: &Request, _ino: INodeNo, fh: FileHandle, _lock_owner: LockOwner, reply: ReplyEmpty) {
         let flushed = self.vfs.flush(fh.0);
         if flushed.is_err() || !self.vfs.awaits_server() {
             return Self::empty(flushed, reply);
         }
         let vfs = self.vfs.clone();
-        self.runtime.spawn_blocking(move || Self::empty(vfs.await_server(fh.0), reply));
+        let reply = Waiting::of(req.pid(), reply, &self.runtime);
+        self.runtime.spawn_blocking(move || {
+            let sent = vfs.await_server(fh.0);
+            if let Some(reply) = reply.take() {
+                Self::empty(sent, reply);
+            }
+        });
     }
 
     fn release(
@@ -642,12 +653,19 @@ impl Filesystem for Translator {
         Self::empty(self.vfs.release(fh.0), reply);
     }
 
-    fn fsync(&self, _req: &Request, _ino: INodeNo, fh: FileHandle, _datasync: bool, reply: ReplyEmpty) {
+    fn fsync(&self, req: &Request, _ino: INodeNo, fh: FileHandle, _datasync: bool, reply: ReplyEmpty) {
         let vfs = self.vfs.clone();
+        if !vfs.awaits_server() {
+            self.runtime.spawn_blocking(move || Self::empty(vfs.fsync(fh.0), reply));
+            return;
+        }
+        let reply = Waiting::of(req.pid(), reply, &self.runtime);
         self.runtime.spawn_blocking(move || {
             let synced = vfs.fsync(fh.0);
-            let sent = synced.and_then(|()| if vfs.awaits_server() { vfs.await_server(fh.0) } else { Ok(()) });
-            Self::empty(sent, reply);
+            let sent = synced.and_then(|()| vfs.await_server(fh.0));
+            if let Some(reply) = reply.take() {
+                Self::empty(sent, reply);
+            }
         });
     }
 
@@ -809,7 +827,7 @@ impl Filesystem for Translator {
 
     fn copy_file_range(
         &self,
-        _req: &Request,
+        req: &Request,
         _ino_in: INodeNo,
         fh_in: FileHandle,
         offset_in: u64,
@@ -827,10 +845,13 @@ impl Filesystem for Translator {
         // The answer has room for 32 bits.
         let len = len.min(u64::from(u32::MAX) & !0xFFFF);
         let opened = vfs.opened(fh_out.0);
+        let reply = Waiting::of(req.pid(), reply, &self.runtime);
         self.runtime.spawn_blocking(move || {
-            match vfs.copy_range((fh_in.0, offset_in), (fh_out.0, offset_out), len) {
-                Ok(copied) => reply.written(copied as u32),
-                Err(error) => reply.error(logged(&error)),
+            let copied = vfs.copy_range((fh_in.0, offset_in), (fh_out.0, offset_out), len);
+            match (reply.take(), copied) {
+                (Some(reply), Ok(copied)) => reply.written(copied as u32),
+                (Some(reply), Err(error)) => reply.error(logged(&error)),
+                (None, _) => {}
             }
             invalidations.push_astray(&vfs, opened.as_ref());
         });

@@ -55,7 +55,7 @@ pub(crate) struct Undo {
     #[command(flatten)]
     of: InFolder,
     /// Go back to the state after this change; `history` lists them
-    #[arg(long, value_name = "SEQ")]
+    #[arg(long, value_name = "SEQ", value_parser = seq)]
     to: Seq,
     /// Only count what would be done
     #[arg(long)]
@@ -91,6 +91,10 @@ fn line_of(PastCommit { commit, device }: &PastCommit) -> String {
 fn time_text(time: Timestamp) -> String {
     let (seconds, _) = time.parts();
     jiff::Timestamp::from_second(seconds).map_or_else(|_| seconds.to_string(), |time| time.to_string())
+}
+
+fn seq(text: &str) -> Result<Seq, &'static str> {
+    text.parse().map_err(|_| "write the number of a change, as `syncmount-server history` lists them")
 }
 
 /// Brings a folder back.

@@ -445,7 +445,7 @@ async fn the_past_is_listed_and_undone_beside_a_running_server() {
     assert!(lines[0].starts_with("2..2\t20") && lines[0].ends_with("Z\tlaptop\t+1 ~0 -0"), "{lines:?}");
     assert_eq!((lines.len(), stdout(&run(&data, &["history", "--limit", "1"])).lines().count()), (2, 1));
     let dry = run(&data, &["undo", "--to", "1", "--dry-run"]);
-    assert_eq!(stdout(&dry), "0 nodes would be back, 0 changed, 1 removed");
+    assert_eq!(stdout(&dry), "0 entries would be back, 0 changed, 1 removed");
     assert_eq!(process.client.folder().await.nodes, 2);
     stdout(&run(&data, &["undo", "--to", "1"]));
     assert_eq!(process.client.folder().await.nodes, 1);

@@ -2,7 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io::Write;
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
 use syncmount_tests::support::*;
 
 /// Two devices that know the same files, changed while offline as `on_a` and `on_b` say, and then the same again.
@@ -175,4 +180,67 @@ fn one_device_alone_never_makes_a_conflict() {
     assert_become_equal(&a.folder, &b.folder, DirTimes::Ignored);
     assert_eq!(Tree::read_names(&b.folder).unwrap().paths(), ["log"].map(Path::new));
     assert_eq!(fs::read_to_string(b.path("log")).unwrap(), "round 29");
+}
+
+/// Writes to the disk and syncs until it is dropped, so that everything else on it is slow.
+struct Writer {
+    ends: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Writer {
+    fn beside(world: &World) -> Self {
+        let (path, ends) = (world.path("busy"), Arc::new(AtomicBool::new(false)));
+        let until = ends.clone();
+        let thread = std::thread::spawn(move || {
+            while !until.load(Ordering::Relaxed) {
+                let mut file = fs::File::create(&path).unwrap();
+                for _ in 0..32 {
+                    file.write_all(&[7; 1 << 20]).unwrap();
+                    file.sync_data().unwrap();
+                }
+            }
+        });
+        Self { ends, thread: Some(thread) }
+    }
+}
+
+impl Drop for Writer {
+    fn drop(&mut self) {
+        self.ends.store(true, Ordering::Relaxed);
+        drop(self.thread.take().map(JoinHandle::join));
+    }
+}
+
+#[test]
+fn the_newer_of_two_new_files_keeps_the_name_also_beside_a_busy_disk() {
+    let (rounds, files) = sized((1, 40), (25, 40));
+    let world = World::lasting(Duration::from_secs(3600));
+    let (a, b) = (world.mount("A"), world.mount("B"));
+    let _writer = Writer::beside(&world);
+    for round in 0..rounds {
+        let name = |number: usize| format!("r{round} f{number}.txt");
+        let write = |device: &Device, who: &str, newer: usize| {
+            for number in 0..files {
+                let later = i64::from(number % 2 == newer) * 100;
+                write_at(&device.path(name(number)), &format!("by {who}"), 1_700_000_000 + later);
+            }
+        };
+        world.while_offline(|| {
+            std::thread::scope(|scope| {
+                scope.spawn(|| write(&a, "A", 0));
+                scope.spawn(|| write(&b, "B", 1));
+            });
+        });
+        for device in [&a, &b, &a, &b] {
+            device.wait_synced();
+        }
+        assert_become_equal(&a.folder, &b.folder, DirTimes::Ignored);
+        for number in 0..files {
+            let expected = if number % 2 == 0 { "by A" } else { "by B" };
+            assert_eq!(fs::read_to_string(a.path(name(number))).unwrap(), expected, "{}", name(number));
+        }
+        let all = Tree::read_names(&a.folder).unwrap().paths().len();
+        assert_eq!(all, (round + 1) * files * 2, "each has its copy");
+    }
 }

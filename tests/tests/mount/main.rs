@@ -38,6 +38,7 @@ mod resume;
 mod room;
 mod saves;
 mod syscalls;
+mod texts;
 mod times;
 mod torture;
 mod two_devices;

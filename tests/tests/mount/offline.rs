@@ -2,7 +2,9 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 use syncmount_tests::support::*;
 
@@ -103,6 +105,57 @@ fn reading_what_is_not_here_fails_at_once_while_the_server_is_known_to_be_away()
         assert!(whole == fs::read(a.path(&name)).unwrap(), "{name}");
     }
 }
+
+#[test]
+fn who_reads_from_a_server_that_hangs_can_be_killed() {
+    let mut dice = Dice::new("who_reads_from_a_server_that_hangs");
+    let world = World::new();
+    let a = world.mount("A");
+    for name in ["direct", "mapped", "plain", "copied"] {
+        fs::write(a.path(name), bytes(&mut dice, 300_000)).unwrap();
+    }
+    a.wait_synced();
+    let (liar, b) = world.device_behind_liar("B");
+    b.mount();
+    until("the last file at B", || fs::metadata(b.path("copied")).map(drop).map_err(|error| error.to_string()));
+    let hangs = Arc::new(AtomicBool::new(true));
+    let until_then = hangs.clone();
+    liar.lie(move |asked, _| {
+        let gives_bytes = asked.path.ends_with("/fetch") || asked.path.contains("/chunks/");
+        while gives_bytes && until_then.load(Ordering::Relaxed) {
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    });
+    let reader = |words: &[&str], name: &str| {
+        let mut command = Command::new(words[0]);
+        command.args(&words[1..]).arg(b.path(name)).stdout(Stdio::null()).stderr(Stdio::null());
+        command.spawn().unwrap()
+    };
+    let copying =
+        "import os, sys; f = open(sys.argv[1], 'r+b'); os.copy_file_range(f.fileno(), f.fileno(), 99, 7, 200007)";
+    let mut readers = [
+        reader(&["python3", "-c", DIRECT], "direct"),
+        reader(&["python3", "-c", MAPPED], "mapped"),
+        reader(&["cat"], "plain"),
+        reader(&["python3", "-c", copying], "copied"),
+    ];
+    std::thread::sleep(Duration::from_secs(2));
+    for reader in &mut readers {
+        assert_eq!(reader.try_wait().unwrap(), None, "it waits");
+        let begin = Instant::now();
+        reader.kill().unwrap();
+        reader.wait().unwrap();
+        assert!(begin.elapsed() < READ_MAX, "{:?} until it was gone", begin.elapsed());
+    }
+    hangs.store(false, Ordering::Relaxed);
+    for name in ["direct", "mapped", "plain", "copied"] {
+        let whole = until("the file at B", || fs::read(b.path(name)).map_err(|error| error.to_string()));
+        assert!(whole == fs::read(a.path(name)).unwrap(), "{name}");
+    }
+}
+
+const DIRECT: &str =
+    "import mmap, os, sys; f = os.open(sys.argv[1], os.O_RDONLY | os.O_DIRECT); os.readv(f, [mmap.mmap(-1, 4096)])";
 
 const MAPPED: &str =
     "import mmap, sys; f = open(sys.argv[1], 'rb'); print(sum(mmap.mmap(f.fileno(), 0, prot=mmap.PROT_READ)[:]))";
