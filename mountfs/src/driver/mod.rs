@@ -48,6 +48,7 @@ pub use recover::OpenError;
 #[cfg(test)]
 pub(crate) use recover::tests as recovery_tests;
 pub use verify::verify_closed;
+pub use write::OpenAttrs;
 pub use write::WriteError;
 
 use crate::files::OpenFiles;

@@ -506,13 +506,30 @@ impl Client {
         }
     }
 
-    /// Size, mtime and, if it was removed, the last attributes of an open file.
-    pub fn open_attrs(&self, node: NodeId) -> Option<(u64, Timestamp, Option<Last>)> {
+    /// Of an open file what the tree does not know yet.
+    pub fn open_attrs(&self, node: NodeId) -> Option<OpenAttrs> {
         let file = self.files.get(node)?;
         let inner = file.inner.read();
         let unsaid = inner.generation != inner.told || inner.orphan.is_some();
-        unsaid.then(|| (inner.backing.size(), inner.mtime, inner.orphan))
+        unsaid.then(|| OpenAttrs {
+            size: inner.backing.size(),
+            allocated: inner.backing.allocated(),
+            mtime: inner.mtime,
+            orphan: inner.orphan,
+        })
     }
+}
+
+/// What an open file is that was written to or removed.
+pub struct OpenAttrs {
+    /// Its length in bytes.
+    pub size: u64,
+    /// How many of them are not in holes.
+    pub allocated: u64,
+    /// When it was written to last, or what that was set to.
+    pub mtime: Timestamp,
+    /// The last attributes if it was removed.
+    pub orphan: Option<Last>,
 }
 
 fn update_of(inner: &Inner, overlay: &Overlay, generation: u64, ready: bool) -> DraftUpdate {

@@ -6,7 +6,7 @@ mod open_file;
 mod overlay;
 mod shown;
 
-pub use open_file::{Backing, Inner, Last, OpenFile, OpenFiles};
+pub use open_file::{Backing, Inner, Last, OpenFile, OpenFiles, allocated};
 pub(crate) use overlay::clear;
 pub use overlay::{Overlay, Run, Segment, StagingFile};
 pub use shown::{Pass, Shown};

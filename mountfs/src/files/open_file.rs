@@ -18,7 +18,24 @@ pub enum Backing {
     Draft(Overlay),
 }
 
+/// How many bytes of a content are not in holes; all, if its manifest is not here.
+pub fn allocated(content: &Content) -> u64 {
+    let chunks = content.manifest.as_ref().map(|manifest| manifest.chunks().map(|(_, len)| u64::from(len)).sum());
+    chunks.unwrap_or(content.size)
+}
+
 impl Backing {
+    /// How many of these bytes are not in holes, as far as that is known without asking the server.
+    pub fn allocated(&self) -> u64 {
+        match self {
+            Self::Clean(content) => allocated(content),
+            Self::Draft(overlay) => {
+                let beneath = overlay.base.as_ref().map_or(0, |base| allocated(base).min(overlay.base_len));
+                overlay.size.min(overlay.present.covered().saturating_add(beneath))
+            }
+        }
+    }
+
     /// The content that these bytes are, if they are one.
     pub fn content(&self) -> Option<&Arc<Content>> {
         match self {

@@ -19,7 +19,7 @@ pub use ranges::{Allocate, Sought};
 pub use shown::{Access, Opening, Register, Way};
 
 use crate::cli::{Durability, Owners};
-use crate::driver::{Client, ReadError, WriteError};
+use crate::driver::{Client, OpenAttrs, ReadError, WriteError};
 use crate::files::{Backing, Last, OpenFile, Shown};
 use crate::system::at;
 use parking_lot::Mutex;
@@ -303,14 +303,14 @@ impl Vfs {
             Some(engine.entries_mtime(node).map_or(stat, |mtime| stat.with_entries(mtime)))
         });
         let stat = match (known, open) {
-            (Some(stat), None | Some((_, _, Some(_)))) => stat,
-            (Some(stat), Some((size, mtime, None))) => {
-                Stat { size, allocated: size, atime: mtime, mtime, ctime: stat.ctime.max(mtime), ..stat }
+            (Some(stat), None | Some(OpenAttrs { orphan: Some(_), .. })) => stat,
+            (Some(stat), Some(OpenAttrs { size, allocated, mtime, orphan: None })) => {
+                Stat { size, allocated, atime: mtime, mtime, ctime: stat.ctime.max(mtime), ..stat }
             }
-            (None, Some((size, mtime, Some(Last { attrs, owner })))) => {
+            (None, Some(OpenAttrs { size, allocated, mtime, orphan: Some(Last { attrs, owner }) })) => {
                 let (kind, mode, owner) = (NodeKind::File, attrs.mode, owner.unwrap_or(self.ownership.mounter));
                 let (atime, ctime) = (mtime, mtime);
-                Stat { ino, kind, special: 0, mode, owner, size, allocated: size, links: 0, atime, mtime, ctime }
+                Stat { ino, kind, special: 0, mode, owner, size, allocated, links: 0, atime, mtime, ctime }
             }
             (None, _) => self.stat_of_gone(ino, node)?,
         };

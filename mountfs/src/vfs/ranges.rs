@@ -2,7 +2,7 @@
 
 use super::{Handle, READ_DEADLINE, Result, Vfs, VfsError, on_one_state, room};
 use crate::driver::Client;
-use crate::files::{Backing, Overlay, Run, Segment};
+use crate::files::{self, Backing, Overlay, Run, Segment};
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::Instant;
@@ -40,16 +40,12 @@ pub enum Sought {
 
 /// How many bytes of a file are not in holes, as far as that is known without asking anybody.
 pub(super) fn allocated(body: &Body) -> u64 {
-    let of_content = |content: &Content| {
-        let chunks = content.manifest.as_ref().map(|manifest| manifest.chunks().map(|(_, len)| u64::from(len)).sum());
-        chunks.unwrap_or(content.size)
-    };
     match body {
         Body::Dir | Body::Symlink(_) => 0,
-        Body::File(FileBody::Clean(content)) => of_content(content),
+        Body::File(FileBody::Clean(content)) => files::allocated(content),
         Body::File(FileBody::Draft(draft)) => {
             let staged: u64 = draft.present.iter().map(|(start, end)| end - start).sum();
-            let beneath = draft.base.as_ref().map_or(0, |base| of_content(base).min(draft.base_len));
+            let beneath = draft.base.as_ref().map_or(0, |base| files::allocated(base).min(draft.base_len));
             draft.size.min(staged.saturating_add(beneath))
         }
     }

@@ -253,7 +253,9 @@ fn data_and_holes_are_found_and_a_sparse_terabyte_is_small() {
         assert_eq!(seek(&file, SeekFrom::Hole(0)).unwrap(), 0);
         assert!(seek(&file, SeekFrom::Hole(far)).unwrap() < far + 100_000);
         assert_eq!(seek(&file, SeekFrom::Data(TIB)), Err(Errno::NXIO));
+        assert!(file.metadata().unwrap().blocks() < 4096, "while it is open");
         drop(file);
+        assert!(fs::metadata(&path).unwrap().blocks() < 4096, "where it was written");
         a.wait_synced();
         let there = until("the file at B", || match File::open(b.path("sparse")) {
             Ok(file) if file.metadata().unwrap().len() == TIB => Ok(file),
@@ -266,6 +268,7 @@ fn data_and_holes_are_found_and_a_sparse_terabyte_is_small() {
         there.read_exact_at(&mut text, far).unwrap();
         assert_eq!(&text, b"in the middle");
         assert!(fs::metadata(b.path("sparse")).unwrap().blocks() < 4096);
+        assert!(fs::metadata(&path).unwrap().blocks() < 4096, "when it is sent");
         // Comparing the trees byte by byte would read a terabyte of zeros.
         drop(there);
         fs::remove_file(&path).unwrap();

@@ -1,6 +1,7 @@
 //! What programs do to files, one system call after the other, and that the other device sees the result.
 
-use rustix::fs::{Access, AtFlags, CWD, FileType, Mode, RenameFlags, access, renameat_with, statvfs};
+use rustix::fs::{Access, AtFlags, CWD, FileType, Mode, RenameFlags, access, inotify, renameat_with, statvfs};
+use std::collections::BTreeSet;
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::fd::AsRawFd;
@@ -493,6 +494,12 @@ fn what_is_not_kept_is_refused() {
         fs::write(a.path("file"), "content").unwrap();
         let file = OpenOptions::new().write(true).open(a.path("file")).unwrap();
         fails(rustix::fs::ioctl_getflags(&file), libc::ENOTTY);
+        fails(rustix::fs::ioctl_setflags(&file, rustix::fs::IFlags::IMMUTABLE), libc::ENOTTY);
+        for name in ["system.posix_acl_access", "system.posix_acl_default"] {
+            let acl = [2, 0, 0, 0];
+            let set = rustix::fs::setxattr(&a.folder, name, &acl, rustix::fs::XattrFlags::empty());
+            fails(set, libc::EOPNOTSUPP);
+        }
         let found = fs::metadata(a.path("file")).unwrap();
         assert_eq!((found.atime(), found.atime_nsec()), (found.mtime(), found.mtime_nsec()));
         let times = fs::FileTimes::new().set_accessed(std::time::UNIX_EPOCH + std::time::Duration::from_nanos(5));
@@ -500,6 +507,36 @@ fn what_is_not_kept_is_refused() {
         let set = fs::metadata(a.path("file")).unwrap();
         assert_eq!((set.atime(), set.atime_nsec()), (0, 5), "until the mount ends");
         assert_eq!((set.mtime(), set.mtime_nsec()), (found.mtime(), found.mtime_nsec()));
+    });
+}
+
+#[test]
+fn inotify_hears_this_machine_and_nothing_of_other_devices() {
+    on_two_devices(|a, b| {
+        fs::write(b.path("known"), "before").unwrap();
+        b.wait_synced();
+        until("the file at A", || fs::read(a.path("known")).map_err(|error| error.to_string()));
+        let all = inotify::WatchFlags::CREATE
+            | inotify::WatchFlags::MODIFY
+            | inotify::WatchFlags::MOVE
+            | inotify::WatchFlags::CLOSE_WRITE;
+        let ear = inotify::init(inotify::CreateFlags::NONBLOCK).unwrap();
+        inotify::add_watch(&ear, &b.folder, all).unwrap();
+        fs::write(a.path("new"), "by A").unwrap();
+        fs::write(a.path("known"), "by A, longer").unwrap();
+        fs::rename(a.path("new"), a.path("renamed")).unwrap();
+        until("what A did", || match (fs::read_to_string(b.path("known")), fs::metadata(b.path("renamed"))) {
+            (Ok(text), Ok(_)) if text == "by A, longer" => Ok(()),
+            other => Err(format!("{other:?}")),
+        });
+        fs::write(b.path("own"), "by B").unwrap();
+        let mut room = [std::mem::MaybeUninit::uninit(); 4096];
+        let mut events = inotify::Reader::new(&ear, &mut room);
+        let mut heard = BTreeSet::new();
+        while let Ok(event) = events.next() {
+            heard.insert(event.file_name().unwrap().to_str().unwrap().to_owned());
+        }
+        assert_eq!(heard, BTreeSet::from(["own".to_owned()]));
     });
 }
 
