@@ -57,6 +57,12 @@ pub(crate) fn original_name(copy: &Name) -> Option<Name> {
     if plain.len() < stem.len() { Name::new([plain, extension].concat()).ok() } else { None }
 }
 
+/// Whether a conflict copy's name tells this time.
+pub(crate) fn is_of_time(copy: &Name, at: Timestamp) -> bool {
+    let time = time_text(at);
+    copy.as_bytes().windows(time.len()).any(|part| part == time.as_bytes())
+}
+
 fn time_text(at: Timestamp) -> String {
     let (seconds, _) = at.parts();
     jiff::Timestamp::from_second(seconds)

@@ -2,9 +2,10 @@
 //!
 //! Programs take every name in some directories for theirs. In a directory that git uses, the name of a copy begins with a
 //! dot, which git passes over; and of files that git makes again by itself no copy stays: it is removed once the server has
-//! it. What is removed so goes among the versions of the file that it was a copy of.
+//! it. Of other files so many copies stay as a person can look through, and the device that makes more removes the oldest.
+//! What is removed so goes among the versions of the file that it was a copy of.
 
-use crate::conflict::{conflict_name, original_name};
+use crate::conflict::{conflict_name, is_of_time, original_name};
 use crate::engine::Engine;
 use crate::feed::Before;
 use crate::state::State;
@@ -13,6 +14,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use syncmount_common::name::NAME_LEN_MAX;
 use syncmount_common::protocol::commit::{BecomesVersion, Op};
 use syncmount_common::{Name, NodeId, NodeKind, Placement, Timestamp};
+
+/// How many conflict copies of a file stay.
+const COPIES_MAX: usize = 10;
+
+/// How many files are remembered of which copies were made here. Of others the copies stay.
+const COPIED_MAX: usize = 1000;
 
 /// A place in a directory that git uses.
 pub(crate) struct GitPlace<'a> {
@@ -94,8 +101,47 @@ impl Engine {
     /// again none stays.
     pub(crate) fn remove_copies(&mut self, nodes: &[NodeId], now: Timestamp) {
         let is_copy = |id: &NodeId| self.is_conflict_copy(*id) && self.is_at_server(*id);
-        let made_again = |id: &NodeId| self.copy_of(*id).is_some_and(|original| self.is_made_again(&original));
-        let gone: Vec<NodeId> = nodes.iter().copied().filter(is_copy).filter(made_again).collect();
+        let copies = nodes.iter().copied().filter(is_copy);
+        let copies: Vec<_> = copies.filter_map(|id| Some((id, self.copy_of(id)?))).collect();
+        let mut gone = Vec::new();
+        for (id, original) in copies {
+            if self.is_made_again(&original) {
+                gone.push(id);
+            } else if self.copied_here.len() < COPIED_MAX {
+                self.copied_here.insert(original);
+            }
+        }
+        self.become_versions_of_files(gone, now);
+    }
+
+    /// Of conflict copies of files of which this device has made one, those that are too many, the oldest first: the server has
+    /// them as they were made. Others stay, and count.
+    pub fn surplus_copies(&self) -> Vec<NodeId> {
+        if self.copied_here.is_empty() || self.conflicts.len() <= COPIES_MAX {
+            return Vec::new();
+        }
+        let mut copies: BTreeMap<Placement, Vec<(Timestamp, &Name, NodeId)>> = BTreeMap::new();
+        for id in self.conflicts.iter().copied() {
+            let Some(original) = self.copy_of(id).filter(|original| self.copied_here.contains(original)) else {
+                continue;
+            };
+            let Some(state) = self.tree.local(id) else { continue };
+            copies.entry(original).or_default().push((state.attrs.mtime, &state.names[0].name, id));
+        }
+        let mut surplus = Vec::new();
+        for (original, mut all) in copies {
+            let is_there = self.tree.child(original.parent, original.name.as_bytes()).is_some();
+            let Some(older) = all.len().checked_sub(COPIES_MAX).filter(|_| is_there) else { continue };
+            all.sort_unstable();
+            let is_as_made =
+                |(at, name, id): &&(Timestamp, &Name, NodeId)| is_of_time(name, *at) && self.is_at_server(*id);
+            surplus.extend(all[..older].iter().filter(is_as_made).map(|(_, _, id)| *id));
+        }
+        surplus
+    }
+
+    /// Removes conflict copies that the server has: what is in them goes among the versions of the files that they are copies of.
+    pub fn become_versions_of_files(&mut self, gone: Vec<NodeId>, now: Timestamp) {
         if gone.is_empty() {
             return;
         }
@@ -374,24 +420,78 @@ mod tests {
         assert!(rig.engine.local(dir).is_some());
     }
 
-    #[test]
-    fn copies_of_other_files_stay_however_many_there_are() {
-        let mut rig = Rig::new();
+    /// A file, and `count` conflict copies of it that this device has made.
+    fn with_copies(rig: &mut Rig, count: u8) -> NodeId {
         let file = rig.file(ROOT, "notes.txt", 0);
         rig.sync();
-        for round in 1..=15 {
+        for round in 1..=count {
             rig.edit(file, round, NOW.0 + 1_000_000_000 * i64::from(round));
             let mut theirs = rig.theirs(file, ROOT, "notes.txt", Some(100 + round));
-            theirs.attrs.mtime = Timestamp(NOW.0 + 1_000_000_000 * i64::from(round) - 1);
+            theirs.attrs.mtime = Timestamp(NOW.0 + 1_000_000_000 * i64::from(round) + 1);
             rig.news(vec![theirs]);
-            assert!(sync_all(&mut rig).iter().all(|(_, versions)| versions.is_empty()));
+            assert!(sync_all(rig).iter().all(|(_, versions)| versions.is_empty()));
         }
-        assert_eq!(rig.names(ROOT).len(), 16);
+        file
+    }
+
+    fn copies(rig: &Rig) -> Vec<String> {
+        rig.names(ROOT).into_iter().filter(|name| name.contains("(conflict")).collect()
+    }
+
+    #[test]
+    fn of_other_files_ten_copies_stay_and_older_ones_become_versions() {
+        let mut rig = Rig::new();
+        let file = with_copies(&mut rig, 13);
+        let made = copies(&rig);
+        assert_eq!((made.len(), rig.engine.surplus_copies().len()), (13, 3));
+        let surplus = rig.engine.surplus_copies();
+        rig.engine.become_versions_of_files(surplus, NOW);
+        rig.drive();
+        assert_eq!(copies(&rig), made[3..], "the oldest are gone");
+        let versions: Vec<BecomesVersion> = sync_all(&mut rig).into_iter().flat_map(|(_, versions)| versions).collect();
+        assert_eq!(versions.iter().map(|version| version.of.to_string()).collect::<Vec<_>>(), ["notes.txt"; 3]);
+        assert!(rig.engine.surplus_copies().is_empty() && rig.engine.local(file).is_some());
+        assert_eq!(rig.engine.copies_removed(), 3);
         // What its user removes is a version of its file all the same.
-        let copy = rig.names(ROOT).into_iter().find(|name| name.contains("(conflict")).unwrap();
-        rig.engine.remove(ROOT, copy.as_bytes(), false, NOW).unwrap();
+        rig.engine.remove(ROOT, made[5].as_bytes(), false, NOW).unwrap();
         let versions: Vec<BecomesVersion> = sync_all(&mut rig).into_iter().flat_map(|(_, versions)| versions).collect();
         assert_eq!(versions.iter().map(|version| version.of.to_string()).collect::<Vec<_>>(), ["notes.txt"]);
+    }
+
+    #[test]
+    fn copies_stay_that_were_changed_or_that_the_server_lacks_or_that_others_made() {
+        let mut rig = Rig::new();
+        let file = with_copies(&mut rig, 13);
+        let named = |rig: &Rig, number: usize| rig.engine.child(ROOT, copies(rig)[number].as_bytes()).unwrap();
+        // One that its user goes on with, sent and not sent.
+        let (edited, unsent, dated) = (named(&rig, 0), named(&rig, 1), named(&rig, 2));
+        rig.edit(edited, 70, NOW.0 + 90_000_000_000);
+        rig.sync();
+        rig.edit(unsent, 71, rig.engine.local(unsent).unwrap().attrs.mtime.0);
+        assert_eq!(rig.engine.surplus_copies(), [dated, named(&rig, 3)], "the one that was changed is the newest now");
+        rig.sync();
+        // Its name is another one.
+        rig.engine
+            .rename((ROOT, copies(&rig)[2].as_bytes()), (ROOT, name("mine.txt")), crate::RenameMode::Replace, NOW)
+            .unwrap();
+        rig.sync();
+        assert!(!rig.engine.surplus_copies().contains(&dated));
+        // Without the file there is nothing that they could be versions of.
+        rig.engine.remove(ROOT, b"notes.txt", false, NOW).unwrap();
+        assert!(rig.engine.local(file).is_none() && rig.engine.surplus_copies().is_empty());
+        // A device that has made none of them removes none.
+        let mut other = Rig::new();
+        other.file(ROOT, "notes.txt", 0);
+        other.sync();
+        let theirs = (1..=13).map(|round| {
+            let at = Timestamp(NOW.0 + 1_000_000_000 * i64::from(round));
+            let called = conflict_name(&name("notes.txt"), "other", at, |_| false).to_string();
+            let node = other.theirs(crate::rig::id(round as u8 + 100), ROOT, &called, Some(round as u8));
+            Node { attrs: Attrs { mtime: at, ..node.attrs }, ..node }
+        });
+        let theirs = theirs.collect();
+        other.news(theirs);
+        assert_eq!((copies(&other).len(), other.engine.surplus_copies().len()), (13, 0));
     }
 
     #[test]

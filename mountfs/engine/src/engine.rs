@@ -96,7 +96,7 @@ pub struct Engine {
     /// then is earlier than what is here, whichever device it names: a client that was cut off goes on as another one.
     pub(crate) sent_names: HashMap<NodeId, Names>,
     /// Nodes whose name has a conflict note.
-    conflicts: BTreeSet<NodeId>,
+    pub(crate) conflicts: BTreeSet<NodeId>,
     /// Nodes without an agreement whose bytes came from the server, by content: copies of versions that were replaced here.
     pub(crate) copies: BTreeMap<ContentHash, BTreeSet<NodeId>>,
     copied: BTreeMap<NodeId, ContentHash>,
@@ -124,6 +124,8 @@ pub struct Engine {
     pub(crate) resting: BTreeMap<NodeId, Timestamp>,
     pub(crate) times: Times,
     pub(crate) copies_removed: u64,
+    /// Files of which this device has made conflict copies since the start.
+    pub(crate) copied_here: BTreeSet<syncmount_common::Placement>,
     pub(crate) owners: Owners,
 }
 
@@ -170,6 +172,7 @@ impl Engine {
             resting: BTreeMap::new(),
             times: Times::default(),
             copies_removed: 0,
+            copied_here: BTreeSet::new(),
             owners: Owners::default(),
         };
         engine.restore(restored.rows);

@@ -86,7 +86,13 @@ impl Client {
 
     fn tick(&self) -> io::Result<()> {
         let mut engine = self.engine.write();
-        let tries = engine.tick(super::now());
+        let now = super::now();
+        let tries = engine.tick(now);
+        if self.remote.ignores_unknown_fields() {
+            // A program that has one open may be about to write to it.
+            let surplus = engine.surplus_copies().into_iter().filter(|id| self.files.get(*id).is_none()).collect();
+            engine.become_versions_of_files(surplus, now);
+        }
         self.keep(&mut engine)?;
         // Whatever waits for nothing but to be looked at again waits no longer than a beat.
         let waits = engine.has_work() || engine.wants_poll();

@@ -1,6 +1,7 @@
 //! Two devices change the same while they cannot speak: both versions are kept, and nothing else is made.
 
-use std::collections::BTreeMap;
+use super::curl::Curl;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::Write;
 use std::path::Path;
@@ -8,6 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
+use syncmount_common::protocol::files::Versions;
 use syncmount_tests::support::*;
 
 /// Two devices that know the same files, changed while offline as `on_a` and `on_b` say, and then the same again.
@@ -243,4 +245,52 @@ fn the_newer_of_two_new_files_keeps_the_name_also_beside_a_busy_disk() {
         let all = Tree::read_names(&a.folder).unwrap().paths().len();
         assert_eq!(all, (round + 1) * files * 2, "each has its copy");
     }
+}
+
+#[test]
+fn two_devices_that_append_in_turn_keep_ten_copies_and_every_line() {
+    let rounds = sized(100, 2000);
+    let world = World::lasting(Duration::from_secs(3600));
+    let (a, b) = (world.mount("A"), world.mount("B"));
+    fs::write(a.path("log"), "begun\n").unwrap();
+    a.wait_synced();
+    until("the file at B", || fs::read(b.path("log")).map(drop).map_err(|error| error.to_string()));
+    let append = |device: &Device, who: &str| {
+        for round in 0..rounds {
+            let mut file = fs::OpenOptions::new().append(true).create(true).open(device.path("log")).unwrap();
+            file.write_all(format!("{who} {round}\n").as_bytes()).unwrap();
+            drop(file);
+            std::thread::sleep(Duration::from_millis(30));
+        }
+    };
+    std::thread::scope(|scope| {
+        scope.spawn(|| append(&a, "A"));
+        scope.spawn(|| append(&b, "B"));
+    });
+    let names = || {
+        for device in [&a, &b, &a, &b] {
+            device.wait_synced();
+        }
+        Tree::read_names(&a.folder).unwrap().paths().into_iter().map(Path::to_path_buf).collect::<Vec<_>>()
+    };
+    let names = until("the copies to be few", || match names() {
+        names if names.len() <= 11 => Ok(names),
+        names => Err(format!("{names:?}")),
+    });
+    assert_become_equal(&a.folder, &b.folder, DirTimes::Ignored);
+    let removed = a.status().copies_removed + b.status().copies_removed;
+    assert!(names.len() == 11 && removed > 0, "{removed} of {names:?}");
+    // Each line is in the file, in a copy of it or in one of its versions.
+    let curl = Curl::of(&world);
+    let mut found = BTreeSet::new();
+    let mut look = |text: String| found.extend(text.lines().map(str::to_owned));
+    names.iter().for_each(|name| look(fs::read_to_string(a.path(name)).unwrap()));
+    let versions: Versions = curl.json("/log?versions");
+    for version in &versions.versions {
+        look(curl.good(&[], &format!("/log?version={}", version.rev)));
+    }
+    let wrote = |who: &str| (0..rounds).map(|round| format!("{who} {round}")).collect::<Vec<_>>();
+    let lost: Vec<String> =
+        [wrote("A"), wrote("B")].concat().into_iter().filter(|line| !found.contains(line)).collect();
+    assert!(lost.is_empty(), "{} versions, lost: {lost:?}", versions.versions.len());
 }

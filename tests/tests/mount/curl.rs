@@ -28,7 +28,7 @@ impl Curl {
     }
 
     #[track_caller]
-    fn good(&self, options: &[&str], path: &str) -> String {
+    pub(super) fn good(&self, options: &[&str], path: &str) -> String {
         let (code, body) = self.ask(options, path);
         assert!((200..300).contains(&code), "{code}: {body}");
         body
