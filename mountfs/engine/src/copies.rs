@@ -16,7 +16,7 @@ use syncmount_common::protocol::commit::{BecomesVersion, Op};
 use syncmount_common::{Name, NodeId, NodeKind, Placement, Timestamp};
 
 /// How many conflict copies of a file stay.
-const COPIES_MAX: usize = 10;
+pub const COPIES_MAX: usize = 10;
 
 /// How many files are remembered of which copies were made here. Of others the copies stay.
 const COPIED_MAX: usize = 1000;
@@ -114,10 +114,10 @@ impl Engine {
         self.become_versions_of_files(gone, now);
     }
 
-    /// Of conflict copies of files of which this device has made one, those that are too many, the oldest first: the server has
-    /// them as they were made. Others stay, and count.
-    pub fn surplus_copies(&self) -> Vec<NodeId> {
-        if self.copied_here.is_empty() || self.conflicts.len() <= COPIES_MAX {
+    /// Of conflict copies of files of which this device has made one, those beyond `max` of each file, the oldest first: the server
+    /// has them as they were made. Others stay, and count.
+    pub fn surplus_copies(&self, max: usize) -> Vec<NodeId> {
+        if self.copied_here.is_empty() || self.conflicts.len() <= max {
             return Vec::new();
         }
         let mut copies: BTreeMap<Placement, Vec<(Timestamp, &Name, NodeId)>> = BTreeMap::new();
@@ -131,7 +131,7 @@ impl Engine {
         let mut surplus = Vec::new();
         for (original, mut all) in copies {
             let is_there = self.tree.child(original.parent, original.name.as_bytes()).is_some();
-            let Some(older) = all.len().checked_sub(COPIES_MAX).filter(|_| is_there) else { continue };
+            let Some(older) = all.len().checked_sub(max).filter(|_| is_there) else { continue };
             all.sort_unstable();
             let is_as_made =
                 |(at, name, id): &&(Timestamp, &Name, NodeId)| is_of_time(name, *at) && self.is_at_server(*id);
@@ -443,14 +443,14 @@ mod tests {
         let mut rig = Rig::new();
         let file = with_copies(&mut rig, 13);
         let made = copies(&rig);
-        assert_eq!((made.len(), rig.engine.surplus_copies().len()), (13, 3));
-        let surplus = rig.engine.surplus_copies();
+        assert_eq!((made.len(), rig.engine.surplus_copies(COPIES_MAX).len()), (13, 3));
+        let surplus = rig.engine.surplus_copies(COPIES_MAX);
         rig.engine.become_versions_of_files(surplus, NOW);
         rig.drive();
         assert_eq!(copies(&rig), made[3..], "the oldest are gone");
         let versions: Vec<BecomesVersion> = sync_all(&mut rig).into_iter().flat_map(|(_, versions)| versions).collect();
         assert_eq!(versions.iter().map(|version| version.of.to_string()).collect::<Vec<_>>(), ["notes.txt"; 3]);
-        assert!(rig.engine.surplus_copies().is_empty() && rig.engine.local(file).is_some());
+        assert!(rig.engine.surplus_copies(COPIES_MAX).is_empty() && rig.engine.local(file).is_some());
         assert_eq!(rig.engine.copies_removed(), 3);
         // What its user removes is a version of its file all the same.
         rig.engine.remove(ROOT, made[5].as_bytes(), false, NOW).unwrap();
@@ -468,17 +468,21 @@ mod tests {
         rig.edit(edited, 70, NOW.0 + 90_000_000_000);
         rig.sync();
         rig.edit(unsent, 71, rig.engine.local(unsent).unwrap().attrs.mtime.0);
-        assert_eq!(rig.engine.surplus_copies(), [dated, named(&rig, 3)], "the one that was changed is the newest now");
+        assert_eq!(
+            rig.engine.surplus_copies(COPIES_MAX),
+            [dated, named(&rig, 3)],
+            "the one that was changed is the newest now"
+        );
         rig.sync();
         // Its name is another one.
         rig.engine
             .rename((ROOT, copies(&rig)[2].as_bytes()), (ROOT, name("mine.txt")), crate::RenameMode::Replace, NOW)
             .unwrap();
         rig.sync();
-        assert!(!rig.engine.surplus_copies().contains(&dated));
+        assert!(!rig.engine.surplus_copies(COPIES_MAX).contains(&dated));
         // Without the file there is nothing that they could be versions of.
         rig.engine.remove(ROOT, b"notes.txt", false, NOW).unwrap();
-        assert!(rig.engine.local(file).is_none() && rig.engine.surplus_copies().is_empty());
+        assert!(rig.engine.local(file).is_none() && rig.engine.surplus_copies(COPIES_MAX).is_empty());
         // A device that has made none of them removes none.
         let mut other = Rig::new();
         other.file(ROOT, "notes.txt", 0);
@@ -491,7 +495,7 @@ mod tests {
         });
         let theirs = theirs.collect();
         other.news(theirs);
-        assert_eq!((copies(&other).len(), other.engine.surplus_copies().len()), (13, 0));
+        assert_eq!((copies(&other).len(), other.engine.surplus_copies(COPIES_MAX).len()), (13, 0));
     }
 
     #[test]

@@ -34,6 +34,7 @@ mod tree;
 
 pub use batch::INLINE_FILE_MAX;
 pub use conflict::conflict_name;
+pub use copies::COPIES_MAX;
 pub use engine::{Engine, Identity, Pending, Restored};
 pub use local::{DraftUpdate, Expected, Refusal, RenameMode, Renamed};
 pub use observed::{Observation, Taken};

@@ -7,6 +7,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use syncmount_common::NodeId;
+use syncmount_engine::COPIES_MAX;
 
 use crate::files::Backing;
 
@@ -90,7 +91,8 @@ impl Client {
         let tries = engine.tick(now);
         if self.remote.ignores_unknown_fields() {
             // A program that has one open may be about to write to it.
-            let surplus = engine.surplus_copies().into_iter().filter(|id| self.files.get(*id).is_none()).collect();
+            let surplus =
+                engine.surplus_copies(COPIES_MAX).into_iter().filter(|id| self.files.get(*id).is_none()).collect();
             engine.become_versions_of_files(surplus, now);
         }
         self.keep(&mut engine)?;

@@ -22,6 +22,8 @@ pub struct Ledger {
     /// Contents that were only where a power was cut or a disk set back, and that were not synced there: after it nobody had
     /// them.
     pub excused: BTreeSet<ContentHash>,
+    /// Contents of conflict copies that have become versions of their files.
+    pub versioned: BTreeSet<ContentHash>,
     /// The bytes that a device has last found in a node, sent or not.
     pub found: BTreeMap<NodeId, ContentHash>,
     /// A device or the server has lost a part of its memory: what it did before may come back, and may conflict.
@@ -197,8 +199,13 @@ impl World {
             let parts = device.engine.as_ref().map(|engine| view::parts(engine, &device.disk, &self.library));
             current.extend(parts.iter().flat_map(|(_, only_here)| self::current(only_here)));
         }
-        let fine =
-            |hash| current.contains(hash) || self.ledger.destroyed.contains(hash) || self.ledger.excused.contains(hash);
+        // A server that was set back to a backup has no versions from after it.
+        let is_version = |hash| {
+            self.ledger.versioned.contains(hash)
+                && (self.server.committed().contains(hash) || self.server.set_backs > 0)
+        };
+        let is_excused = |hash| self.ledger.destroyed.contains(hash) || self.ledger.excused.contains(hash);
+        let fine = |hash| current.contains(hash) || is_excused(hash) || is_version(hash);
         match self.ledger.declared.iter().find(|(hash, _)| !fine(hash)) {
             None => Ok(()),
             Some((hash, bytes)) => {

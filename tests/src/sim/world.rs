@@ -17,6 +17,9 @@ use syncmount_server::service::{Changes, ServiceError};
 /// 2026-11-22, in nanoseconds.
 pub(super) const BEGIN: i64 = 1_795_305_600_000_000_000;
 
+/// How many conflict copies of a file stay.
+const SIM_COPIES_MAX: usize = 1;
+
 /// How often the clock of a device ticks.
 const TICK_MS: u64 = 60_000;
 
@@ -357,6 +360,12 @@ impl World {
                 let now = self.clock(index);
                 if let Some(engine) = &mut self.devices[index].engine {
                     engine.tick(now);
+                    // Far fewer than elsewhere, so that there are some.
+                    let surplus = engine.surplus_copies(SIM_COPIES_MAX);
+                    let hashes = surplus.iter().filter_map(|id| engine.local(*id)?.body.content_hash());
+                    self.ledger.versioned.extend(hashes);
+                    self.ledger.removed.extend(&surplus);
+                    engine.become_versions_of_files(surplus, now);
                     self.changed(index);
                 }
                 self.at(TICK_MS as i64 * 1_000_000, Event::Tick(index));
