@@ -246,11 +246,8 @@ pub async fn umount(args: &UmountArgs, dirs: &Dirs) -> Result<(), CommandError> 
     // A process that was killed in between leaves its mount behind.
     mountpoint::clear_if_dead(&mountpoint)?;
     let path = mountpoint.display();
-    Ok(if all_sent {
-        terminal::say(format_args!("{path}: ended; the server has everything"))?
-    } else {
-        terminal::say(format_args!("{path}: ended; what was not sent is kept for the next start"))?
-    })
+    let how = if all_sent { "the server has everything" } else { "what was not sent is kept for the next start" };
+    Ok(terminal::say(format_args!("{path}: ended; {how}"))?)
 }
 
 fn clear(mountpoint: &Path) -> Result<(), CommandError> {

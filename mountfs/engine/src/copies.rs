@@ -487,10 +487,10 @@ mod tests {
         let mut other = Rig::new();
         other.file(ROOT, "notes.txt", 0);
         other.sync();
-        let theirs = (1..=13).map(|round| {
+        let theirs = (1..=13_u8).map(|round| {
             let at = Timestamp(NOW.0 + 1_000_000_000 * i64::from(round));
             let called = conflict_name(&name("notes.txt"), "other", at, |_| false).to_string();
-            let node = other.theirs(crate::rig::id(round as u8 + 100), ROOT, &called, Some(round as u8));
+            let node = other.theirs(id(round + 100), ROOT, &called, Some(round));
             Node { attrs: Attrs { mtime: at, ..node.attrs }, ..node }
         });
         let theirs = theirs.collect();

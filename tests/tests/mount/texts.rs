@@ -200,7 +200,7 @@ fn what_cannot_be_obeyed_is_answered_with_one_sentence_that_says_what_to_do() {
         command.env_remove("SYNCMOUNT_TOKEN").current_dir(&here).args(words.split(' '));
         let said = run(&mut command);
         let expected = expected.replace("{here}", here.canonicalize().unwrap().to_str().unwrap());
-        if said.code != Some(code) || said.stdout != "" || said.stderr != format!("{name}: {expected}\n") {
+        if said.code != Some(code) || !said.stdout.is_empty() || said.stderr != format!("{name}: {expected}\n") {
             wrong.push(format!("{typed}: {said:?}, not {code} with: {expected}"));
         }
     }
