@@ -57,7 +57,7 @@ pub fn sentence(error: &Error) -> Option<String> {
             let word = text(ContextKind::InvalidSubcommand).unwrap_or_default();
             let before = text(ContextKind::PriorArg).unwrap_or_default();
             return Some(if before.starts_with('-') {
-                format!("{} stands before `{word}`; write it behind: {word} … {before}", option(&before))
+                format!("{} stands before the command `{word}`, whose options come behind it", option(&before))
             } else {
                 format!("`{word}` is one word too many behind {before}{}", hint(error))
             });
@@ -95,12 +95,14 @@ fn hint(error: &Error) -> String {
     command.map(|command| format!("; see `{command} --help`")).unwrap_or_default()
 }
 
-/// The words of a command at the begin of its usage: `syncmount pin` of `Usage: syncmount pin [OPTIONS] <PATH>...`.
+/// The words of a command at the start of its usage: `syncmount pin` of `Usage: syncmount pin [OPTIONS] <PATH>...`.
 fn command_in(usage: &str) -> Option<String> {
     let line = usage.lines().next()?.trim_start_matches("Usage:");
     let is_name = |word: &&str| word.chars().all(|c| c.is_ascii_lowercase() || c == '-') && !word.starts_with('-');
-    let words: Vec<&str> = line.split_whitespace().take_while(is_name).collect();
-    (!words.is_empty()).then(|| words.join(" "))
+    // On Windows the program's name ends in `.exe`.
+    let mut words = line.split_whitespace();
+    let program = words.next()?;
+    Some([program].into_iter().chain(words.take_while(is_name)).collect::<Vec<_>>().join(" "))
 }
 
 #[cfg(test)]
@@ -137,7 +139,7 @@ mod tests {
             ("--size much", "`much` is no value for --size: write a number"),
             ("pin", "what is missing: <PATH>; see `program pin --help`"),
             ("pin p --x --y", "--x and --y do not go together; see `program pin --help`"),
-            ("--how a pin p", "--how stands before `pin`; write it behind: pin … --how <HOW>"),
+            ("--how a pin p", "--how stands before the command `pin`, whose options come behind it"),
         ] {
             assert_eq!(said(words).as_deref(), Some(expected), "{words}");
         }

@@ -23,6 +23,9 @@ const END_MIN: Duration = Duration::from_secs(10);
 /// How often it is asked how far pins are.
 const LOOK_PAUSE: Duration = Duration::from_millis(200);
 
+/// For how long a pin may not be listed that is waited for.
+const ABSENT_MAX: Duration = Duration::from_secs(5);
+
 /// How long a list waits for what is not counted.
 const COUNT_MAX: Duration = Duration::from_secs(10);
 
@@ -124,7 +127,7 @@ pub enum CommandError {
         trouble: String,
     },
     /// Of several folders, some are of no use at present.
-    #[error("{count} of {all} folders cannot be used or are not connected; the lines above say why")]
+    #[error("{count} of {all} folders do not answer or are not connected; the lines above say why")]
     NotAllWell {
         /// How many.
         count: usize,
@@ -142,7 +145,7 @@ pub enum CommandError {
         files: u64,
     },
     /// A pin ended while it was waited for.
-    #[error("{0} is not pinned any more")]
+    #[error("{0} is not pinned any more, or goes by another name in `syncmount pin --list`")]
     PinEnded(PathBuf),
     /// stdout failed.
     #[error("cannot write to stdout: {0}")]
@@ -190,8 +193,8 @@ async fn status_of_all(json: bool, dirs: &Dirs) -> Result<(), CommandError> {
             terminal::say(status.describe(status::now()))?;
         }
     }
-    let ill = alive.iter().filter(|status| !status.connected).count() + dead.len() + silent;
-    match (ill, alive.len() + dead.len() + silent, &alive[..]) {
+    let ill = alive.iter().filter(|status| !status.connected).count() + silent;
+    match (ill, alive.len() + silent, &alive[..]) {
         (0, ..) => Ok(()),
         (1, 1, [status]) => check_connected(status),
         (count, all, _) => Err(CommandError::NotAllWell { count, all }),
@@ -368,17 +371,23 @@ async fn set_pins(paths: &[PathBuf], keep: bool, dirs: &Dirs) -> Result<(), Comm
 /// Waits until what was pinned just now is here.
 async fn wait_for_pins(args: &PinArgs, dirs: &Dirs) -> Result<(), CommandError> {
     let begin = Instant::now();
-    let mut progress = PinProgress::new();
     for given in &args.paths {
         let (path, mountpoint) = folder_of(given, dirs)?;
         let below = path.strip_prefix(&mountpoint).unwrap_or(Path::new("")).to_path_buf();
         let mut client = connect(dirs, &mountpoint).await?;
+        let (mut last_seen, mut progress) = (Instant::now(), PinProgress::new());
         loop {
             let pins = client.pins().await?;
             let Some(pin) = pins.iter().find(|pin| Path::new(&pin.path) == below) else {
+                // A program that saves it may have taken it away for a moment.
+                if last_seen.elapsed() < ABSENT_MAX {
+                    tokio::time::sleep(LOOK_PAUSE).await;
+                    continue;
+                }
                 return Err(CommandError::PinEnded(given.clone()));
             };
-            if pin.counted && pin.missing_files == 0 {
+            last_seen = Instant::now();
+            if pin.is_counted() && pin.missing_files == 0 {
                 break;
             }
             if pin.left_out > 0 {
@@ -420,7 +429,7 @@ async fn counted_pins(mountpoint: &Path, dirs: &Dirs) -> Result<Vec<Pin>, Comman
     let begin = Instant::now();
     loop {
         let pins = client.pins().await?;
-        if pins.iter().all(|pin| pin.counted) || begin.elapsed() >= COUNT_MAX {
+        if pins.iter().all(|pin| pin.counted != Some(false)) || begin.elapsed() >= COUNT_MAX {
             return Ok(pins);
         }
         tokio::time::sleep(LOOK_PAUSE).await;
@@ -523,7 +532,7 @@ mod tests {
             Err("it is not pinned".into())
         }
         fn pins(&self) -> Vec<Pin> {
-            vec![Pin { path: "a".into(), files: 1, counted: true, ..Pin::default() }]
+            vec![Pin { path: "a".into(), files: 1, counted: Some(true), ..Pin::default() }]
         }
         fn verify_cache(&self, progress: &mut dyn FnMut(VerifyReport) -> bool) -> Result<VerifyReport, String> {
             let half = VerifyReport { contents: 2, good: 1, ..VerifyReport::default() };

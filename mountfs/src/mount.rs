@@ -239,7 +239,7 @@ impl ControlHandler for Running {
                 missing_files,
                 missing_bytes,
                 left_out,
-                counted,
+                counted: Some(counted),
             })
             .collect()
     }

@@ -115,20 +115,21 @@ pub struct Pin {
     /// Files for which `--cache-size` leaves no room.
     #[serde(default)]
     pub left_out: u64,
-    /// Whether what is in it has been counted; else the numbers are 0.
-    #[serde(default = "yes")]
-    pub counted: bool,
-}
-
-fn yes() -> bool {
-    true
+    /// Whether what is in it has been counted; else the numbers are 0. Absent from a process of before.
+    #[serde(default)]
+    pub counted: Option<bool>,
 }
 
 impl Pin {
+    /// Whether its numbers are known.
+    pub fn is_counted(&self) -> bool {
+        self.counted.unwrap_or(self.files > 0)
+    }
+
     /// The pin as a person reads it.
     pub fn describe(&self) -> String {
         let path = if self.path.is_empty() { "." } else { &self.path };
-        if !self.counted {
+        if self.counted == Some(false) {
             return format!("{}: not counted yet", shown(path));
         }
         let what = format!("{}, {}", counted(self.files, "file", "files"), HumanBytes(self.bytes));

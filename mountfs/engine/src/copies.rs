@@ -101,17 +101,16 @@ impl Engine {
     /// again none stays.
     pub(crate) fn remove_copies(&mut self, nodes: &[NodeId], now: Timestamp) {
         let is_copy = |id: &NodeId| self.is_conflict_copy(*id) && self.is_at_server(*id);
-        let copies = nodes.iter().copied().filter(is_copy);
-        let copies: Vec<_> = copies.filter_map(|id| Some((id, self.copy_of(id)?))).collect();
-        let mut gone = Vec::new();
-        for (id, original) in copies {
-            if self.is_made_again(&original) {
-                gone.push(id);
-            } else if self.copied_here.len() < COPIED_MAX {
-                self.copied_here.insert(original);
-            }
-        }
+        let made_again = |id: &NodeId| self.copy_of(*id).is_some_and(|original| self.is_made_again(&original));
+        let gone = nodes.iter().copied().filter(is_copy).filter(made_again).collect();
         self.become_versions_of_files(gone, now);
+    }
+
+    /// This device makes a conflict copy of what stands, or stood, at this place.
+    pub(crate) fn remember_copied(&mut self, original: &Placement) {
+        if self.copied_here.len() < COPIED_MAX {
+            self.copied_here.insert(original.clone());
+        }
     }
 
     /// Of conflict copies of files of which this device has made one, those beyond `max` of each file, the oldest first: the server

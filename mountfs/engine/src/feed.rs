@@ -926,6 +926,7 @@ impl Engine {
     fn rename_aside(&mut self, id: NodeId, from: &Placement, device: &str, now: Timestamp) {
         let Some(state) = self.tree.local(id) else { return };
         let name = self.free_name(from.parent, &from.name, device, state.attrs.mtime);
+        self.remember_copied(from);
         self.set_place_detached(id, from, &Placement { parent: from.parent, name }, now);
         if self.tree.get(id).is_some_and(|entry| entry.scope == Scope::Ignored) {
             self.set_scope(id, Scope::Aside);
@@ -982,6 +983,7 @@ impl Engine {
         };
         let device = device.map_or(SOMEBODY, |device| self.device_name(device)).to_owned();
         let name = self.free_name(place.parent, &place.name, &device, attrs.mtime);
+        self.remember_copied(&place);
         let to = self.new_id(now);
         let moved = body.draft().is_some();
         let unprepared = body.draft().is_some_and(|draft| draft.ready && draft.prepared.is_none());

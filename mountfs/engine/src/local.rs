@@ -407,7 +407,7 @@ impl Engine {
         let entry = self.tree.get(id).ok_or(Refusal::NotFound)?;
         let mut local = entry.local.clone().ok_or(Refusal::NotFound)?;
         let synced = entry.synced.clone();
-        let synced = self.mtime_is_set(id, synced);
+        let synced = self.mtime_is_set(id, attrs.mtime, synced);
         Arc::make_mut(&mut local).attrs = attrs;
         self.put(id, Some(local), synced, now);
         Ok(())
@@ -479,6 +479,7 @@ impl Engine {
         let local = self.tree.local(id).cloned().ok_or(Refusal::NotFound)?;
         let place = local.names.first().ok_or(Refusal::NotFound)?;
         let device = self.identity.device.name.clone();
+        self.remember_copied(place);
         let name = self.free_name(place.parent, &place.name, &device, update.mtime);
         let names = smallvec![Placement { parent: place.parent, name }];
         let attrs = Attrs { mtime: update.mtime, ..local.attrs };

@@ -8,7 +8,7 @@ use crate::engine::{Engine, is_dir};
 use crate::output::Effect;
 use crate::state::State;
 use crate::tree::{Entry, Synced};
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use syncmount_common::node::TouchedDir;
 use syncmount_common::protocol::commit::{Op, TOUCHED_MAX};
@@ -26,7 +26,16 @@ pub(crate) struct Times {
     here: HashMap<NodeId, Timestamp>,
     /// Directories whose mtime, with what `here` says, counts all that was done to their entries here, as long as something
     /// is to be sent. When a node was changed does not tell when its name was.
-    settled: HashSet<NodeId>,
+    settled: HashMap<NodeId, Settled>,
+}
+
+/// What the mtime of a directory comes from.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Settled {
+    /// A change of its entries. Each commit with such changes moves it, so that all devices see that there are some.
+    Entries,
+    /// A program has set it after all of them, and it stays.
+    Set,
 }
 
 /// An mtime behind another one.
@@ -88,7 +97,7 @@ impl Engine {
         } else {
             self.times.here.insert(dir, at);
         }
-        self.times.settled.insert(dir);
+        self.times.settled.insert(dir, Settled::Entries);
     }
 
     /// Before a node changes: its names may, without a call that says when.
@@ -106,10 +115,12 @@ impl Engine {
 
     /// A program sets the mtime of a directory: changes of its entries before that do not count. Returns what the server will have
     /// before it hears of that.
-    pub(crate) fn mtime_is_set(&mut self, dir: NodeId, synced: Option<Synced>) -> Option<Synced> {
+    pub(crate) fn mtime_is_set(&mut self, dir: NodeId, to: Timestamp, synced: Option<Synced>) -> Option<Synced> {
+        let shown = self.entries_mtime(dir).or_else(|| Some(self.tree.local(dir)?.attrs.mtime));
         self.times.here.remove(&dir);
-        if self.times.shown {
-            self.times.settled.insert(dir);
+        // A change of the mode alone leaves it.
+        if self.times.shown && shown != Some(to) {
+            self.times.settled.insert(dir, Settled::Set);
         }
         let on_its_way = self.in_flight.as_ref().and_then(|batch| batch.touches(dir));
         match (on_its_way, synced) {
@@ -163,12 +174,13 @@ impl Engine {
             let local = entry.local.as_ref()?.attrs.mtime;
             entry.synced_state().filter(|synced| synced.attrs.mtime == local).map(|_| local)
         };
-        let set = self
-            .tree
-            .get(dir)
-            .and_then(agreed)
-            .filter(|_| self.times.settled.contains(&dir) || self.is_set_since(dir, at));
-        self.times.here.get(&dir).copied().or(set).unwrap_or(at)
+        let agreed = self.tree.get(dir).and_then(agreed);
+        let told = match self.times.settled.get(&dir) {
+            Some(Settled::Set) => agreed,
+            Some(Settled::Entries) => agreed.map(behind),
+            None => agreed.filter(|_| self.is_set_since(dir, at)),
+        };
+        self.times.here.get(&dir).copied().or(told).unwrap_or(at)
     }
 
     /// The server has taken changes with which these directories have these mtimes.
@@ -183,7 +195,7 @@ impl Engine {
             }
         }
         if self.tree.dirty_len() == 0 {
-            self.times.settled = HashSet::new();
+            self.times.settled = HashMap::new();
         }
     }
 
@@ -398,11 +410,35 @@ mod tests {
         rig.take(&request);
         assert_eq!(shown(&rig, dir), attrs.mtime);
         assert!(rig.sync().is_empty());
-        // Neither does that of one that nobody has set go on.
+        // Neither does that of one that was not set go on.
         make(&mut rig, dir, "b", later(10_000));
         let other = rig.engine.create(dir, name("c"), attrs, crate::Body::Dir, later(11_000)).unwrap();
         rig.engine.set_attrs(other, Attrs { mode: 0o700, mtime: Timestamp(6) }, later(12_000)).unwrap();
         assert_eq!(rig.send().unwrap().touched, [TouchedDir { dir, mtime: later(11_000) }]);
+    }
+
+    #[test]
+    fn each_commit_with_new_entries_moves_the_mtime_of_their_directory() {
+        let mut rig = Rig::new();
+        rig.engine.show_times();
+        let dir = rig.mkdir(ROOT, "dir");
+        rig.sync();
+        // The first is made before the second, and is ready after it.
+        let draft = crate::Draft { ready: true, size: 1, ..crate::Draft::empty() };
+        let body = crate::Body::File(crate::FileBody::Draft(Box::new(draft)));
+        let attrs = Attrs { mode: 0o644, mtime: NOW };
+        let slow = rig.engine.create(dir, name("slow"), attrs, body, later(7000)).unwrap();
+        make(&mut rig, dir, "quick", later(8000));
+        // A change of the mode alone sets no time.
+        let attrs_of_dir = Attrs { mode: 0o700, mtime: shown(&rig, dir) };
+        rig.engine.set_attrs(dir, attrs_of_dir, later(8500)).unwrap();
+        rig.sync();
+        let first = shown(&rig, dir);
+        rig.engine.prepared(slow, 0, crate::PrepareAnswer::Ready(Arc::new(crate::rig::content(1))), NOW);
+        let request = rig.send().unwrap();
+        assert!(matches!(request.touched[..], [TouchedDir { mtime, .. }] if mtime > first), "{request:?}");
+        rig.take(&request);
+        assert!(shown(&rig, dir) > first);
     }
 
     #[test]

@@ -89,8 +89,8 @@ pub struct Client {
     fleeting: fleeting::Fleeting,
     followers: ahead::Followers,
     outbox: outbox::Outbox,
-    /// How many bytes of files that are being sent the server has.
-    advances: Mutex<HashMap<NodeId, u64>>,
+    /// How many bytes the server has of files that are being sent, with the generation of their drafts.
+    advances: Mutex<HashMap<NodeId, (u64, u64)>>,
     server_room: server_room::ServerRoom,
     counted: Mutex<kept::Counted>,
     /// Files that the server has and whose staging file is here still: they were open and the cache had no room for them.
@@ -260,8 +260,10 @@ impl Client {
     pub fn pending(&self) -> Pending {
         let engine = self.engine.read();
         let pending = engine.pending();
-        let advances = self.advances.lock();
-        let sent: u64 = advances.iter().map(|(node, bytes)| engine.unsent_bytes(*node).min(*bytes)).sum();
+        let mut advances = self.advances.lock();
+        let generation = |node| Some(engine.local(node)?.body.draft()?.generation);
+        advances.retain(|node, (of, _)| engine.unsent_bytes(*node) > 0 && generation(*node) == Some(*of));
+        let sent: u64 = advances.iter().map(|(node, (_, bytes))| engine.unsent_bytes(*node).min(*bytes)).sum();
         Pending { bytes: pending.bytes - sent, ..pending }
     }
 

@@ -33,6 +33,8 @@ const ROOM_EVERY: Duration = Duration::from_secs(30);
 const SURVEY_PAUSE: Duration = Duration::from_secs(1);
 /// A survey takes at most one part in so many of the time.
 const SURVEY_SHARE: u32 = 20;
+/// How often it is counted again what has arrived while more is on its way.
+const COUNT_EVERY: Duration = Duration::from_secs(2);
 /// Nodes that are looked at under one lock.
 const SURVEY_STEP: usize = 256;
 
@@ -507,13 +509,15 @@ struct Walk<'a> {
     missing: VecDeque<Arc<Content>>,
     is_more: bool,
     room: u64,
+    /// Contents for which room was taken.
+    charged: HashSet<ContentHash>,
 }
 
 impl<'a> Walk<'a> {
     fn new(client: &'a Client, room: u64) -> Self {
         let known_whole = client.pins.whole.lock().clone();
         let (survey, whole, missing) = (Survey::default(), HashSet::new(), VecDeque::new());
-        Self { client, survey, known_whole, whole, missing, is_more: false, room }
+        Self { client, survey, known_whole, whole, missing, is_more: false, room, charged: HashSet::new() }
     }
 
     fn pin(&mut self, node: NodeId, is_inner: bool, path: String) {
@@ -560,7 +564,7 @@ impl<'a> Walk<'a> {
         }
         let is_whole = self.known_whole.contains(&content.hash) || self.client.is_whole(&content.hash);
         let charge = Cache::charge(content.size);
-        if charge > self.room {
+        if charge > self.room && !self.charged.contains(&content.hash) {
             *is_left_out = true;
             return is_whole;
         }
@@ -569,6 +573,7 @@ impl<'a> Walk<'a> {
             return is_whole;
         }
         self.room -= charge;
+        self.charged.insert(content.hash);
         self.survey.all.bytes += content.size;
         if is_whole {
             self.whole.insert(content.hash);
@@ -627,6 +632,10 @@ pub(super) async fn keep_pinned(client: Arc<Client>) {
             Some(fetched) = running.join_next() => {
                 has_news |= matches!(fetched, Ok((_, Ok(true))));
                 queue.extend(note_fetched(&client, fetched));
+                if has_news && last.elapsed() >= pause.max(COUNT_EVERY) {
+                    // So that it can be seen how far it is.
+                    *client.pins.stale.lock() = true;
+                }
                 if queue.is_empty() && running.is_empty() && std::mem::take(&mut has_news) {
                     // So that the numbers are those of now.
                     *client.pins.stale.lock() = true;

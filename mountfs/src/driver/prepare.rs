@@ -25,6 +25,8 @@ use syncmount_engine::{Body, FileBody, INLINE_FILE_MAX, PrepareAnswer};
 /// Bytes read at a time.
 const READ_LEN: usize = 1024 * 1024;
 
+/// Files of which it is remembered how much of them the server has.
+const ADVANCES_MAX: usize = 4096;
 /// Raw bytes of chunks that go into one upload.
 const UPLOAD_LEN: usize = 4 * 1024 * 1024;
 
@@ -63,6 +65,9 @@ impl Client {
             self.require_unchanged(node, generation)?;
             if self.is_as_seen(overlay.staging.as_ref()) { Ok(content) } else { Err(PrepareError::Moving) }
         });
+        if result.is_err() {
+            self.advances.lock().remove(&node);
+        }
         match result {
             Ok(content) => PrepareAnswer::Ready(Arc::new(content)),
             Err(PrepareError::Moving) => PrepareAnswer::Moving,
@@ -153,7 +158,7 @@ impl Client {
         let unchanged = || self.require_unchanged(node, generation);
         let ahead = if upload_all && !upload { self.take_ahead(overlay, unchanged)? } else { None };
         let mut cutter = Cutter::new(self, overlay, upload_all, beneath);
-        cutter.cut.advance = Some(Advance { client: self, node });
+        cutter.cut.advance = Some(Advance { client: self, node, generation });
         cutter.holes = self.holes_beneath(overlay)?;
         match (self.reusable(overlay)?, &ahead) {
             (Some(base), _) => cutter.change(&base, unchanged)?,
@@ -216,21 +221,19 @@ struct Cut<'a> {
     advance: Option<Advance<'a>>,
 }
 
-/// How many bytes from the start of a file the server has while it is sent; forgotten when the sending ends.
+/// Says how many bytes from the start of a file the server has, from its begin on until it has the file.
 struct Advance<'a> {
     client: &'a Client,
     node: NodeId,
+    generation: u64,
 }
 
 impl Advance<'_> {
     fn note(&self, bytes: u64) {
-        self.client.advances.lock().insert(self.node, bytes);
-    }
-}
-
-impl Drop for Advance<'_> {
-    fn drop(&mut self) {
-        self.client.advances.lock().remove(&self.node);
+        let mut advances = self.client.advances.lock();
+        if advances.len() < ADVANCES_MAX || advances.contains_key(&self.node) {
+            advances.insert(self.node, (self.generation, bytes));
+        }
     }
 }
 

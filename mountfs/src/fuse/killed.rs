@@ -1,9 +1,9 @@
 //! Programs that are killed while their call waits here. The kernel ends them only with the answer, whatever they wait for.
 //!
 //! The kernel's own word for it (an interrupt of the request) does not reach this program, so that the waiting process is looked at:
-//! a signal that ends it is pending as SIGKILL until it has its answer.
+//! a signal that ends it is pending as SIGKILL until it has its answer. Only for calls that change nothing: what they do goes on.
 
-use fuser::{Errno, ReplyData, ReplyEmpty, ReplyWrite};
+use fuser::{Errno, ReplyData, ReplyEmpty};
 use parking_lot::Mutex;
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,12 +27,6 @@ impl Refuse for ReplyData {
 }
 
 impl Refuse for ReplyEmpty {
-    fn refuse(self, why: Errno) {
-        self.error(why);
-    }
-}
-
-impl Refuse for ReplyWrite {
     fn refuse(self, why: Errno) {
         self.error(why);
     }

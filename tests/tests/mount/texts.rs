@@ -162,7 +162,11 @@ const TEXTS: [(&str, i32, &str); 65] = [
         1,
         "none holds no server's data: start `syncmount-server --data none` first",
     ),
-    ("syncmount-server --data d token add x", 2, "--data stands before `token`; write it behind: token … --data <DIR>"),
+    (
+        "syncmount-server --data d token add x",
+        2,
+        "--data stands before the command `token`, whose options come behind it",
+    ),
     ("syncmount-server undo --data empty", 2, "what is missing: --to <SEQ>; see `syncmount-server undo --help`"),
     (
         "syncmount-server undo --data empty --to x",
