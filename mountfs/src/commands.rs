@@ -236,7 +236,7 @@ pub async fn umount(args: &UmountArgs, dirs: &Dirs) -> Result<(), CommandError> 
         Drained::All(status) => {
             client.stop(args.force).await?;
             match check_unsent(&mountpoint, &status) {
-                Ok(()) => all_sent = true,
+                Ok(()) => all_sent = !status.paused,
                 Err(error) => terminal::complain(error),
             }
         }
@@ -266,7 +266,7 @@ pub async fn wait(args: &WaitArgs, dirs: &Dirs) -> Result<(), CommandError> {
     match drain(&mut client, args.timeout.0).await? {
         Drained::All(status) => {
             check_unsent(&mountpoint, &status)?;
-            Ok(terminal::say(format_args!("{}: the server has everything", mountpoint.display()))?)
+            Ok(terminal::say(format_args!("{}: {}", mountpoint.display(), what_is_sent(&status)))?)
         }
         Drained::TimedOut(status) => Err(CommandError::StillPending { left: status.pending() }),
         Drained::Ended => Err(CommandError::Ended(mountpoint)),
@@ -278,6 +278,11 @@ async fn drain(client: &mut ControlClient, limit: Option<Duration>) -> Result<Dr
     let drained = client.drain(limit, |status| progress.update(status)).await;
     progress.finish();
     drained
+}
+
+/// What may be said when nothing is waited for any more. Of a folder that is paused it is not known what is in it.
+fn what_is_sent(status: &Status) -> &'static str {
+    if status.paused { "paused, and nothing is sent; `syncmount status` says why" } else { "the server has everything" }
 }
 
 fn check_unsent(mountpoint: &Path, status: &Status) -> Result<(), CommandError> {
@@ -604,6 +609,14 @@ mod tests {
         let unsent = Status { problems: vec![problem(ProblemKind::Unsent)], ..sample() };
         let _server = world.serve(unsent);
         assert!(matches!(wait(&world.wait(), &world.dirs).await, Err(CommandError::Unsent { count: 1, .. })));
+    }
+
+    #[test]
+    fn of_a_paused_folder_it_is_not_said_that_everything_is_sent() {
+        let paused = Status { paused: true, pending_files: 1, ..sample() };
+        assert!(paused.is_drained(), "nothing is waited for");
+        assert!(what_is_sent(&paused).starts_with("paused"));
+        assert_eq!(what_is_sent(&sample()), "the server has everything");
     }
 
     #[tokio::test]
